@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Compiler`: from source text to grammars of one vocabulary. Thread-safe; remembers what it compiled, by
+bytes.
+
+Compiling is cheap (states and masks are made later, when needed), so the cache mostly keeps masks alive. Two
+threads that ask for the same grammar compile it once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal
+
+from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.errors import (
+    ConstrainError,
+    GrammarTooLarge,
+    InvalidGrammar,
+    InvalidPattern,
+    InvalidSchema,
+)
+from sgl_constrain.expression import EMPTY, Expressions
+from sgl_constrain.gbnf import gbnf
+from sgl_constrain.grammar import Grammar
+from sgl_constrain.lark import lark
+from sgl_constrain.limits import DEFAULT_LIMITS, Limits
+from sgl_constrain.regex import regex
+from sgl_constrain.schema.compiling import json_schema, parse_schema
+from sgl_constrain.slices import Slices
+from sgl_constrain.utf8 import Heads
+from sgl_constrain.vocabulary import Vocabulary
+
+
+class Compiler:
+    """cache_bytes: grammars used least recently are forgotten when all together hold more than this."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, *, cache_bytes: int = 256 << 20, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        self.vocabulary = vocabulary
+        self.limits = limits
+        self._cache_bytes = cache_bytes
+        self._heads = Heads()
+        self._slices = Slices(vocabulary, self._heads, limits)
+        self._lock = threading.Lock()
+        self._grammars: OrderedDict[Hashable, Future[Grammar]] = OrderedDict()
+        self._executor: ThreadPoolExecutor | None = None
+
+    def regex(self, pattern: str, *, flags: int = 0) -> Grammar:
+        """The texts that `re.fullmatch(pattern, text, flags)` matches. Raises InvalidPattern,
+        GrammarTooLarge.
+        """
+        return self._cached(("regex", pattern, int(flags)), lambda: self._regex(pattern, flags))
+
+    def choice(self, options: Collection[str]) -> Grammar:
+        """Exactly one of the strings. Raises InvalidPattern when there is none, GrammarTooLarge."""
+        texts = tuple(sorted(set(options)))
+        return self._cached(("choice", texts), lambda: self._choice(texts))
+
+    def json_schema(
+        self,
+        schema: object,
+        *,
+        key_order: Literal["schema", "any"] = "schema",
+        max_whitespace: int = 20,
+        compact: bool = False,
+        lenient: bool = False,
+    ) -> Grammar:
+        """The JSON texts of the values that a JSON Schema allows: draft 2020-12, and older spellings.
+
+        schema: a mapping, a boolean, JSON text, or a pydantic model, msgspec Struct or dataclass.
+        key_order: "schema", properties in their order and other keys after them, or "any".
+        max_whitespace: how many blanks may stand around each `,` `:` and bracket; `compact` is 0. lenient:
+        what cannot be enforced exactly is left out and listed in `Grammar.warnings`, instead of refused.
+        Properties come in the order of the schema, other keys after them; integers are written without
+        fraction. Raises InvalidSchema, UnsupportedSchema, GrammarTooLarge.
+        """
+        if key_order not in ("schema", "any"):
+            raise ConstrainError(f"key_order must be 'schema' or 'any', not {key_order!r}")
+        parsed, text = parse_schema(schema, most_chars=self.limits.source_chars)
+        spaces = 0 if compact else max_whitespace
+        return self._cached(
+            ("json_schema", text, key_order, spaces, lenient),
+            lambda: self._json_schema(parsed, key_order == "any", spaces, lenient),
+        )
+
+    def json_object(self, *, max_whitespace: int = 20, compact: bool = False) -> Grammar:
+        """Any JSON object."""
+        return self.json_schema({"type": "object"}, max_whitespace=max_whitespace, compact=compact)
+
+    def gbnf(self, source: str) -> Grammar:
+        """The texts of the rule `root` of a grammar in llama.cpp's notation.
+
+        Raises InvalidGrammar, GrammarTooLarge.
+        """
+        return self._cached(("gbnf", source), lambda: self._gbnf(source))
+
+    def lark(self, source: str) -> Grammar:
+        """The texts of the rule `start` of a grammar in Lark's notation.
+
+        Raises InvalidGrammar, GrammarTooLarge, and InvalidSchema for a schema inside the grammar.
+        """
+        return self._cached(("lark", source), lambda: self._lark(source))
+
+    def compile_async(self, kind: str, *args: Any, **options: Any) -> Future[Grammar]:
+        """`compile_async("regex", pattern)` is `regex(pattern)` on a thread of this compiler, as a future."""
+        kinds: dict[str, Callable[..., Grammar]] = {
+            "regex": self.regex,
+            "choice": self.choice,
+            "json_schema": self.json_schema,
+            "json_object": self.json_object,
+            "gbnf": self.gbnf,
+            "lark": self.lark,
+        }
+        if kind not in kinds:
+            raise ConstrainError(f"there is no grammar of kind {kind!r}")
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sgl-constrain")
+            return self._executor.submit(kinds[kind], *args, **options)
+
+    def close(self) -> None:
+        """End the thread of `compile_async`, after what it was asked for."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory the remembered grammars hold now."""
+        with self._lock:
+            return self._held()
+
+    def _held(self) -> int:
+        done = [future for future in self._grammars.values() if future.done() and future.exception() is None]
+        return sum(future.result().nbytes for future in done)
+
+    def _cached(self, key: Hashable, compile: Callable[[], Grammar]) -> Grammar:
+        with self._lock:
+            future = self._grammars.get(key)
+            if future is not None:
+                self._grammars.move_to_end(key)
+            else:
+                future = self._grammars[key] = Future()
+                future.set_running_or_notify_cancel()
+                mine = future
+                future = None
+        if future is not None:
+            return future.result()
+        try:
+            mine.set_result(compile())
+        except BaseException as error:
+            with self._lock:
+                del self._grammars[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            while len(self._grammars) > 1 and self._held() > self._cache_bytes:
+                self._grammars.popitem(last=False)
+        return mine.result()
+
+    def _expressions(self) -> Expressions:
+        return Expressions(self._heads, self.limits)
+
+    def _grammar(
+        self,
+        expressions: Expressions,
+        root: int,
+        empty: Callable[[], ConstrainError],
+        warnings: tuple[str, ...] = (),
+    ) -> Grammar:
+        automaton = Automaton(expressions, root)
+        if automaton.start == DEAD:
+            raise empty()
+        return Grammar(automaton, self.vocabulary, self._slices, warnings=warnings)
+
+    def _regex(self, pattern: str, flags: int) -> Grammar:
+        expressions = self._expressions()
+        root = regex(expressions, pattern, flags=flags)
+        return self._grammar(expressions, root, lambda: InvalidPattern("no text matches", pattern=pattern))
+
+    def _choice(self, texts: tuple[str, ...]) -> Grammar:
+        length = sum(map(len, texts))
+        if length > self.limits.source_chars:
+            raise GrammarTooLarge(f"the options have {length} characters", limit="source_chars")
+        expressions = self._expressions()
+        root = expressions.words({text.encode(): EMPTY for text in texts})
+        return self._grammar(expressions, root, lambda: InvalidPattern("no options", pattern=""))
+
+    def _gbnf(self, source: str) -> Grammar:
+        expressions = self._expressions()
+        root = gbnf(expressions, source)
+        return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+
+    def _lark(self, source: str) -> Grammar:
+        expressions = self._expressions()
+        root = lark(expressions, source)
+        return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+
+    def _json_schema(self, schema: object, any_order: bool, max_whitespace: int, lenient: bool) -> Grammar:
+        expressions = self._expressions()
+        root, warnings = json_schema(
+            expressions, schema, max_whitespace=max_whitespace, any_order=any_order, lenient=lenient
+        )
+        return self._grammar(
+            expressions, root, lambda: InvalidSchema("no value satisfies the schema", path=""), warnings
+        )

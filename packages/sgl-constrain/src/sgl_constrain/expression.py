@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hash-consed expressions: what every front end builds and the automaton reads.
+
+An expression is a number; the same expression is built once and keeps its number, so comparing languages that
+were built alike is comparing integers. The constructors simplify where that is free (`fail` disappears,
+alternatives that begin with text become one sorted table of words), never approximate. Repetitions keep their
+counts; nothing is unrolled. Knows nothing of states, tokens or where an expression came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import NamedTuple
+
+from sgl_constrain.codepoints import ANY, Ranges
+from sgl_constrain.errors import GrammarTooLarge
+from sgl_constrain.limits import Limits
+from sgl_constrain.utf8 import NO_HEAD, Heads
+
+FAIL = 0  # no string at all
+EMPTY = 1  # the empty string
+ENDLESS = -1  # `most` of a repetition without an upper bound
+
+
+class Fail(NamedTuple):
+    pass
+
+
+class Empty(NamedTuple):
+    pass
+
+
+class Character(NamedTuple):
+    """One character: a head of `Heads`."""
+
+    head: int
+
+
+class Words(NamedTuple):
+    """The rest, from `depth` on, of one of the words low..high of a table, and then that word's
+    continuation.
+    """
+
+    table: int
+    low: int
+    high: int
+    depth: int
+
+
+class Sequence(NamedTuple):
+    parts: tuple[int, ...]
+
+
+class Choice(NamedTuple):
+    options: tuple[int, ...]
+
+
+class Repeat(NamedTuple):
+    """`body` at least `least` and at most `most` times; `most` may be ENDLESS."""
+
+    body: int
+    least: int
+    most: int
+
+
+class Reference(NamedTuple):
+    """A rule, which may be defined after it was referred to, and may refer to itself."""
+
+    rule: int
+
+
+class Deferred(NamedTuple):
+    """An expression that is made when it is first needed, out of `state`."""
+
+    source: int
+    state: Hashable
+
+
+class Both(NamedTuple):
+    """Strings of `left` that are also strings of `right`."""
+
+    left: int
+    right: int
+
+
+class Without(NamedTuple):
+    """Strings of `left` that are not strings of `right`."""
+
+    left: int
+    right: int
+
+
+Node = Fail | Empty | Character | Words | Sequence | Choice | Repeat | Reference | Deferred | Both | Without
+
+
+class WordTable(NamedTuple):
+    """Words in order, and what follows each."""
+
+    words: tuple[bytes, ...]
+    follow: tuple[int, ...]
+
+
+class _Source(NamedTuple):
+    make: Callable[[Hashable], int]
+    witness: Callable[[Hashable], int]
+
+
+class Expressions:
+    """All expressions of one grammar. Raises GrammarTooLarge when there are more than
+    `limits.expressions`.
+    """
+
+    def __init__(self, heads: Heads, limits: Limits) -> None:
+        self.heads = heads
+        self.limits = limits
+        self.nodes: list[Node] = []
+        self.tables: list[WordTable] = []
+        self._interned: dict[tuple[type, Node], int] = {}
+        self._table_numbers: dict[WordTable, int] = {}
+        self._nullable: list[bool] = []
+        self._rules: list[int | None] = []
+        self._sources: list[_Source] = []
+        self.dead: set[int] = set()  # references to rules that match nothing, once pruning has found them
+        self._deferred: dict[int, int] = {}
+        assert self._intern(Fail()) == FAIL
+        assert self._intern(Empty()) == EMPTY
+        self.any_character = self.character(ANY)
+        self.any_string = self.repeat(self.any_character, 0, ENDLESS)
+
+    # -- leaves ----------------------------------------------------------------------------------------------
+
+    def character(self, ranges: Ranges) -> int:
+        """One character of `ranges`. Surrogates cannot be written in UTF-8: only they make this FAIL."""
+        head = self.heads.of_characters(ranges)
+        return FAIL if head == NO_HEAD else self.of_head(head)
+
+    def of_head(self, head: int) -> int:
+        """One character as a head of `heads`."""
+        return self._intern(Character(head))
+
+    def literal(self, text: str | bytes) -> int:
+        data = text.encode() if isinstance(text, str) else text
+        return self.words({data: EMPTY})
+
+    def words(self, follow: Mapping[bytes, int]) -> int:
+        """One of the words, then the expression that belongs to it."""
+        kept = sorted((word, node) for word, node in follow.items() if node != FAIL)
+        if not kept:
+            return FAIL
+        if kept[-1][0] == b"":  # the only word is the empty one
+            return kept[0][1]
+        table = WordTable(tuple(word for word, _ in kept), tuple(node for _, node in kept))
+        number = self._table_numbers.get(table)
+        if number is None:
+            self.tables.append(table)
+            number = self._table_numbers[table] = len(self.tables) - 1
+        return self._intern(Words(number, 0, len(kept), 0))
+
+    def rest_of_words(self, table: int, low: int, high: int, depth: int) -> int:
+        """The words low..high of a table, which are alike in their first `depth` bytes, from there on."""
+        return self._intern(Words(table, low, high, depth))
+
+    # -- combinations ----------------------------------------------------------------------------------------
+
+    def sequence(self, *parts: int) -> int:
+        flat: list[int] = []
+        for part in parts:
+            node = self.nodes[part]
+            if part == FAIL:
+                return FAIL
+            if isinstance(node, Sequence):
+                flat += node.parts
+            elif part != EMPTY:
+                flat.append(part)
+        if not flat:
+            return EMPTY
+        return flat[0] if len(flat) == 1 else self._intern(Sequence(tuple(flat)))
+
+    def choice(self, options: Iterable[int]) -> int:
+        """Alternatives that begin with text are gathered into one table, so a common beginning is
+        read once.
+        """
+        rest: dict[int, None] = {}
+        words: dict[bytes, dict[int, None]] = {}
+        texts: list[int] = []
+        pending = list(options)[::-1]
+        while pending:
+            option = pending.pop()
+            node = self.nodes[option]
+            if isinstance(node, Choice):
+                pending += node.options[::-1]
+                continue
+            table = self._words_at_start(option)
+            if table is None:
+                if option != FAIL:
+                    rest[option] = None
+                continue
+            texts.append(option)
+            for word, follow in table:
+                words.setdefault(word, {})[follow] = None
+        if len(texts) > 1:
+            rest[self.words({word: self.choice(follow) for word, follow in words.items()})] = None
+        else:
+            rest.update(dict.fromkeys(texts))
+        if len(rest) <= 1:
+            return next(iter(rest), FAIL)
+        if EMPTY in rest and all(self.is_nullable(option) for option in rest):
+            del rest[EMPTY]
+            return self.choice(rest)
+        return self._intern(Choice(tuple(sorted(rest))))
+
+    def _words_at_start(self, option: int) -> list[tuple[bytes, int]] | None:
+        node = self.nodes[option]
+        parts: tuple[int, ...] = ()
+        if isinstance(node, Sequence):
+            parts = node.parts[1:]
+            node = self.nodes[node.parts[0]]
+        if not isinstance(node, Words) or node.depth:
+            return None
+        table = self.tables[node.table]
+        return [(word, self.sequence(follow, *parts)) for word, follow in zip(*table, strict=True)]
+
+    def optional(self, body: int) -> int:
+        return self.repeat(body, 0, 1)
+
+    def repeat(self, body: int, least: int, most: int = ENDLESS) -> int:
+        """`body{least,most}`. Requires 0 <= least and (least <= most or most == ENDLESS)."""
+        assert least >= 0 and (most == ENDLESS or least <= most)
+        if most == 0 or body == EMPTY:
+            return EMPTY
+        if body == FAIL:
+            return EMPTY if least == 0 else FAIL
+        if least == most == 1:
+            return body
+        if self.is_nullable(body):
+            least = 0
+        inner = self.nodes[body]
+        if isinstance(inner, Repeat):
+            if inner.most == ENDLESS and inner.least <= 1:  # (x+){m,n} is x{m,}
+                return self.repeat(inner.body, least, ENDLESS)
+            if inner.least == 0:  # (x{0,a}){0,b} is x{0,ab}
+                return self.repeat(inner.body, 0, ENDLESS if most == ENDLESS else inner.most * most)
+        return self._intern(Repeat(body, least, most))
+
+    def both(self, left: int, right: int) -> int:
+        if left == FAIL or right == FAIL:
+            return FAIL
+        if left == right or right == self.any_string:
+            return left
+        if left == self.any_string:
+            return right
+        return self._intern(Both(left, right))
+
+    def without(self, left: int, right: int) -> int:
+        if right == FAIL or left == FAIL:
+            return left
+        if left == right or right == self.any_string:
+            return FAIL
+        return self._intern(Without(left, right))
+
+    # -- rules and deferred expressions ----------------------------------------------------------------------
+
+    def rule(self) -> int:
+        """A new rule; `define` says later what it stands for."""
+        self._rules.append(None)
+        return self._intern(Reference(len(self._rules) - 1))
+
+    def define(self, reference: int, body: int) -> None:
+        node = self.nodes[reference]
+        assert isinstance(node, Reference) and self._rules[node.rule] is None, "a rule is defined once"
+        self._rules[node.rule] = body
+
+    def redefine(self, node: Reference, body: int) -> None:
+        """Replace a rule's body by an equal one, before anything is read with it."""
+        self._rules[node.rule] = body
+
+    def body(self, node: Reference) -> int:
+        body = self._rules[node.rule]
+        assert body is not None, "a rule was referred to and never defined"
+        return body
+
+    def body_of(self, reference: int) -> int:
+        node = self.nodes[reference]
+        assert isinstance(node, Reference)
+        return self.body(node)
+
+    def source(
+        self, make: Callable[[Hashable], int], *, witness: Callable[[Hashable], int]
+    ) -> Callable[[Hashable], int]:
+        """A family of expressions, each made by `make(state)` when it is first needed; pure functions of the
+        state.
+
+        `witness(state)` is an expression that matches something exactly when the one to be made does. By the
+        time of `make`, `dead` is known: what it makes must be without dead rules and without empty products.
+        """
+        self._sources.append(_Source(make, witness))
+        number = len(self._sources) - 1
+        return lambda state: self._intern(Deferred(number, state))
+
+    def witness(self, node: Deferred) -> int:
+        return self._sources[node.source].witness(node.state)
+
+    def made(self, expression: int) -> int:
+        """What a deferred expression stands for."""
+        made = self._deferred.get(expression)
+        if made is None:
+            node = self.nodes[expression]
+            assert isinstance(node, Deferred)
+            made = self._deferred[expression] = self._sources[node.source].make(node.state)
+        return made
+
+    # -- properties ------------------------------------------------------------------------------------------
+
+    def is_nullable(self, expression: int) -> bool:
+        """Does it match the empty string? Rules and deferred expressions count as not matching it."""
+        return self._nullable[expression]
+
+    def _compute_nullable(self, node: Node) -> bool:
+        match node:
+            case Empty():
+                return True
+            case Sequence(parts):
+                return all(self.is_nullable(part) for part in parts)
+            case Choice(options):
+                return any(self.is_nullable(option) for option in options)
+            case Repeat(body, least, _):
+                return least == 0 or self.is_nullable(body)
+            case Words(table, low, _, depth):
+                words, follow = self.tables[table]
+                return len(words[low]) == depth and self.is_nullable(follow[low])
+            case Both(left, right):
+                return self.is_nullable(left) and self.is_nullable(right)
+            case Without(left, right):
+                return self.is_nullable(left) and not self.is_nullable(right)
+            case _:
+                return False
+
+    def nonempty(self, expression: int) -> int:
+        """The same strings except the empty one. Not for expressions with rules that may be empty."""
+        if not self.is_nullable(expression):
+            return expression
+        match self.nodes[expression]:
+            case Sequence(parts):  # every part may be empty: the i-th is the first that is not
+                if len(parts) ** 2 > self.limits.expressions:
+                    raise GrammarTooLarge(f"{len(parts)} optional parts in a row", limit="expressions")
+                return self.choice(
+                    self.sequence(self.nonempty(part), *parts[i + 1 :]) for i, part in enumerate(parts)
+                )
+            case Choice(options):
+                return self.choice(self.nonempty(option) for option in options)
+            case Repeat(body, _, most):
+                fewer = most if most == ENDLESS else most - 1
+                return self.sequence(self.nonempty(body), self.repeat(body, 0, fewer))
+            case Words(table, low, high, depth):
+                words, follow = self.tables[table]
+                assert depth == 0
+                kept = dict(zip(words[low:high], follow[low:high], strict=True))
+                empty = self.nonempty(kept.pop(b""))
+                return self.choice([empty, self.words(kept)])
+            case Both(left, right):
+                return self.both(self.nonempty(left), right)
+            case Without(left, right):
+                return self.without(self.nonempty(left), right)
+            case _:
+                return FAIL
+
+    def _intern(self, node: Node) -> int:
+        key = (type(node), node)
+        number = self._interned.get(key)
+        if number is None:
+            if len(self.nodes) >= self.limits.expressions:
+                raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
+            self.nodes.append(node)
+            self._nullable.append(self._compute_nullable(node))
+            number = self._interned[key] = len(self.nodes) - 1
+        return number

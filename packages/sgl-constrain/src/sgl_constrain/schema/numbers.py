@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers as JSON writes them: which decimal texts have a value within bounds, or divisible by something.
+
+A number nothing is asked of may have an exponent; one that must meet a condition is written without. An
+integer has no fraction (`1`, not `1.0`). Comparing decimal texts digit by digit is regular, and so is long
+division by a fixed number.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from sgl_constrain.expression import EMPTY, FAIL, Expressions
+
+MOST_REMAINDERS = 4096  # a larger divisor would need as many rules
+
+
+class NumberTexts:
+    """Expressions for the texts of numbers, over one table of expressions."""
+
+    def __init__(self, expressions: Expressions) -> None:
+        self._e = expressions
+        e = expressions
+        self._digit = self._digits(0, 9)
+        self._nonzero = self._digits(1, 9)
+        self._zeros = e.repeat(e.literal("0"), 0)
+        self._some_digits = e.repeat(self._digit, 0)
+        self._point = e.literal(".")
+        minus = e.optional(e.literal("-"))
+        self._natural = e.choice([e.literal("0"), e.sequence(self._nonzero, self._some_digits)])
+        self._fraction = e.sequence(self._point, e.repeat(self._digit, 1))
+        exponent = e.sequence(
+            e.character(((0x45, 0x45), (0x65, 0x65))),
+            e.optional(e.character(((0x2B, 0x2B), (0x2D, 0x2D)))),
+            e.repeat(self._digit, 1),
+        )
+        self.any_integer = e.sequence(minus, self._natural)
+        self.any_number = e.sequence(self.any_integer, e.optional(self._fraction), e.optional(exponent))
+        self._multiples: dict[Decimal, int] = {}
+
+    def within(
+        self,
+        low: Decimal | None,
+        low_open: bool,
+        high: Decimal | None,
+        high_open: bool,
+        *,
+        integer: bool | None,
+    ) -> int:
+        """Texts without exponent whose value is within bounds; `integer` False: and not a whole number."""
+        e, zero = self._e, Decimal(0)
+        options: list[int] = []
+        if high is None or high > 0 or (high == 0 and not high_open):
+            from_zero = low is None or low < 0
+            bound, is_open = (zero, False) if from_zero or low is None else (low, low_open)
+            options.append(self._magnitude(bound, is_open, high, high_open, integer))
+        if low is None or low < 0:
+            to_zero = high is None or high >= 0
+            bound, is_open = (zero, True) if to_zero or high is None else (-high, high_open)
+            least = None if low is None else -low
+            options.append(
+                e.sequence(e.literal("-"), self._magnitude(bound, is_open, least, low_open, integer))
+            )
+        return e.choice(options)
+
+    def multiples(self, divisor: Decimal) -> int:
+        """Texts without exponent, of either sign, whose value is a multiple of `divisor` > 0.
+
+        Raises ValueError when that takes more than MOST_REMAINDERS remainders.
+        """
+        known = self._multiples.get(divisor)
+        if known is None:
+            known = self._multiples[divisor] = self._divisible(divisor)
+        return known
+
+    def _digits(self, first: int, last: int) -> int:
+        return self._e.character(((0x30 + first, 0x30 + last),)) if first <= last else FAIL
+
+    def _magnitude(
+        self, low: Decimal, low_open: bool, high: Decimal | None, high_open: bool, integer: bool | None
+    ) -> int:
+        e = self._e
+        fraction = {
+            True: EMPTY,
+            False: e.sequence(self._point, self._some_digits, self._nonzero, self._some_digits),
+            None: e.optional(self._fraction),
+        }[integer]
+        texts = e.sequence(self._natural, fraction)
+        if low > 0 or low_open:
+            texts = self._join(texts, self._at_least(low, low_open))
+        if high is not None:
+            texts = self._join(texts, self._at_most(high, high_open))
+        return texts
+
+    def _join(self, left: int, right: int) -> int:
+        return self._e.both(left, right)
+
+    def _at_least(self, bound: Decimal, is_open: bool) -> int:
+        e = self._e
+        whole, part = _split(bound)
+        any_fraction = e.optional(self._fraction)
+        options = [e.sequence(self._nonzero, e.repeat(self._digit, len(whole)), any_fraction)]
+        for i, digit in enumerate(whole):
+            larger = self._digits(max(int(digit) + 1, 1 if i == 0 and len(whole) > 1 else 0), 9)
+            rest = e.repeat(self._digit, len(whole) - i - 1, len(whole) - i - 1)
+            options.append(e.sequence(e.literal(whole[:i]), larger, rest, any_fraction))
+        positive = e.sequence(self._some_digits, self._nonzero, self._some_digits)
+        if part:
+            equal = e.sequence(e.literal(part), positive if is_open else self._some_digits)
+            above = [
+                e.sequence(e.literal(part[:i]), self._digits(int(digit) + 1, 9), self._some_digits)
+                for i, digit in enumerate(part)
+            ]
+            options.append(e.sequence(e.literal(whole + "."), e.choice([equal, *above])))
+        else:
+            tail = e.sequence(self._point, positive) if is_open else any_fraction
+            options.append(e.sequence(e.literal(whole), tail))
+        return e.choice(options)
+
+    def _at_most(self, bound: Decimal, is_open: bool) -> int:
+        e = self._e
+        whole, part = _split(bound)
+        any_fraction = e.optional(self._fraction)
+        options: list[int] = []
+        if len(whole) > 1:
+            shorter = e.sequence(self._nonzero, e.repeat(self._digit, 0, len(whole) - 2))
+            options.append(e.sequence(e.choice([e.literal("0"), shorter]), any_fraction))
+        for i, digit in enumerate(whole):
+            smaller = self._digits(1 if i == 0 and len(whole) > 1 else 0, int(digit) - 1)
+            rest = e.repeat(self._digit, len(whole) - i - 1, len(whole) - i - 1)
+            options.append(e.sequence(e.literal(whole[:i]), smaller, rest, any_fraction))
+        below = [
+            e.sequence(e.literal(part[:i]), self._digits(0, int(digit) - 1), self._some_digits)
+            for i, digit in enumerate(part)
+        ]
+        shorter_parts = [e.literal(part[:i]) for i in range(1, len(part))]
+        equal = (
+            []
+            if is_open
+            else [e.sequence(e.literal(part), self._zeros)]
+            if part
+            else [e.repeat(e.literal("0"), 1)]
+        )
+        fractions = e.choice([*below, *shorter_parts, *equal])
+        options.append(e.sequence(e.literal(whole + "."), fractions))
+        if part or not is_open:
+            options.append(e.literal(whole))
+        return e.choice(options)
+
+    def _divisible(self, divisor: Decimal) -> int:
+        """Long division: a rule for each remainder, before the point and for each place after it."""
+        e = self._e
+        exponent = divisor.normalize().as_tuple().exponent
+        assert isinstance(exponent, int)
+        places = max(-exponent, 0)
+        modulus = int(divisor.scaleb(places))
+        if modulus * (places + 1) > MOST_REMAINDERS:
+            raise ValueError(f"dividing by {divisor} takes more than {MOST_REMAINDERS} remainders")
+        before = [e.rule() for _ in range(modulus)]
+        after = [[e.rule() for _ in range(modulus)] for _ in range(places + 1)]
+        for remainder in range(modulus):
+            options = {b"%d" % d: before[(10 * remainder + d) % modulus] for d in range(10)}
+            options[b"."] = self._places(after, 0, remainder, modulus)
+            ends = EMPTY if remainder * 10**places % modulus == 0 else FAIL
+            e.define(before[remainder], e.choice([e.words(options), ends]))
+            for place in range(places + 1):
+                ends = EMPTY if remainder * 10 ** (places - place) % modulus == 0 else FAIL
+                more = self._places(after, place, remainder, modulus)
+                e.define(after[place][remainder], e.choice([more, ends]))
+        start = {b"%d" % d: before[d % modulus] for d in range(1, 10)}
+        zero = e.sequence(
+            e.literal("0"), e.optional(e.sequence(self._point, self._places(after, 0, 0, modulus)))
+        )
+        return e.sequence(e.optional(e.literal("-")), e.choice([e.words(start), zero]))
+
+    def _places(self, after: list[list[int]], place: int, remainder: int, modulus: int) -> int:
+        """One more digit after the point, where `place` digits stand already; past the last place
+        only zeros.
+        """
+        if place + 1 == len(after):
+            return self._e.words({b"0": after[place][remainder]})
+        return self._e.words({b"%d" % d: after[place + 1][(10 * remainder + d) % modulus] for d in range(10)})
+
+
+def _split(bound: Decimal) -> tuple[str, str]:
+    """Digits before and after the point, without zeros that say nothing."""
+    whole, _, part = format(bound, "f").partition(".")
+    return whole.lstrip("0") or "0", part.rstrip("0")

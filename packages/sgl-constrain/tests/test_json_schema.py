@@ -1,0 +1,696 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schemas against jsonschema: a table of schemas times a table of values, random walks, and made-up
+schemas.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema
+import msgspec
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgl_constrain import (
+    Compiler,
+    ConstrainError,
+    Grammar,
+    GrammarTooLarge,
+    InvalidSchema,
+    Limits,
+    UnsupportedSchema,
+    Vocabulary,
+)
+
+VALUES: list[Any] = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3,
+    7,
+    10,
+    12,
+    1.5,
+    -0.5,
+    100,
+    0.01,
+    2.25,
+    15,
+    -3,
+    "",
+    "a",
+    "ab",
+    "abc",
+    "foo",
+    'a"b',
+    "é",
+    "😀",
+    "\n",
+    "x\\y",
+    "foobar",
+    "2024-02-29",
+    "2023-02-29",
+    "b",
+    "x",
+    [],
+    [1],
+    [1, 2],
+    [1, 2, 3],
+    ["a"],
+    [1, "a"],
+    [[1]],
+    [True, False],
+    [1, 1],
+    ["a", 1],
+    [None],
+    [2, 1, "a"],
+    {},
+    {"a": 1},
+    {"b": "x"},
+    {"a": 1, "b": "x"},
+    {"a": "x"},
+    {"c": 3},
+    {"a": 1, "c": 3},
+    {"a": 2, "b": 1},
+    {"type": "x", "v": 1},
+    {"type": "y", "v": "s"},
+    {"type": "x", "v": "s"},
+    {"a": {"a": {}}},
+    {"a": None},
+    {"ab": 1},
+    {"xa": 2},
+    {"a": [{"a": []}]},
+    {"a": 1, "b": "x", "c": 3},
+    {"ab": "x", "c": 1},
+    {"": 0},
+]
+
+TREE = {
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/tree"}},
+    "additionalProperties": False,
+}
+SCHEMAS: list[Any] = [
+    {},
+    True,
+    {"type": "integer"},
+    {"type": "number"},
+    {"type": ["string", "null"]},
+    {"type": "object"},
+    {"enum": [1, "a", None, {"a": 1}, [1, 2], "é"]},
+    {"const": 1},
+    {"const": 1.5},
+    {"const": [1, "a"]},
+    {"const": 'a"b'},
+    # numbers
+    {"minimum": 1},
+    {"exclusiveMinimum": 1},
+    {"maximum": 2.25},
+    {"exclusiveMaximum": 0},
+    {"minimum": -1, "maximum": 2},
+    {"type": "integer", "minimum": -1, "maximum": 10},
+    {"multipleOf": 3},
+    {"multipleOf": 0.5},
+    {"multipleOf": 0.25},
+    {"type": "integer", "multipleOf": 5, "exclusiveMinimum": 0},
+    {"multipleOf": 1},
+    {"minimum": -0.5, "maximum": -0.5},
+    {"type": "number", "not": {"multipleOf": 3}},
+    {"type": "number", "not": {"type": "integer"}},
+    {"type": "integer", "not": {"minimum": 2, "maximum": 10}},
+    {"not": {"const": 1}},
+    {"not": {"enum": [1, "a"]}},
+    # strings
+    {"minLength": 2},
+    {"maxLength": 2},
+    {"minLength": 1, "maxLength": 1},
+    {"pattern": "^a"},
+    {"pattern": "b"},
+    {"pattern": "^[a-c]+$", "maxLength": 2},
+    {"not": {"pattern": "a"}},
+    {"pattern": "^(?!foo)[a-z]+"},
+    {"type": "string", "not": {"pattern": "^a", "maxLength": 2}},
+    {"format": "date", "type": "string"},
+    {"type": "string", "not": {"format": "date"}},
+    {"format": "color"},
+    {"pattern": '"'},
+    {"pattern": r"\\|\n"},
+    # arrays
+    {"items": {"type": "integer"}},
+    {"minItems": 1},
+    {"maxItems": 1},
+    {"minItems": 2, "maxItems": 2},
+    {"maxItems": 0},
+    {"prefixItems": [{"type": "integer"}, {"type": "string"}]},
+    {"prefixItems": [{"type": "integer"}], "items": False},
+    {"contains": {"const": 1}},
+    {"contains": {"const": 1}, "maxContains": 1},
+    {"items": False},
+    {"contains": {"type": "integer"}, "minContains": 2, "maxItems": 3},
+    {"contains": {"const": 9}, "minContains": 0},
+    {"uniqueItems": True, "items": {"enum": [1, 2, "a"]}},
+    {"uniqueItems": True, "items": {"type": "boolean"}},
+    {"uniqueItems": True, "maxItems": 1},
+    {"not": {"items": {"type": "integer"}}},
+    {"not": {"minItems": 2}},
+    {"not": {"contains": {"const": 1}}},
+    {"not": {"prefixItems": [{"const": 1}, {"const": 2}]}},
+    # objects
+    {"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+    {"required": ["a", "c"]},
+    {"propertyNames": {"minLength": 2}},
+    {"properties": {"a": True, "b": True}, "additionalProperties": False},
+    {"properties": {"a": False}},
+    {"patternProperties": {"^a": {"type": "integer"}}},
+    {"propertyNames": {"pattern": "^a"}},
+    {"propertyNames": False},
+    {"patternProperties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}},
+    {"patternProperties": {"a": {"type": "integer"}, "b": {"type": "string"}}},
+    {"minProperties": 1},
+    {"maxProperties": 1},
+    {"properties": {"a": True, "b": True, "c": True}, "additionalProperties": False, "minProperties": 2},
+    {"properties": {"a": True}, "maxProperties": 2, "required": ["a"]},
+    {"propertyNames": {"enum": ["a", "c"]}},
+    {"dependentRequired": {"a": ["b"]}},
+    {"dependentSchemas": {"a": {"required": ["c"]}, "b": False}},
+    {"not": {"required": ["a"]}},
+    {"not": {"properties": {"a": {"const": 1}}}},
+    {"not": {"minProperties": 1}},
+    # combinations
+    {"allOf": [{"minimum": 1}, {"maximum": 2}]},
+    {"anyOf": [{"type": "string"}, {"minimum": 2}]},
+    {"not": {"type": "array"}},
+    {"allOf": [{"properties": {"a": {"type": "integer"}}}, {"properties": {"a": {"minimum": 2}, "b": True}}]},
+    {"allOf": [{"properties": {"a": True}, "additionalProperties": False}, {"required": ["a"]}]},
+    {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+    {"oneOf": [{"minimum": 1}, {"maximum": 2}]},
+    {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"oneOf": [{"type": "number"}, {"type": "integer"}]},
+    {"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "not": {"required": ["c"]}},
+    {"not": {"not": {"minLength": 2}}},
+    {
+        "oneOf": [
+            {"properties": {"type": {"const": "x"}, "v": {"type": "integer"}}, "required": ["type", "v"]},
+            {"properties": {"type": {"const": "y"}, "v": {"type": "string"}}, "required": ["type"]},
+        ]
+    },
+    {
+        "if": {"properties": {"a": {"const": 1}}, "required": ["a"]},
+        "then": {"required": ["b"]},
+        "else": {"type": "object"},
+    },
+    {"if": {"type": "string"}, "then": {"maxLength": 1}},
+    {"if": {"minimum": 2}, "else": {"type": ["integer", "string"]}},
+    # references
+    {"$defs": {"tree": TREE}, "$ref": "#/$defs/tree"},
+    {"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}},
+    {
+        "$id": "http://x/y",
+        "$defs": {"q": {"$anchor": "foo", "type": "integer"}},
+        "properties": {"a": {"$ref": "#foo"}},
+    },
+    {
+        "$id": "http://x/y",
+        "$defs": {"q": {"$id": "z", "type": "integer"}},
+        "properties": {"a": {"$ref": "/z"}},
+    },
+    {"$defs": {"a/b~c": {"type": "string"}}, "items": {"$ref": "#/$defs/a~1b~0c"}},
+    {"$ref": "#/$defs/s", "minLength": 2, "$defs": {"s": {"type": "string"}}},
+    {
+        "anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}],
+        "$defs": {"n": {"items": {"$ref": "#"}, "type": "array"}},
+    },
+    # unevaluated
+    {"properties": {"a": True}, "unevaluatedProperties": False},
+    {"prefixItems": [True], "unevaluatedItems": False},
+    {
+        "allOf": [{"properties": {"a": True}}, {"patternProperties": {"^c": True}}],
+        "unevaluatedProperties": {"type": "string"},
+    },
+    {
+        "anyOf": [
+            {"properties": {"a": True}, "required": ["a"]},
+            {"properties": {"b": True}, "required": ["b"]},
+        ],
+        "unevaluatedProperties": False,
+    },
+    {
+        "if": {"properties": {"a": {"const": 1}}, "required": ["a"]},
+        "then": {"properties": {"b": True}},
+        "unevaluatedProperties": False,
+    },
+    {"allOf": [{"prefixItems": [{"type": "integer"}]}], "unevaluatedItems": {"type": "string"}},
+    {"anyOf": [{"items": {"type": "string"}}, True], "unevaluatedItems": {"type": "integer"}},
+    {"$id": "urn:example:a", "items": {"$ref": "#/$defs/n"}, "$defs": {"n": {"type": "null"}}},
+]
+
+
+def valid(schema: Any, value: Any) -> bool:
+    checker = jsonschema.FormatChecker()
+    return bool(jsonschema.Draft202012Validator(schema, format_checker=checker).is_valid(value))
+
+
+def spelled(value: Any) -> list[str]:
+    texts = [json.dumps(value, ensure_ascii=False), json.dumps(value, ensure_ascii=False, indent=1)]
+    return [*texts, json.dumps(value, ensure_ascii=False, separators=(",", ":"))]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: json.dumps(schema)[:60])
+def test_a_schema_allows_what_jsonschema_allows(
+    compiler: Compiler,
+    accepts: Callable[[Grammar, str], bool],
+    random_text: Callable[[Grammar, random.Random], str],
+    schema: Any,
+) -> None:
+    grammar = compiler.json_schema(schema, key_order="any")
+    assert grammar.warnings == ()
+    for value in VALUES:
+        for text in spelled(value):
+            assert accepts(grammar, text) == valid(schema, value), text
+    rng = random.Random(repr(schema))
+    in_order = compiler.json_schema(schema)
+    for _ in range(6):
+        text = random_text(rng.choice([grammar, in_order]), rng)
+        value = json.loads(text)
+        if not isinstance(value, float) or math.isfinite(value):
+            assert valid(schema, value), text
+
+
+OLDER: list[tuple[Any, Any, list[Any], list[Any]]] = [
+    (
+        "draft-07",
+        {"dependencies": {"a": ["b"], "b": {"required": ["a"]}}},
+        [{}, {"a": 1, "b": 2}],
+        [{"a": 1}, {"b": 1}],
+    ),
+    ("draft-07", {"items": [{"type": "integer"}], "additionalItems": False}, [[], [1]], [[1, 1], ["a"]]),
+    ("draft-07", {"items": [{"type": "integer"}]}, [[], [1, "a"]], [["a"]]),
+    (
+        "draft-07",
+        {"definitions": {"n": {"type": "null"}}, "$ref": "#/definitions/n", "type": "string"},
+        [None],
+        ["a"],
+    ),
+    ("draft-04", {"minimum": 1, "exclusiveMinimum": True}, [2, 1.5, "a"], [1, 0]),
+    ("draft-04", {"maximum": 1, "exclusiveMaximum": False}, [1], [2]),
+    (
+        "draft-04",
+        {"id": "http://x/y", "definitions": {"n": {"id": "#n", "enum": [3]}}, "not": {"$ref": "#n"}},
+        [4],
+        [3],
+    ),
+]
+
+
+@pytest.mark.parametrize(("draft", "schema", "good", "bad"), OLDER)
+def test_older_spellings(
+    compiler: Compiler,
+    accepts: Callable[[Grammar, str], bool],
+    draft: str,
+    schema: Any,
+    good: list[Any],
+    bad: list[Any],
+) -> None:
+    whole = {"$schema": f"http://json-schema.org/{draft}/schema#", **schema}
+    validator = jsonschema.validators.validator_for(whole)(whole)
+    grammar = compiler.json_schema(whole)
+    for value in [*good, *bad]:
+        assert accepts(grammar, json.dumps(value)) == (value in good) == validator.is_valid(value), value
+
+
+def test_dynamic_references_with_one_target(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    schema = {"$dynamicAnchor": "node", "type": "array", "items": {"$dynamicRef": "#node"}}
+    grammar = compiler.json_schema(schema)
+    assert accepts(grammar, "[[], [[]]]") and not accepts(grammar, "[1]")
+
+
+FORMATS = {
+    "date": (
+        ["2024-02-29", "2000-02-29", "0001-12-31"],
+        ["2023-02-29", "1900-02-29", "2024-13-01", "2024-04-31", "0000-01-01"],
+    ),
+    "time": (["12:00:00Z", "23:59:59.5+01:00"], ["24:00:00Z", "12:00:00", "12:60:00Z"]),
+    "date-time": (["2024-02-29T12:00:00Z"], ["2024-02-30T12:00:00Z", "2024-02-29 12:00:00Z"]),
+    "duration": (
+        ["P1Y", "P1Y2M3D", "PT1H30M", "P2W", "P1DT1S"],
+        ["P", "PT", "P1D1Y", "1D", "P1Y2D", "PT1H1S"],
+    ),
+    "email": (["a@b.c", "a.b+c@example.org"], ["a", "@b", "a@", "a..b@c.d", "a b@c.d"]),
+    "hostname": (["example.org", "a", "a-b.c"], ["-a", "a-", "a..b", "", "a" * 64, ".".join(["a" * 50] * 6)]),
+    "ipv4": (["127.0.0.1", "255.255.255.255"], ["256.0.0.1", "1.2.3", "01.2.3.4"]),
+    "ipv6": (
+        ["::1", "::", "1:2:3:4:5:6:7:8", "1::8", "::ffff:1.2.3.4"],
+        ["1:2:3:4:5:6:7", "1::2::3", "12345::", ":1"],
+    ),
+    "uri": (
+        ["http://a.b/c?d#e", "urn:x:y", "mailto:a@b.c", "http://[::1]:80/"],
+        ["a/b", "//a", "http://a b", "http://[", "1:a"],
+    ),
+    "uuid": (
+        ["123e4567-e89b-12d3-a456-426614174000"],
+        ["123e4567e89b12d3a456426614174000", "g23e4567-e89b-12d3-a456-426614174000"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_are_enforced(compiler: Compiler, accepts: Callable[[Grammar, str], bool], name: str) -> None:
+    grammar = compiler.json_schema({"type": "string", "format": name})
+    checker = jsonschema.FormatChecker()
+    good, bad = FORMATS[name]
+    for text in good:
+        assert accepts(grammar, json.dumps(text)), text
+        assert name == "time" or checker.conforms(text, name), text  # its `time` is that of an older draft
+    for text in bad:
+        assert not accepts(grammar, json.dumps(text)), text
+
+
+# -- refusals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword", "path"),
+    [
+        ({"items": {"uniqueItems": True}}, "uniqueItems", "/items"),
+        ({"minProperties": 2}, "minProperties", ""),
+        ({"not": {"propertyNames": {"minLength": 2}}}, "not", ""),
+        ({"oneOf": [{"minProperties": 1}, {"additionalProperties": {"type": "null"}}]}, "oneOf", ""),
+        ({"properties": {"a": {"multipleOf": 99991}}}, "multipleOf", "/properties/a"),
+        ({"properties": {"x/y": {"pattern": "(a)\\1"}}}, "pattern", "/properties/x~1y"),
+        ({"patternProperties": {"\\bx": True}}, "patternProperties", ""),
+        ({"$recursiveRef": "#"}, "$recursiveRef", ""),
+        ({"extends": {}}, "extends", ""),
+        ({"$ref": "https://elsewhere.example/schema"}, "$ref", ""),
+        ({"contains": True, "unevaluatedItems": False}, "unevaluatedItems", ""),
+        ({"required": True}, "required", ""),
+    ],
+)
+def test_what_cannot_be_exact_is_refused_or_warned_about(
+    compiler: Compiler, schema: Any, keyword: str, path: str
+) -> None:
+    with pytest.raises(UnsupportedSchema) as caught:
+        compiler.json_schema(schema)
+    assert (caught.value.keyword, caught.value.path) == (keyword, path)
+    warnings = compiler.json_schema(schema, lenient=True).warnings
+    assert len(warnings) == 1 and warnings[0].startswith(repr(keyword))
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ("{", ""),
+        ("NaN", ""),
+        (3, ""),
+        ({"items": {"type": "int"}}, "/items"),
+        ({"properties": {"a": 3}}, "/properties/a"),
+        ({"properties": []}, ""),
+        ({"minLength": -1}, ""),
+        ({"minimum": "1"}, ""),
+        ({"maximum": float("nan")}, ""),
+        ({"multipleOf": 0}, ""),
+        ({"enum": []}, ""),
+        ({"required": "a"}, ""),
+        ({"anyOf": []}, ""),
+        ({"pattern": "("}, ""),
+        ({"$ref": "#/nowhere"}, ""),
+        ({"$ref": "#nowhere"}, ""),
+        ({"$ref": "#"}, ""),
+        ({"allOf": [{"$ref": "#"}]}, ""),
+        ({"minimum": 1e400, "items": {}}, ""),
+        # no value satisfies these
+        (False, ""),
+        ({"type": "integer", "minimum": 2, "exclusiveMaximum": 3, "multipleOf": 5}, ""),
+        ({"type": "string", "pattern": "^a", "enum": ["b"]}, ""),
+        ({"type": "string", "pattern": "^a{3}$", "maxLength": 2}, ""),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, ""),
+        ({"type": "array", "minItems": 3, "maxItems": 2}, ""),
+    ],
+)
+def test_what_is_no_schema_or_allows_nothing_is_invalid(compiler: Compiler, schema: Any, path: str) -> None:
+    with pytest.raises(InvalidSchema) as caught:
+        compiler.json_schema(schema)
+    assert caught.value.path == path and not isinstance(caught.value, UnsupportedSchema)
+
+
+def test_hostile_schemas_stay_inside_their_limits(vocabulary: Vocabulary) -> None:
+    compiler = Compiler(vocabulary)
+    deep: Any = {}
+    for _ in range(500):
+        deep = {"items": deep}
+    for schema in (deep, "[" * 100_000, {"description": "x" * 3_000_000}):
+        with pytest.raises(GrammarTooLarge):
+            compiler.json_schema(schema)
+    with pytest.raises(GrammarTooLarge):
+        compiler.json_schema({"contains": True, "minItems": 10**6, "maxContains": 5})
+    wide = {
+        "properties": {f"property {i}": {"type": ["integer", "string"]} for i in range(3000)},
+        "type": "object",
+    }
+    grammar = compiler.json_schema(wide)
+    assert grammar.step_bytes(grammar.start, b'{"property 2999": 1}')
+    chain = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(500)} | {"d500": {"type": "null"}}
+    grammar = compiler.json_schema({"$defs": chain, "$ref": "#/$defs/d0"})
+    assert grammar.forced(grammar.start) == b"null"
+    counting = compiler.json_schema({"type": "string", "minLength": 10, "maxLength": 1_000_000})
+    assert counting.step_bytes(counting.start, b'"' + b"x" * 500)
+
+
+def test_a_limit_on_time_ends_a_compilation(vocabulary: Vocabulary) -> None:
+    branches = [{"not": {"required": [f"k{i}"], "properties": {f"k{i}": {"const": i}}}} for i in range(40)]
+    with pytest.raises(GrammarTooLarge):
+        Compiler(vocabulary, limits=Limits(seconds=0.5)).json_schema({"allOf": branches})
+
+
+# -- how values are written ----------------------------------------------------------------------------------
+
+
+def test_whitespace_is_bounded(compiler: Compiler, accepts: Callable[[Grammar, str], bool]) -> None:
+    schema = {
+        "properties": {"a": {"items": {"type": "integer"}}},
+        "type": "object",
+        "additionalProperties": False,
+    }
+    default, tight, compact = (
+        compiler.json_schema(schema),
+        compiler.json_schema(schema, max_whitespace=1),
+        compiler.json_schema(schema, compact=True),
+    )
+    assert accepts(default, '{"a":' + " \n\t\r" * 5 + "[1 , 2]}") and not accepts(
+        default, '{"a":' + " " * 21 + "[]}"
+    )
+    assert accepts(tight, '{ "a": [1, 2] }') and not accepts(tight, '{"a":  []}')
+    assert accepts(compact, '{"a":[1,2]}') and not accepts(compact, '{"a": []}')
+    assert not accepts(default, " {}") and not accepts(default, "{} ")
+    assert compact.forced(compact.start) == b"{"
+
+
+def test_properties_come_in_the_order_of_the_schema(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    grammar = compiler.json_schema({"properties": {"b": {}, "a": {}}, "required": ["c", "a"]})
+    assert accepts(grammar, '{"b": 1, "a": 2, "c": 3, "other": 4}')
+    assert not accepts(grammar, '{"a": 2, "b": 1, "c": 3}')
+    assert not accepts(grammar, '{"a": 2, "c": 3, "a": 2}'), "a key comes once"
+    assert not accepts(grammar, '{"a": 2, "c": 3, "\\u0061": 2}'), "under whatever spelling"
+
+
+def test_strings_without_conditions_may_use_every_escape(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    grammar = compiler.json_schema({"type": "string"})
+    for text in (r'"\u00e9\/\n"', r'"\uD83D\uDE00"', '"\x7f"', r'"\uFFFF\ud7ff\uE000"'):
+        assert accepts(grammar, text), text
+    for text in ('"\n"', r'"\x"', r'"\ud800"', r'"\ud800\u0041"', r'"\udc00"', '"a', r'"\u12"'):
+        assert not accepts(grammar, text), text
+
+
+def test_integers_are_written_without_fraction(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    integer, number = (
+        compiler.json_schema({"type": "integer"}),
+        compiler.json_schema({"type": "number", "minimum": 1}),
+    )
+    assert (
+        accepts(integer, "-0")
+        and accepts(integer, "10")
+        and not accepts(integer, "1.0")
+        and not accepts(integer, "01")
+    )
+    assert (
+        accepts(number, "1.0")
+        and accepts(number, "1.50")
+        and not accepts(number, "1e3")
+        and not accepts(number, "0.999")
+    )
+
+
+def test_any_object(compiler: Compiler, accepts: Callable[[Grammar, str], bool]) -> None:
+    grammar = compiler.json_object()
+    assert accepts(grammar, '{"a": [1, {"b": null}], "": "x"}') and not accepts(grammar, "[]")
+    assert compiler.json_object(compact=True) is compiler.json_schema('{"type": "object"}', compact=True)
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    label: str | None = None
+
+
+class Line(msgspec.Struct):
+    x: int
+    label: str | None = None
+
+
+@dataclass
+class Dot:
+    x: int
+    label: str | None = None
+
+
+@pytest.mark.parametrize("model", [Point, Line, Dot])
+def test_a_model_class_stands_for_its_schema(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool], model: type
+) -> None:
+    grammar = compiler.json_schema(model)
+    assert accepts(grammar, '{"x": 3, "label": "a"}') and accepts(grammar, '{"x": 3}')
+    assert not accepts(grammar, '{"x": "3"}') and not accepts(grammar, '{"label": "a"}')
+
+
+# -- bounds of numbers, exhaustively -------------------------------------------------------------------------
+
+BOUNDS = ["0", "1", "-1", "9", "10", "12.5", "-12.5", "0.05", "99", "100.25", "-0.3"]
+NUMBERS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "9",
+    "10",
+    "12",
+    "12.5",
+    "12.49",
+    "12.51",
+    "-12.5",
+    "-12.6",
+    "0.05",
+    "0.049",
+    "0.1",
+    "99",
+]
+NUMBERS += [
+    "100",
+    "100.25",
+    "100.250",
+    "100.3",
+    "-0.3",
+    "-0.29",
+    "-0.31",
+    "1000",
+    "8.999",
+    "9.000",
+    "-10",
+    "-9.9",
+    "0.0",
+]
+
+
+@pytest.mark.parametrize("keyword", ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"])
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_bounds(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool], keyword: str, bound: str
+) -> None:
+    grammar = compiler.json_schema(f'{{"type": "number", "{keyword}": {bound}}}')
+    for text in NUMBERS:
+        value, limit = float(text), float(bound)
+        holds = value > limit if "inimum" in keyword else value < limit
+        holds |= value == limit and not keyword.startswith("exclusive")
+        assert accepts(grammar, text) == holds, text
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(-1000, 1000),
+    st.integers(0, 1500),
+    st.integers(1, 60),
+    st.lists(st.integers(-1200, 2600), max_size=20),
+)
+def test_integer_ranges_and_multiples(low: int, span: int, divisor: int, values: list[int]) -> None:
+    schema = {"type": "integer", "minimum": low, "maximum": low + span, "multipleOf": divisor}
+    compiler = Compiler(Vocabulary([bytes([b]) for b in range(256)], eos=[]))
+    try:
+        grammar = compiler.json_schema(schema)
+    except InvalidSchema:
+        assert not any(value % divisor == 0 for value in range(low, low + span + 1))
+        return
+    for value in [*values, low, low + span, low - 1, 0, divisor, -divisor]:
+        found = grammar.accepts(grammar.step_bytes(grammar.start, b"%d" % value))
+        assert found == (low <= value <= low + span and value % divisor == 0), value
+
+
+# -- schemas made up -----------------------------------------------------------------------------------------
+
+KEYS = st.sampled_from(["a", "b", "c"])
+LEAF = st.one_of(
+    st.sampled_from(
+        [True, False, {}, {"type": "null"}, {"type": "boolean"}, {"type": "string"}, {"type": "integer"}]
+    ),
+    st.sampled_from(
+        [{"const": 1}, {"enum": ["a", 1, None]}, {"minimum": 1}, {"maximum": 1, "type": "number"}]
+    ),
+    st.sampled_from(
+        [{"minLength": 1}, {"maxLength": 1}, {"pattern": "^a"}, {"pattern": "b$"}, {"required": ["a"]}]
+    ),
+    st.sampled_from(
+        [{"maxItems": 1}, {"minItems": 1}, {"maxProperties": 1}, {"minProperties": 1}, {"multipleOf": 2}]
+    ),
+)
+
+
+def _grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(inner, min_size=1, max_size=3)
+    one_keyword = st.one_of(
+        st.tuples(st.sampled_from(["allOf", "anyOf", "oneOf", "prefixItems"]), several),
+        st.tuples(
+            st.sampled_from(["not", "items", "additionalProperties", "contains", "propertyNames"]), inner
+        ),
+        st.tuples(
+            st.sampled_from(["properties", "patternProperties"]),
+            st.dictionaries(KEYS, inner, min_size=1, max_size=2),
+        ),
+        st.tuples(st.sampled_from(["if", "then", "else"]), inner),
+        st.tuples(st.just("dependentSchemas"), st.dictionaries(KEYS, inner, min_size=1, max_size=1)),
+        st.tuples(st.sampled_from(["unevaluatedProperties", "unevaluatedItems"]), inner),
+        st.just(("required", ["b"])),
+    )
+    return st.lists(one_keyword, min_size=1, max_size=3).map(dict)
+
+
+@settings(max_examples=120)
+@given(st.recursive(LEAF, _grow, max_leaves=7), st.integers(0, 10**6))
+def test_made_up_schemas_agree_with_jsonschema(schema: Any, seed: int) -> None:
+    compiler = Compiler(Vocabulary([bytes([b]) for b in range(256)], eos=[]))
+    try:
+        grammar = compiler.json_schema(schema, key_order="any")
+    except ConstrainError as error:
+        if isinstance(error, InvalidSchema) and not isinstance(error, UnsupportedSchema):
+            assert "no value" in str(error)
+            assert not any(valid(schema, value) for value in VALUES)
+        return
+    for value in VALUES:
+        text = json.dumps(value, ensure_ascii=False)
+        found = grammar.accepts(grammar.step_bytes(grammar.start, text.encode()))
+        assert found == valid(schema, value), text
