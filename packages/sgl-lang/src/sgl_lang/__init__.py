@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that call language models: `import sgl_lang as sgl`.
+
+What `__all__` names is public; everything else may change. `RuntimeEndpoint` is imported when it is first
+asked for, and with it the HTTP client, so that importing this package costs little.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sgl_lang.backends.protocol import Backend, Completion, Prompt
+from sgl_lang.backends.scripted import Scripted
+from sgl_lang.chat import ChatTemplate, Markup
+from sgl_lang.default import flush_cache, get_server_args, set_default_backend
+from sgl_lang.errors import BackendError, ProgramError, SglError, UnsupportedByBackend
+from sgl_lang.ir import Expr
+from sgl_lang.primitives import (
+    assistant,
+    assistant_begin,
+    assistant_end,
+    gen,
+    system,
+    system_begin,
+    system_end,
+    user,
+    user_begin,
+    user_end,
+)
+from sgl_lang.program import Program, function
+from sgl_lang.sampling import SamplingParams
+from sgl_lang.state import State
+from sgl_lang.transcript import Message
+
+if TYPE_CHECKING:
+    from sgl_lang.backends.runtime import RuntimeEndpoint
+
+    __version__: str
+
+__all__ = [
+    "Backend",
+    "BackendError",
+    "ChatTemplate",
+    "Completion",
+    "Expr",
+    "Markup",
+    "Message",
+    "Program",
+    "ProgramError",
+    "Prompt",
+    "RuntimeEndpoint",
+    "SamplingParams",
+    "Scripted",
+    "SglError",
+    "State",
+    "UnsupportedByBackend",
+    "__version__",
+    "assistant",
+    "assistant_begin",
+    "assistant_end",
+    "flush_cache",
+    "function",
+    "gen",
+    "get_server_args",
+    "set_default_backend",
+    "system",
+    "system_begin",
+    "system_end",
+    "user",
+    "user_begin",
+    "user_end",
+]
+
+_LAZY = {"RuntimeEndpoint": "sgl_lang.backends.runtime"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("sgl-lang")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

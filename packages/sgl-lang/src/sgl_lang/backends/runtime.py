@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`RuntimeEndpoint`: a server started with `sgl-runtime serve`, over HTTP.
+
+The server owns the model's chat markup and reports it once; nothing is asked before the first program needs
+it. Whatever goes wrong on the way becomes a BackendError with the server's own words.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from sgl_lang.backends._sse import events
+from sgl_lang.backends.protocol import Completion, Prompt
+from sgl_lang.chat import ChatTemplate, Markup, guess_template, named_template
+from sgl_lang.errors import BackendError, ProgramError
+from sgl_lang.sampling import SamplingParams
+
+# These stand beside "sampling_params" in a request, not in it.
+_BESIDE = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class RuntimeEndpoint:
+    """A backend that generates on an sgl-runtime server.
+
+    Args:
+        base_url: where the server is, such as "http://localhost:30000".
+        api_key: the server's `--api-key`, sent as a bearer token.
+        client: the HTTP client to use, with its own time limits, certificates and proxies. It stays the
+            caller's to close. The default waits ten seconds for a connection and without limit for an answer.
+        chat_template: the name of a built-in template or a `ChatTemplate`, in place of the model's own.
+
+    Raises ProgramError for a URL or template name that cannot be right. No request is made here: the first
+    generation finds out whether there is a server, with a BackendError if there is none.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        client: httpx.Client | None = None,
+        *,
+        chat_template: str | ChatTemplate | None = None,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ProgramError(f"base_url must begin with http:// or https://, unlike {base_url!r}")
+        self.base_url = base_url.rstrip("/")
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._owns_client = client is None
+        self._client = _client() if client is None else client
+        self._template = named_template(chat_template) if isinstance(chat_template, str) else chat_template
+        self._template_lock = threading.Lock()
+
+    @property
+    def chat_template(self) -> ChatTemplate:
+        """The model's markup: what the user chose, else what the server reports, else guessed by name."""
+        with self._template_lock:
+            if self._template is None:
+                self._template = self._model_template(self.get_model_info())
+            return self._template
+
+    def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        with self._talking():
+            response = self._client.post(
+                f"{self.base_url}/generate",
+                json=_request(prompt, params, stream=False),
+                headers=self._headers,
+            )
+        return self._completion(self._answer(response).text)
+
+    def stream(self, prompt: Prompt, params: SamplingParams) -> Generator[Completion, None, None]:
+        done = False
+        with (
+            self._talking(),
+            self._client.stream(
+                "POST",
+                f"{self.base_url}/generate",
+                json=_request(prompt, params, stream=True),
+                headers=self._headers,
+            ) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                self._answer(response)
+            # Read beyond [DONE] to the end of the body, or the connection cannot serve another request.
+            for data in events(response.iter_bytes()):
+                if data == "[DONE]":
+                    done = True
+                else:
+                    yield self._completion(data)
+        if not done:
+            raise BackendError(f"the server at {self.base_url} ended its answer in the middle")
+
+    def abort(self, rid: str) -> None:
+        with suppress(httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
+            self._client.post(
+                f"{self.base_url}/abort_request", json={"rid": rid}, headers=self._headers, timeout=1.0
+            )
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the server says of its model: "model_path", "is_generation", "chat_template"."""
+        return self._object(self._get("/get_model_info").text)
+
+    def get_server_args(self) -> dict[str, Any]:
+        """The arguments with which the server was started."""
+        return self._object(self._get("/get_server_args").text)
+
+    def flush_cache(self) -> None:
+        """Empty the server's prefix cache. Raises BackendError if it will not, as requests are running."""
+        self._get("/flush_cache")
+
+    def close(self) -> None:
+        """Close the connections, unless the client is the caller's."""
+        if self._owns_client:
+            self._client.close()
+
+    def __enter__(self) -> RuntimeEndpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- talking to the server
+
+    def _get(self, path: str) -> httpx.Response:
+        with self._talking():
+            response = self._client.get(f"{self.base_url}{path}", headers=self._headers, timeout=30.0)
+        return self._answer(response)
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        """Turn what can go wrong on the wire into BackendError; the client's own frames explain nothing."""
+        try:
+            yield
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            url = httpx.URL(self.base_url)
+            host = "" if url.host in _LOOPBACK else " --host 0.0.0.0"
+            port = url.port or (443 if url.scheme == "https" else 80)
+            raise BackendError(
+                f"no server answers at {self.base_url} ({error}); "
+                f"start one there with: sgl-runtime serve{host} --port {port}"
+            ) from None
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise BackendError(f"the connection to the server at {self.base_url} failed: {what}") from None
+
+    def _answer(self, response: httpx.Response) -> httpx.Response:
+        """The response, if it is a success; else what the server says is raised."""
+        if response.is_success:
+            return response
+        try:
+            message = _message(response.json())
+        except ValueError:
+            message = response.text[:500] or response.reason_phrase
+        if response.status_code == 401:
+            message += "; pass the server's key as RuntimeEndpoint(..., api_key=...)"
+        status = response.status_code
+        raise BackendError(f"the server at {self.base_url} answered {status}: {message}", status=status)
+
+    def _completion(self, data: str) -> Completion:
+        body = self._object(data)
+        if "error" in body:
+            raise BackendError(f"the server at {self.base_url} failed: {_message(body)}")
+        if not isinstance(body.get("text"), str):
+            raise BackendError(f"the server at {self.base_url} answered without a text: {data[:200]}")
+        meta_info = body.get("meta_info") or {}
+        finish = meta_info.get("finish_reason")
+        if isinstance(finish, dict) and finish.get("type") == "abort":
+            raise BackendError(f"the server at {self.base_url} aborted the request: {finish.get('message')}")
+        return Completion(text=body["text"], meta_info=meta_info)
+
+    def _object(self, data: str) -> dict[str, Any]:
+        try:
+            body = json.loads(data)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise BackendError(f"{self.base_url} does not answer like an sgl-runtime server: {data[:200]}")
+        return body
+
+    def _model_template(self, model: Mapping[str, Any]) -> ChatTemplate:
+        reported = model.get("chat_template")
+        if reported is None:
+            return guess_template(str(model.get("model_path")))
+        try:
+            return ChatTemplate(
+                name=str(model["model_path"]),
+                roles={role: Markup(begin, end) for role, (begin, end) in reported["roles"].items()},
+                default_system=reported["default_system"],
+                stop=tuple(reported["stop"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise BackendError(
+                f"the server at {self.base_url} reports a chat template of another version: {reported!r}; "
+                "choose one with RuntimeEndpoint(..., chat_template=...)"
+            ) from None
+
+
+def _client() -> httpx.Client:
+    """A client with a connection per generation under way, and none through a proxy to this very machine."""
+    return httpx.Client(
+        timeout=httpx.Timeout(None, connect=10.0),
+        # Servers drop idle connections after five seconds or more; be sooner: never write to a closed one.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3.0),
+        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
+    )
+
+
+def _request(prompt: Prompt, params: SamplingParams, *, stream: bool) -> dict[str, Any]:
+    """The body of POST /generate; what is None is left to the server."""
+    given = {field.name: getattr(params, field.name) for field in fields(params)}
+    said = {name: value for name, value in given.items() if value is not None}
+    beside = {name: said.pop(name) for name in _BESIDE if name in said}
+    return {"rid": prompt.rid, "text": prompt.text, "sampling_params": said, "stream": stream, **beside}
+
+
+def _message(body: Any) -> str:
+    """The sentence inside an error of ours, {"error": {"message": ...}}, or of another server."""
+    error = body.get("error", body) if isinstance(body, dict) else body
+    return str(error.get("message", error) if isinstance(error, dict) else error)
