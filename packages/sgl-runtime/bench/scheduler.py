@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the scheduler costs per step: `python packages/sgl-runtime/bench/scheduler.py`. No model, no torch.
+
+Decode steps with stop strings absent and present, with and without overlap; the admission of newcomers; the
+waiting line. Each number is the median over many steps, in milliseconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from sgl_runtime.cache.radix import RadixCache
+from sgl_runtime.messages import Batch, Capacity, Generate, Result, Sampling
+from sgl_runtime.scheduler.scheduler import Scheduler
+
+PROMPT = 512
+VOCABULARY = [b"token%d " % token for token in range(32_000)]
+RNG = np.random.default_rng(0)
+
+
+def scheduler(rows: int, slots: int, **options: object) -> Scheduler:
+    capacity = Capacity(slots=slots, rows=rows, context_length=8192, vocab_size=len(VOCABULARY))
+    return Scheduler(capacity, RadixCache(), eos=[2], vocabulary=VOCABULARY, **options)  # type: ignore[arg-type]
+
+
+def prompt(shared: int = 0) -> list[int]:
+    tokens: list[int] = RNG.integers(3, 32_000, PROMPT - shared).tolist()
+    return [7] * shared + tokens
+
+
+def result(batch: Batch) -> Result:
+    return Result(RNG.integers(3, 32_000, len(batch.sampled), dtype=np.int32))
+
+
+def timed(call: Callable[[], object]) -> tuple[float, object]:
+    start = time.perf_counter()
+    value = call()
+    return (time.perf_counter() - start) * 1e3, value
+
+
+def decode(rows: int, *, overlap: bool, sampling: Sampling, slots_per_row: int = 2048) -> tuple[float, float]:
+    """Median milliseconds of plan and of commit when `rows` requests decode."""
+    schedule = scheduler(rows, rows * slots_per_row, max_prefill_tokens=1 << 30)
+    for index in range(rows):
+        schedule.add(Generate(f"r{index}", prompt(), sampling))
+    flying: list[Batch] = []
+    plans, commits = [], []
+    for _ in range(300):
+        took, batch = timed(schedule.plan)
+        assert isinstance(batch, Batch)
+        flying.append(batch)
+        if len(batch.tokens) == rows:
+            plans.append(took)
+        if len(flying) > overlap:
+            oldest = flying.pop(0)
+            answer = result(oldest)
+            took, _ = timed(lambda answer=answer: schedule.commit(answer))  # type: ignore[misc]
+            commits.append(took)
+    return statistics.median(plans), statistics.median(commits)
+
+
+def admit(rows: int, shared: int) -> float:
+    """Milliseconds of a plan that admits `rows` newcomers; `shared` tokens of each prompt are cached."""
+    schedule = scheduler(rows, rows * 2048, max_prefill_tokens=1 << 30)
+    schedule.add(Generate("warm", prompt(shared), Sampling(max_new_tokens=0)))
+    warm = schedule.plan()
+    assert warm is not None
+    schedule.commit(result(warm))
+    for index in range(rows):
+        schedule.add(Generate(f"r{index}", prompt(shared), Sampling(max_new_tokens=1000)))
+    took, batch = timed(schedule.plan)
+    assert isinstance(batch, Batch) and len(batch.rows) == rows
+    return took
+
+
+def full(rows: int, waiting: int) -> tuple[float, float]:
+    """Median and mean milliseconds of plan and commit in a stream: memory is full, some end, some are
+    admitted."""
+    schedule = scheduler(rows, rows * 800, max_prefill_tokens=1 << 30)
+    for index in range(rows + waiting):
+        sampling = Sampling(max_new_tokens=int(RNG.integers(1, 500)), ignore_eos=True)
+        schedule.add(Generate(f"r{index}", prompt(), sampling))
+    times = []
+    for _ in range(600):
+        took, batch = timed(schedule.plan)
+        if not isinstance(batch, Batch):
+            break
+        answer = result(batch)
+        also, _ = timed(lambda answer=answer: schedule.commit(answer))  # type: ignore[misc]
+        times.append(took + also)
+    return statistics.median(times), statistics.fmean(times)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256, 512, 1024])
+    rows = arguments.parse_args().rows
+    plain = Sampling(max_new_tokens=4000)
+    strings = Sampling(max_new_tokens=4000, stop=(b"</answer>", b"\n\n"))
+    biased = Sampling(max_new_tokens=4000, logit_bias=((5, 1.0), (6, -1.0)), frequency_penalty=0.5)
+    print(f"{'decode step, ms':<34}{'rows':>6}{'plan':>9}{'commit':>9}{'both':>9}")
+    for name, overlap, sampling in (
+        ("plain", False, plain),
+        ("with overlap", True, plain),
+        ("two stop strings", False, strings),
+        ("logit bias and penalties", False, biased),
+    ):
+        for count in rows:
+            plan, commit = decode(count, overlap=overlap, sampling=sampling)
+            print(f"{name:<34}{count:>6}{plan:>9.3f}{commit:>9.3f}{plan + commit:>9.3f}")
+    print(f"\n{'plan that admits all rows, ms':<34}{'rows':>6}{'cold':>9}{'cached':>9}")
+    for count in rows:
+        print(f"{'prompts of 512 tokens':<34}{count:>6}{admit(count, 0):>9.3f}{admit(count, 400):>9.3f}")
+    print(f"\n{'stream in a full pool, ms':<34}{'rows':>6}{'median':>9}{'mean':>9}")
+    for count in rows:
+        median, mean = full(count, 1000)
+        print(f"{'with 1,000 waiting':<34}{count:>6}{median:>9.3f}{mean:>9.3f}")
+
+
+if __name__ == "__main__":
+    main()

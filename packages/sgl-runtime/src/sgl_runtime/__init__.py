@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A serving system for large language models: `sgl-runtime serve`, or `serve(ServeConfig(...))`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+__version__ = version("sgl-runtime")
+
+__all__ = ["__version__"]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ServeConfig`: all that a server can be told, as one frozen struct; its fields make the command line.
+
+A new flag is one field here. Values that follow from others are computed where they are used, never written
+back. The only module that reads environment variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import types
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+from sgl_runtime.errors import ConfigError
+
+
+def _flag(help: str, *aliases: str) -> Meta:
+    """The help text of a field's flag, and other spellings under which it is accepted."""
+    return Meta(description=help, extra={"aliases": aliases})
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to serve one model. Field names are the flags of `sgl-runtime serve`, with `_` for `-`."""
+
+    # -- model and tokenizer
+    model_path: Annotated[
+        str | None,
+        _flag(
+            "a folder in the Hugging Face layout, a GGUF file, or a hub id; none: the demonstration model",
+            "--model",
+        ),
+    ] = None
+    tokenizer_path: Annotated[str | None, _flag("where the tokenizer is, if not with the model")] = None
+    skip_tokenizer_init: Annotated[
+        bool, _flag("load no tokenizer: requests carry input_ids, answers carry token ids")
+    ] = False
+    load_format: Annotated[
+        Literal["auto", "safetensors", "pt", "gguf", "dummy"],
+        _flag("which weight files to read; dummy: random weights from config.json alone"),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "half", "float16", "bfloat16", "float", "float32"],
+        _flag(
+            "of weights and activations; auto: bfloat16 for bfloat16 checkpoints and on a CPU, else float16"
+        ),
+    ] = "auto"
+    context_length: Annotated[
+        int | None, _flag("tokens of prompt and output together; none: what the model states")
+    ] = None
+    served_model_name: Annotated[str | None, _flag("the name in /v1/models; none: the model path")] = None
+    chat_template: Annotated[
+        str | None, _flag("a built-in name, or a .jinja or .json file, in place of the model's own template")
+    ] = None
+
+    # -- address
+    host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"
+    port: Annotated[int, _flag("port to listen on"), Meta(ge=0, le=65535)] = 30000
+    api_key: Annotated[str | None, _flag("demand this key as a bearer token")] = None
+
+    # -- memory and scheduling
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], _flag("where to compute; auto: cuda if there is one")
+    ] = "auto"
+    mem_fraction_static: Annotated[
+        float | None,
+        _flag(
+            "share of the device's memory for weights and KV pool; none: 0.88, on a CPU a fifth of the free",
+            "--mem-frac",
+        ),
+    ] = None
+    max_running_requests: Annotated[
+        int | None, _flag("requests computed at once; none: from the KV pool's size")
+    ] = None
+    max_queued_requests: Annotated[
+        int | None, _flag("requests waiting at once, 503 beyond it; none: no limit")
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, _flag("size of the KV pool in tokens; none: from the memory", "--max-total-token")
+    ] = None
+    chunked_prefill_size: Annotated[
+        int, _flag("prompt tokens computed in one step for one request; 0 or less: no chunks")
+    ] = 8192
+    max_prefill_tokens: Annotated[
+        int, _flag("prompt tokens computed in one step for all requests"), Meta(ge=1)
+    ] = 16384
+    enable_mixed_chunk: Annotated[
+        bool, _flag("let one step hold both prompt chunks and decoding requests")
+    ] = False
+    schedule_policy: Annotated[
+        Literal["lpm", "random", "fcfs", "dfs-weight", "lof"],
+        _flag(
+            "order of the waiting line: longest prefix match, random, first come first served, heaviest "
+            "subtree of the prefix cache, longest output first"
+        ),
+    ] = "lpm"
+    schedule_conservativeness: Annotated[
+        float, _flag("above 1: admit fewer requests at once, for fewer retractions"), Meta(gt=0)
+    ] = 1.0
+    disable_radix_cache: Annotated[bool, _flag("share no prefixes between requests", "--disable-radix")] = (
+        False
+    )
+    disable_overlap: Annotated[
+        bool, _flag("plan a step only when the one before it has ended; on a CPU this is always so")
+    ] = False
+    random_seed: Annotated[int | None, _flag("seed of everything random; none: a fresh one")] = None
+    stream_interval: Annotated[int, _flag("tokens between two events of a stream"), Meta(ge=1)] = 1
+
+    # -- parallelism and kernels
+    tensor_parallel_size: Annotated[
+        int, _flag("ranks that share each layer", "--tp-size", "--tp"), Meta(ge=1)
+    ] = 1
+    data_parallel_size: Annotated[int, _flag("replicas of the model", "--dp-size", "--dp"), Meta(ge=1)] = 1
+    load_balance_method: Annotated[
+        Literal["round_robin", "shortest_queue"], _flag("which replica gets a request")
+    ] = "round_robin"
+    attention_backend: Annotated[Literal["auto", "reference"], _flag("attention kernels")] = "auto"
+
+    # -- logging
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], _flag("what to log")] = "info"
+    log_level_http: Annotated[
+        Literal["debug", "info", "warning", "error"] | None, _flag("the same for HTTP; none: as --log-level")
+    ] = None
+    log_requests: Annotated[bool, _flag("log inputs and outputs of every request when it ends")] = False
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """The environment variables that matter to us, read once."""
+
+    use_modelscope: bool = False
+    is_ci: bool = False
+
+    @classmethod
+    def read(cls) -> Environment:
+        return cls(
+            use_modelscope=os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() not in ("", "0", "false"),
+            is_ci=os.environ.get("SGLANG_IS_IN_CI", "").lower() not in ("", "0", "false"),
+        )
+
+
+def share_cores() -> None:
+    """Make threads of this process's children that wait for each other sleep soon instead of spinning.
+
+    GNU OpenMP spins for milliseconds at the end of a parallel region. A forward pass on a CPU has hundreds of
+    them, so where anything else wants a core, one waiting thread keeps the other from running: decoding took
+    three times as long beside two busy processes, and as long as ever alone (docs/performance.md). A value
+    set outside stays.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` one flag for each field of ServeConfig, with the field's default."""
+    hints = get_type_hints(ServeConfig, include_extras=True)
+    for field in msgspec.structs.fields(ServeConfig):
+        annotation = hints[field.name]
+        metas = [m for m in annotation.__metadata__ if isinstance(m, Meta)]
+        described = next(m for m in metas if m.description is not None)
+        spellings = ["--" + field.name.replace("_", "-"), *(described.extra or {})["aliases"]]
+        options: dict[str, Any] = {
+            "dest": field.name,
+            "default": field.default,
+            "help": described.description,
+        }
+        kind = _plain(annotation.__origin__)
+        if kind is bool:
+            parser.add_argument(*spellings, action="store_true", **options)
+        elif get_origin(kind) is Literal:
+            parser.add_argument(*spellings, choices=get_args(kind), **options)
+        else:
+            parser.add_argument(*spellings, type=kind, **options)
+
+
+def _plain(annotation: Any) -> Any:
+    """`int | None` -> `int`; anything else as it is."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (a for a in get_args(annotation) if a is not type(None))
+    return annotation
+
+
+def config_from(values: dict[str, Any]) -> ServeConfig:
+    """Validated ServeConfig from plain values. Raises ConfigError naming the flag."""
+    try:
+        config = msgspec.convert(values, ServeConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_as_flags(str(error))) from None
+    if config.skip_tokenizer_init and config.chat_template is not None:
+        raise ConfigError("--chat-template needs the tokenizer: drop --skip-tokenizer-init")
+    if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
+        raise ConfigError("--mem-fraction-static must lie between 0 and 1")
+    for name in ("context_length", "max_running_requests", "max_queued_requests", "max_total_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    return config
+
+
+def _as_flags(message: str) -> str:
+    """msgspec's "... - at `$.max_total_tokens`" in the words of the command line."""
+    text, _, path = message.rpartition(" - at `$.")
+    return f"--{path.rstrip('`').replace('_', '-')}: {text}" if text else message

@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`EngineClient`: sends requests to the replicas and brings every delta home to its stream.
+
+Owns what only this side can know exactly: which requests are in flight, and on which replica. Speaks in
+messages; whether sockets or a test's script lie behind `Sender` and `Receiver` it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+from uuid import uuid4
+
+from sgl_runtime import log
+from sgl_runtime.engine.flights import Flights
+from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
+from sgl_runtime.engine.router import Router
+from sgl_runtime.engine.stream import Generation, NewDetokenizer, Stream
+from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded, SglError
+from sgl_runtime.messages import (
+    Abort,
+    Aborted,
+    Delta,
+    Flush,
+    Flushed,
+    FromReplica,
+    Generate,
+    Load,
+    Message,
+    Sampling,
+    Step,
+)
+
+_logger = log.logger(__name__)
+_FLUSH_S = 30.0  # a replica reads its messages between two steps
+
+
+class Sender(Protocol):
+    """One replica's inbox: `channel.Push`."""
+
+    def send(self, message: Message) -> None: ...
+
+
+class Receiver(Protocol):
+    """Where all replicas answer: `channel.AsyncPull`."""
+
+    async def receive(self) -> FromReplica: ...
+
+
+class EngineClient:
+    """The api process's side of the engine. All methods belong to one event loop."""
+
+    def __init__(
+        self,
+        replicas: Sequence[Sender],
+        answers: Receiver,
+        *,
+        router: Router,
+        rows: int,
+        detokenizer: NewDetokenizer | None,
+        max_queued: int | None = None,
+        stream_interval: int = 1,
+        log_requests: bool = False,
+    ) -> None:
+        """`rows`: samples that all replicas together compute at once; `max_queued`: how many more may wait;
+        `detokenizer`: None where answers are token ids.
+        """
+        self.loads = [Load() for _ in replicas]
+        self._replicas = replicas
+        self._answers = answers
+        self._router = router
+        self._rows = rows
+        self._detokenizer = detokenizer
+        self._max_queued = max_queued
+        self._stream_interval = stream_interval
+        self._log_requests = log_requests
+        self._flights = Flights(len(replicas))
+        self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
+        self._flushes: dict[str, asyncio.Future[bool]] = {}
+        self._token_at = [0.0] * len(replicas)  # when each replica last produced a token, time.monotonic
+        self._closed: SglError | None = None  # why nothing new is accepted
+
+    # -- requests
+
+    @contextmanager
+    def open(self, request: PreparedRequest, *, streaming: bool) -> Iterator[Generation]:
+        """Submit, read within the `with`, and abort on leaving it whatever has not ended by then.
+
+        Raises Overloaded beyond max_queued_requests or while draining, InvalidRequest for a rid that is in
+        flight, EngineDied when there is nobody to compute.
+        """
+        generation = self.submit(request, every=self._stream_interval if streaming else 0)
+        try:
+            yield generation
+        finally:
+            self._discard(generation)
+            if self._log_requests:
+                _log_samples(request, generation)
+
+    def submit(self, request: PreparedRequest, *, every: int) -> Generation:
+        """Send every sample, or nothing; see `open`, which also cleans up."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        self._check_names(request)
+        samples = request.samples
+        self._check_queue(len(samples))
+        generation = Generation(samples, self._detokenizer, every=every)
+        streams = iter(generation.streams)
+        for prompt in request.prompts:
+            self._send(prompt, [next(streams) for _ in prompt.samples])
+        return generation
+
+    def abort(self, name: str | None = None, *, reason: str = "aborted by request") -> int:
+        """End the samples of that name, all if None, as Aborted; return how many there were."""
+        streams = self._flights.named(name)
+        for stream in streams:
+            self._cancel(stream)
+            stream.push(Delta(stream.sample.generate.rid, [], Aborted(reason)))
+        return len(streams)
+
+    async def flush(self) -> bool:
+        """Empty the prefix caches. False: requests were running somewhere, and nothing was emptied there."""
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        loop = asyncio.get_running_loop()
+        answers = {uuid4().hex: loop.create_future() for _ in self._replicas}
+        self._flushes.update(answers)
+        try:
+            for rid, replica in zip(answers, self._replicas, strict=True):
+                replica.send(Flush(rid))
+            async with asyncio.timeout(_FLUSH_S):
+                return all(await asyncio.gather(*answers.values()))
+        except TimeoutError:
+            raise Overloaded(f"the engine has not answered for {_FLUSH_S:.0f} s") from None
+        finally:
+            for rid in answers:
+                del self._flushes[rid]
+
+    async def probe(self, seconds: float) -> None:
+        """Return when every replica has produced a token after the call. Raises EngineDied naming one that
+        has not.
+
+        Each replica gets a request of one token; a replica so busy that it does not come to it in time but
+        answers others is healthy, too.
+        """
+        if self._closed is not None:
+            raise self._closed.with_traceback(None)
+        asked = time.monotonic()
+        samples = [_probe(replica) for replica in range(len(self._replicas))]
+        generation = Generation(samples, None, every=0)
+        for replica, stream in enumerate(generation.streams):
+            self._flights.enter(stream, replica)
+            self._replicas[replica].send(stream.sample.generate)
+        try:
+            async with asyncio.timeout(seconds):
+                for output in await generation.results():
+                    if isinstance(output.finish, Aborted):
+                        raise EngineDied(
+                            f"replica {output.sample.index} refused a request: {output.finish.reason}"
+                        )
+        except TimeoutError:
+            silent = [replica for replica, at in enumerate(self._token_at) if at < asked]
+            if silent:
+                raise EngineDied(f"replica {silent[0]} has produced no token for {seconds:.0f} s") from None
+        finally:
+            self._discard(generation)
+
+    @property
+    def in_flight(self) -> list[int]:
+        """Unfinished samples, per replica."""
+        return list(self._flights.per_replica)
+
+    # -- the life of the server
+
+    async def run(self) -> None:
+        """Deliver what the replicas send, for ever. Raises what the channel raises."""
+        while True:
+            match await self._answers.receive():
+                case Step() as step:
+                    self._deliver(step)
+                case Flushed(rid, done):
+                    if (answer := self._flushes.get(rid)) is not None and not answer.done():
+                        answer.set_result(done)
+
+    def refuse(self, error: SglError) -> None:
+        """Accept nothing from now on; what is in flight goes on."""
+        self._closed = error
+
+    def fail(self, error: SglError) -> None:
+        """There is no engine any more: everything in flight, and everything to come, gets `error`."""
+        self.refuse(error)
+        for stream in self._flights:
+            self._flights.strike(stream)
+            stream.fail(error)
+        self._waiting.clear()
+        for answer in self._flushes.values():
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def idle(self) -> None:
+        """Return when nothing is in flight."""
+        await self._flights.empty()
+
+    # -- inside
+
+    def _check_names(self, request: PreparedRequest) -> None:
+        taken = self._flights.taken(request.names)
+        if taken:
+            raise InvalidRequest(
+                f"rid: {taken[0]!r} names a request that is in flight: choose another", param="rid"
+            )
+
+    def _check_queue(self, more: int) -> None:
+        if self._max_queued is None:
+            return
+        in_flight = len(self._flights)
+        # The replicas say how many wait, one step late; how many must wait at least is known here at once.
+        waiting = max(0, in_flight - self._rows, min(in_flight, sum(load.waiting for load in self.loads)))
+        free = 0 if waiting else self._rows - in_flight
+        if waiting + max(0, more - free) > self._max_queued:
+            raise Overloaded(
+                f"{waiting} requests are waiting and this one brings {more} more, of at most"
+                f" {self._max_queued} (--max-queued-requests): try again later"
+            )
+
+    def _send(self, prompt: Prompt, streams: list[Stream]) -> None:
+        replica = self._router.choose(self._flights.per_replica)
+        first = prompt.first
+        for stream in streams:
+            names = (stream.sample.id, stream.sample.rid)
+            self._flights.enter(stream, replica, names, awaits=None if first is None else first.rid)
+        if first is None:
+            for stream in streams:
+                self._replicas[replica].send(stream.sample.generate)
+        else:
+            self._waiting[first.rid] = streams
+            self._replicas[replica].send(first)
+
+    def _cancel(self, stream: Stream) -> None:
+        """Nobody reads this stream any more: free what it holds, here and on its replica."""
+        flight = self._flights.strike(stream)
+        if flight is None:
+            return
+        if flight.awaits is None:
+            self._replicas[flight.replica].send(Abort(stream.sample.generate.rid))
+            return
+        waiting = self._waiting[flight.awaits]
+        waiting.remove(stream)
+        if not waiting:
+            del self._waiting[flight.awaits]
+            self._replicas[flight.replica].send(Abort(flight.awaits))
+
+    def _discard(self, generation: Generation) -> None:
+        for stream in generation.streams:
+            self._cancel(stream)
+
+    def _deliver(self, step: Step) -> None:
+        self.loads[step.replica] = step.load
+        for delta in step.deltas:
+            if delta.rid in self._waiting:
+                self._deliver_first(delta)
+            elif (flight := self._flights.get(delta.rid)) is not None:
+                if delta.tokens:
+                    self._token_at[flight.replica] = time.monotonic()
+                if delta.finish is not None:
+                    self._flights.strike(flight.stream)
+                flight.stream.push(delta)
+            # else: its reader left, and the Abort and this delta have crossed
+
+    def _deliver_first(self, delta: Delta) -> None:
+        """The prompt is computed: now its samples can share it."""
+        if delta.finish is None:
+            return
+        for stream in self._waiting.pop(delta.rid):
+            rid = stream.sample.generate.rid
+            if isinstance(delta.finish, Aborted):
+                self._flights.strike(stream)
+                stream.push(Delta(rid, [], delta.finish))
+            else:
+                flight = self._flights.get(rid)
+                assert flight is not None, "who waits is in flight"
+                flight.awaits = None
+                stream.inherit(delta)
+                self._replicas[flight.replica].send(stream.sample.generate)
+
+
+def _probe(replica: int) -> Sample:
+    """One greedy token after token 0, which every vocabulary has."""
+    rid = uuid4().hex
+    generate = Generate(rid, [0], Sampling(max_new_tokens=1, temperature=0.0))
+    return Sample(index=replica, id=rid, rid=rid, generate=generate, text=TextOptions())
+
+
+def _log_samples(request: PreparedRequest, generation: Generation) -> None:
+    streams = iter(generation.streams)
+    for prompt in request.prompts:
+        for sample in prompt.samples:
+            stream = next(streams)
+            _logger.info(
+                "%s: prompt %r, %s -> %d tokens, %r, %s",
+                sample.id,
+                prompt.tokens if prompt.text is None else prompt.text,
+                sample.generate.sampling,
+                stream.completion_tokens,
+                stream.text,
+                stream.finish or "its reader left",
+            )

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong by somebody's doing, as one family.
+
+    SglError
+    ├── InvalidRequest   400  a field of a request is wrong; names the field and the remedy
+    ├── NotFound         404  a model, request or route that does not exist
+    ├── Overloaded       503  a limit of this server is reached; the same request may succeed later
+    ├── EngineDied       500  a process of the server ended; no request can be answered any more
+    └── ConfigError      the server cannot start as asked: exit with one line, no traceback
+
+Raised at the boundary where the mistake is visible. Inside, `assert` states invariants.
+"""
+
+from __future__ import annotations
+
+
+class SglError(Exception):
+    """An error with a sentence meant for the person who can mend it. `status` is its HTTP status."""
+
+    status = 500
+    kind = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(SglError):
+    status = 400
+    kind = "invalid_request_error"
+
+
+class NotFound(SglError):
+    status = 404
+    kind = "not_found_error"
+
+
+class Overloaded(SglError):
+    status = 503
+    kind = "overloaded_error"
+
+
+class EngineDied(SglError):
+    status = 500
+    kind = "engine_died"
+
+
+class ConfigError(SglError):
+    """A flag, a file or the machine does not allow the server to start."""
+
+    kind = "config_error"

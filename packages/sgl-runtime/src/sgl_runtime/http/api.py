@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Api`: all that an endpoint may know, as one value. An endpoint is a function of it and of a request."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.engine.client import EngineClient
+from sgl_runtime.engine.prepare import Preparation
+from sgl_runtime.messages import Capacity
+from sgl_runtime.text.chat import ChatTemplate
+from sgl_runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Api:
+    config: ServeConfig
+    model: ModelConfig
+    path: Path  # where the model lies
+    limits: Capacity  # of one request
+    capacities: list[Capacity]  # of each replica
+    client: EngineClient
+    preparation: Preparation
+    tokenizer: Tokenizer | None  # None: requests and answers are token ids
+    chat_template: ChatTemplate | None
+    started: float = field(default_factory=time.time)
+
+    @property
+    def model_path(self) -> str:
+        return self.config.model_path or str(self.path)
+
+    @property
+    def model_name(self) -> str:
+        """The name in /v1/models."""
+        return self.config.served_model_name or self.config.model_path or self.path.stem
+
+    @property
+    def model_names(self) -> set[str]:
+        """All names by which a request may call the model."""
+        return {"default", self.model_name, self.model_path, str(self.path)}

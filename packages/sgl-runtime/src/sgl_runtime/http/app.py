@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The route table, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route
+
+from sgl_runtime.errors import SglError
+from sgl_runtime.http import errors, info, native
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.auth import BearerKey
+from sgl_runtime.http.openai import chat, completions, models
+
+
+def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starlette:
+    """The ASGI application; `on_ready` is called when the server is about to answer."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        on_ready()
+        yield
+
+    return Starlette(
+        routes=[
+            Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
+            Route("/health", partial(info.health, api)),
+            Route("/health_generate", partial(info.health_generate, api)),
+            Route("/get_model_info", partial(info.get_model_info, api)),
+            Route("/get_server_args", partial(info.get_server_args, api)),
+            Route("/server_info", partial(info.server_info, api)),
+            Route("/flush_cache", partial(info.flush_cache, api), methods=["GET", "POST"]),
+            Route("/abort_request", partial(info.abort_request, api), methods=["POST"]),
+            Route("/v1/models", partial(models.list_models, api)),
+            Route("/v1/models/{id:path}", partial(models.get_model, api)),
+            Route("/v1/completions", partial(completions.completions, api), methods=["POST"]),
+            Route("/v1/chat/completions", partial(chat.chat_completions, api), methods=["POST"]),
+        ],
+        middleware=[] if api.config.api_key is None else [Middleware(BearerKey, key=api.config.api_key)],
+        exception_handlers={
+            SglError: errors.on_sgl_error,
+            HTTPException: errors.on_http_error,
+            ClientDisconnect: errors.on_client_left,
+            Exception: errors.on_bug,
+        },
+        lifespan=lifespan,
+    )

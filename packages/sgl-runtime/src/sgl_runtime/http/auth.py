@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Authorization: Bearer <key>` on every request but health checks and OPTIONS."""
+
+from __future__ import annotations
+
+import secrets
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sgl_runtime.http.errors import error_response
+
+
+class BearerKey:
+    """ASGI middleware; compares in constant time."""
+
+    def __init__(self, app: ASGIApp, key: str) -> None:
+        self._app = app
+        self._expected = f"Bearer {key}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._admits(scope):
+            response = error_response(
+                Request(scope),
+                401,
+                "the key is missing or wrong: send the server's --api-key as 'Authorization: Bearer <key>'",
+                code="invalid_api_key",
+            )
+            response.headers["www-authenticate"] = "Bearer"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        if scope["method"] == "OPTIONS" or scope["path"] in ("/health", "/health_generate"):
+            return True
+        given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        return len(given) == 1 and secrets.compare_digest(given[0], self._expected)

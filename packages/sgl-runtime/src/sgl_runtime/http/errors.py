@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors as answers: `{"error": {"message", "param"}}`, with OpenAI's further fields under /v1/.
+
+One place turns whatever an endpoint raises into a status and a body; endpoints only raise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgl_runtime import log
+from sgl_runtime.errors import NotFound, SglError
+
+_logger = log.logger(__name__)
+_CLIENT_LEFT = 499  # nobody reads it; the access log does
+_KINDS = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def native_error(error: SglError) -> dict[str, Any]:
+    return {"error": {"message": error.message, "param": error.param}}
+
+
+def openai_error(error: SglError) -> dict[str, Any]:
+    missing = isinstance(error, NotFound) and error.param == "model"
+    return _openai(error.message, error.kind, error.param, code="model_not_found" if missing else None)
+
+
+def error_response(request: Request, status: int, message: str, *, code: str | None = None) -> Response:
+    """An error that is no SglError, in the shape of the request's protocol."""
+    if _is_openai(request):
+        kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "internal_error")
+        return json_response(_openai(message, kind, None, code), status)
+    return json_response({"error": {"message": message, "param": None}}, status)
+
+
+async def on_sgl_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SglError)
+    render = openai_error if _is_openai(request) else native_error
+    return json_response(render(error), error.status)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """What the router refuses (404, 405) and a body that is too large (413)."""
+    assert isinstance(error, HTTPException)
+    response = error_response(
+        request, error.status_code, f"{request.method} {request.url.path}: {error.detail}"
+    )
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_client_left(request: Request, error: Exception) -> Response:
+    return Response(status_code=_CLIENT_LEFT)
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    """A mistake of ours; the server logs its traceback."""
+    return error_response(
+        request, 500, f"the server failed on this request ({type(error).__name__}); its log says more"
+    )
+
+
+def _is_openai(request: Request) -> bool:
+    return request.url.path.startswith("/v1/")
+
+
+def _openai(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`POST /generate`: one prompt or many, as text or as token ids, at once or as a stream of server-sent
+events.
+
+A stream's events carry all of the text so far; where the answer is a list, also the `index` of the sample
+they belong to. Field names are those of SGLang 0.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import msgspec
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from sgl_runtime.engine.prepare import Ask, check_count
+from sgl_runtime.engine.request import PreparedRequest
+from sgl_runtime.engine.sampling import SamplingBody
+from sgl_runtime.engine.stream import Output
+from sgl_runtime.errors import InvalidRequest
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.body import read
+from sgl_runtime.http.errors import json_response, native_error
+from sgl_runtime.http.logprobs import Triples
+from sgl_runtime.http.stream import EventStream, while_connected
+from sgl_runtime.messages import (
+    Aborted,
+    Finish,
+    Logprobs,
+    LogprobSpec,
+    StoppedByLength,
+    StoppedByString,
+    StoppedByToken,
+)
+
+T = TypeVar("T")
+
+DEFAULT_MAX_NEW_TOKENS = 128
+_MAX_RID = 256  # characters
+
+
+class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Exactly one of `text` and `input_ids`; a list in any other field has one entry per prompt."""
+
+    text: str | list[str] | None = None
+    input_ids: list[int | list[int]] | None = None
+    image_data: Any = None
+    sampling_params: SamplingBody | list[SamplingBody] | None = None
+    rid: str | list[str] | None = None
+    return_logprob: bool | list[bool] = False
+    logprob_start_len: int | list[int] = 0
+    top_logprobs_num: int | list[int] = 0
+    return_text_in_logprobs: bool = False
+    stream: bool = False
+
+
+_DECODER = msgspec.json.Decoder(GenerateBody)
+
+
+async def generate(api: Api, request: Request) -> ASGIApp:
+    body = await read(request, _DECODER)
+    asks, many = _asks(body)
+    prepared = await api.preparation.prepare(asks)
+    many = many or len(prepared.samples) > 1
+    triples = Triples(api.tokenizer if body.return_text_in_logprobs else None)
+    if body.stream:
+        return EventStream(_events(api, prepared, many, triples), native_error)
+    return json_response(await while_connected(request.receive, _answers(api, prepared, many, triples)))
+
+
+async def _answers(api: Api, prepared: PreparedRequest, many: bool, triples: Triples) -> Any:
+    with api.client.open(prepared, streaming=False) as generation:
+        answers = [_Answer(triples, api).add(output) for output in await generation.results()]
+    return answers if many else answers[0]
+
+
+async def _events(
+    api: Api, prepared: PreparedRequest, many: bool, triples: Triples
+) -> AsyncGenerator[dict[str, Any], None]:
+    answers = [_Answer(triples, api) for _ in prepared.samples]
+    with api.client.open(prepared, streaming=True) as generation:
+        async for output in generation.outputs():
+            index = output.sample.index
+            event = answers[index].add(output)
+            if output.new_text or output.finish is not None or api.tokenizer is None:
+                yield {**event, "index": index} if many else event
+
+
+class _Answer:
+    """The JSON of one sample: all of it so far."""
+
+    def __init__(self, triples: Triples, api: Api) -> None:
+        self._triples = triples
+        self._tokens: list[int] | None = [] if api.tokenizer is None else None
+        self._logprobs: dict[str, Any] = {}
+
+    def add(self, output: Output) -> dict[str, Any]:
+        meta = {
+            "id": output.sample.id,
+            "prompt_tokens": len(output.sample.generate.tokens),
+            "completion_tokens": output.completion_tokens,
+            "cached_tokens": output.cached_tokens,
+            "finish_reason": None if output.finish is None else finish_reason(output.finish),
+        }
+        if output.sample.generate.logprobs is not None:
+            self._add_logprobs(output, output.sample.generate.logprobs.top)
+            meta.update(self._logprobs)
+        if self._tokens is None:
+            return {"text": output.text, "meta_info": meta}
+        self._tokens += output.new_tokens
+        return {"token_ids": self._tokens, "meta_info": meta}
+
+    def _add_logprobs(self, output: Output, top: int) -> None:
+        nothing = Logprobs([], [], [])
+        for kind, logprobs in (("input", output.input_logprobs), ("output", output.output_logprobs)):
+            logprobs = logprobs or nothing
+            rows = self._logprobs.setdefault(f"{kind}_token_logprobs", [])
+            rows += self._triples.tokens(logprobs)
+            if top:
+                self._logprobs.setdefault(f"{kind}_top_logprobs", []).extend(self._triples.top(logprobs))
+        if output.input_logprobs is not None:
+            known = [value for value in output.input_logprobs.values if value is not None]
+            self._logprobs["normalized_prompt_logprob"] = sum(known) / len(known) if known else None
+
+
+def finish_reason(finish: Finish) -> dict[str, Any]:
+    match finish:
+        case StoppedByToken(token):
+            return {"type": "stop", "matched": token}
+        case StoppedByString(text):
+            return {"type": "stop", "matched": text.decode(errors="replace")}
+        case StoppedByLength(length):
+            return {"type": "length", "length": length}
+        case Aborted(reason):
+            return {"type": "abort", "message": reason}
+
+
+def _asks(body: GenerateBody) -> tuple[list[Ask], bool]:
+    """One Ask per prompt, and whether the user gave a list of prompts."""
+    if body.image_data is not None:
+        raise InvalidRequest(
+            "image_data: this build serves text models only; leave the field out", param="image_data"
+        )
+    if (body.text is None) == (body.input_ids is None):
+        raise InvalidRequest("give exactly one of text and input_ids", param="text")
+    field = "text" if body.input_ids is None else "input_ids"
+    prompts, many = _prompts(body)
+    given = SamplingBody() if body.sampling_params is None else body.sampling_params
+    sampling = _spread(given, "sampling_params", len(prompts), many)
+    wanted = _spread(body.return_logprob, "return_logprob", len(prompts), many)
+    starts = _spread(body.logprob_start_len, "logprob_start_len", len(prompts), many)
+    tops = _spread(body.top_logprobs_num, "top_logprobs_num", len(prompts), many)
+    asks = [
+        Ask(
+            prompt=prompt,
+            source=f"{field}[{i}]" if many else field,
+            sampling=sampling[i],
+            spell=_spelling(i if isinstance(body.sampling_params, list) else None),
+            id=name,
+            rid=rid,
+            default_length=DEFAULT_MAX_NEW_TOKENS,
+            logprobs=LogprobSpec(start=starts[i], top=tops[i]) if wanted[i] else None,
+        )
+        for i, (prompt, (name, rid)) in enumerate(
+            zip(prompts, _names(body.rid, len(prompts), many), strict=True)
+        )
+    ]
+    return asks, many
+
+
+def _prompts(body: GenerateBody) -> tuple[list[str | list[int]], bool]:
+    if isinstance(body.text, str):
+        return [body.text], False
+    if body.text is not None:
+        if not body.text:
+            raise InvalidRequest("text: the list of prompts is empty", param="text")
+        check_count(len(body.text), "text")
+        return list(body.text), True
+    assert body.input_ids is not None, "one of the two is there"
+    single = [entry for entry in body.input_ids if isinstance(entry, int)]
+    lists = [entry for entry in body.input_ids if isinstance(entry, list)]
+    if single and lists:
+        raise InvalidRequest("input_ids: token ids and lists of token ids are mixed", param="input_ids")
+    check_count(len(lists), "input_ids")
+    return (list(lists), True) if lists else ([single], False)
+
+
+def _spread(value: T | list[T], field: str, prompts: int, many: bool) -> list[T]:
+    """A field's value for each prompt."""
+    if not isinstance(value, list):
+        return [value] * prompts
+    if not many:
+        raise InvalidRequest(
+            f"{field}: a list goes with a list of prompts, and there is one prompt", param=field
+        )
+    if len(value) != prompts:
+        raise InvalidRequest(f"{field}: {len(value)} entries for {prompts} prompts", param=field)
+    return value
+
+
+def _names(given: str | list[str] | None, prompts: int, many: bool) -> list[tuple[str, str]]:
+    """For each prompt its id, and the rid by which it may be aborted."""
+    if given is None:
+        return [(name, name) for name in (uuid4().hex for _ in range(prompts))]
+    rids = _spread(given, "rid", prompts, many)
+    if any(not 0 < len(rid) <= _MAX_RID for rid in rids):
+        raise InvalidRequest(f"rid: a name has 1 to {_MAX_RID} characters", param="rid")
+    if isinstance(given, str):
+        return [(f"{given}-{i}" if many else given, given) for i in range(prompts)]
+    if len(set(rids)) < prompts:
+        raise InvalidRequest("rid: the names of the prompts must differ", param="rid")
+    return [(rid, rid) for rid in rids]
+
+
+def _spelling(index: int | None) -> Callable[[str], str]:
+    prefix = "sampling_params" if index is None else f"sampling_params[{index}]"
+    outside = ("logprob_start_len", "top_logprobs_num")
+    return lambda field: field if field in outside else f"{prefix}.{field}"

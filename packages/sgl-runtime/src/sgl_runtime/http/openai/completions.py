@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`POST /v1/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from sgl_runtime.engine.prepare import Ask, check_count
+from sgl_runtime.engine.request import PreparedRequest, Prompt
+from sgl_runtime.engine.stream import Output
+from sgl_runtime.errors import InvalidRequest
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.body import read
+from sgl_runtime.http.errors import json_response, openai_error
+from sgl_runtime.http.openai.answer import Envelope, answer, events, finish_reason
+from sgl_runtime.http.openai.logprobs import CompletionLogprobs, joined
+from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.schema import CompletionBody, check_common, sampling_body, spelling
+from sgl_runtime.http.stream import EventStream, while_connected
+from sgl_runtime.messages import Logprobs, LogprobSpec
+from sgl_runtime.text.tokenizer import Tokenizer
+
+DEFAULT_MAX_TOKENS = 16
+_DECODER = msgspec.json.Decoder(CompletionBody)
+
+
+async def completions(api: Api, request: Request) -> ASGIApp:
+    body = await read(request, _DECODER)
+    check_model(api, body.model)
+    check_common(body)
+    if body.best_of not in (None, body.n or 1):
+        raise InvalidRequest(
+            "best_of: this build draws no samples but those it returns; leave the field out or set it to n",
+            param="best_of",
+        )
+    tokenizer = tokenizer_of(api)
+    envelope = Envelope("cmpl", "text_completion", api.model_name)
+    prepared = await api.preparation.prepare(_asks(body, envelope.id))
+    choice = _choices(body, prepared, tokenizer)
+    if not body.stream:
+        return json_response(await while_connected(request.receive, answer(api, prepared, envelope, choice)))
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    stream = events(
+        api, prepared, envelope, lambda output: _events(output, choice), include_usage=include_usage
+    )
+    return EventStream(stream, openai_error)
+
+
+def _asks(body: CompletionBody, id: str) -> list[Ask]:
+    prompts = _prompts(body.prompt)
+    many = len(prompts) > 1
+    sampling = sampling_body(body, None if body.max_tokens is UNSET else body.max_tokens)
+    logprobs = None
+    if body.logprobs is not None:
+        logprobs = LogprobSpec(start=0 if body.echo else -1, top=body.logprobs)
+    return [
+        Ask(
+            prompt=prompt,
+            source=f"prompt[{i}]" if many else "prompt",
+            sampling=sampling,
+            spell=spelling(),
+            id=f"{id}-{i}" if many else id,
+            rid=id,
+            default_length=DEFAULT_MAX_TOKENS if body.max_tokens is UNSET else None,
+            logprobs=logprobs,
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    numbers = [entry for entry in prompt if isinstance(entry, int)]
+    texts = [entry for entry in prompt if isinstance(entry, str)]
+    lists = [entry for entry in prompt if isinstance(entry, list)]
+    if (bool(numbers), bool(texts), bool(lists)).count(True) > 1:
+        raise InvalidRequest(
+            "prompt: a list holds texts, token ids, or lists of token ids, not a mixture", param="prompt"
+        )
+    check_count(len(texts) + len(lists), "prompt")
+    return [*texts] or [*lists] or [numbers]
+
+
+def _choices(
+    body: CompletionBody, prepared: PreparedRequest, tokenizer: Tokenizer
+) -> Callable[[Output], dict[str, Any]]:
+    """Render what each output adds to its sample as a member of `choices`."""
+    renderers = [
+        _Choice(prompt, tokenizer, top=body.logprobs, echo=bool(body.echo))
+        for prompt in prepared.prompts
+        for _ in prompt.samples
+    ]
+    return lambda output: renderers[output.sample.index].add(output)
+
+
+class _Choice:
+    """One sample. `top`: how many log-probabilities beside each token, None for none at all."""
+
+    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, *, top: int | None, echo: bool) -> None:
+        skip_special = prompt.samples[0].text.skip_special
+        self._prompt = prompt
+        self._echo = (
+            prompt.text
+            if prompt.text is not None
+            else tokenizer.decode(prompt.tokens, skip_special=skip_special)
+        )
+        self._echoes = echo  # until the prompt has been shown
+        self._logprobs = (
+            None if top is None else CompletionLogprobs(tokenizer, top=top, skip_special=skip_special)
+        )
+
+    def add(self, output: Output) -> dict[str, Any]:
+        """The new text and its log-probabilities; the first time with the prompt's, if that is wanted."""
+        text = output.new_text
+        logprobs = self._completion_logprobs(output)
+        if self._echoes:
+            self._echoes = False
+            text = self._echo + text
+        return {
+            "index": output.sample.index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": finish_reason(output.finish),
+        }
+
+    def _completion_logprobs(self, output: Output) -> dict[str, Any] | None:
+        if self._logprobs is None:
+            return None
+        prompt = None
+        if self._echoes:
+            assert output.input_logprobs is not None, "they come with the first output"
+            prompt = self._logprobs.prompt(self._prompt, self._echo, output.input_logprobs)
+        completion = self._logprobs.completion(output.output_logprobs or Logprobs([], [], []))
+        return completion if prompt is None else joined(prompt, completion)
+
+
+def _events(output: Output, choice: Callable[[Output], dict[str, Any]]) -> list[dict[str, Any]]:
+    rendered = choice(output)
+    worth = rendered["text"] or rendered["finish_reason"] or (rendered["logprobs"] or {}).get("tokens")
+    return [rendered] if worth else []

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`GET /v1/models`, and the question whether a request means the model that is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sgl_runtime.errors import InvalidRequest, NotFound
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.errors import json_response
+from sgl_runtime.text.tokenizer import Tokenizer
+
+
+async def list_models(api: Api, request: Request) -> Response:
+    return json_response({"object": "list", "data": [_card(api)]})
+
+
+async def get_model(api: Api, request: Request) -> Response:
+    """`{id}` may hold slashes, as hub ids do."""
+    check_model(api, request.path_params["id"])
+    return json_response(_card(api))
+
+
+def check_model(api: Api, name: str) -> None:
+    """Raises NotFound with the right name. "default", the served name and the model's path all mean the
+    model.
+    """
+    if name not in api.model_names:
+        raise NotFound(
+            f"model: there is no {name[:100]!r} here, this server has {api.model_name!r}", param="model"
+        )
+
+
+def tokenizer_of(api: Api) -> Tokenizer:
+    """Raises InvalidRequest without one: OpenAI's answers are text."""
+    if api.tokenizer is None:
+        raise InvalidRequest(
+            "this server has no tokenizer (--skip-tokenizer-init) and cannot answer in text; use /generate"
+            " with input_ids"
+        )
+    return api.tokenizer
+
+
+def _card(api: Api) -> dict[str, Any]:
+    return {
+        "id": api.model_name,
+        "object": "model",
+        "created": int(api.started),
+        "owned_by": "sgl",
+        "root": api.model_path,
+        "max_model_len": api.limits.context_length,
+    }

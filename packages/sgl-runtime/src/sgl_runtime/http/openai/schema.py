@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenAI's request bodies as structs, and what we do not do of them.
+
+Every field of OpenAI's has one of three fates: honoured; an annotation that asks for nothing (`user`,
+`metadata`, …); or refused by name unless it holds a neutral value. None is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from sgl_runtime.engine.sampling import SamplingBody, SamplingFields
+from sgl_runtime.errors import InvalidRequest
+
+MAX_TOP_LOGPROBS = 20
+
+_Length: TypeAlias = Annotated[int, Meta(ge=0)]
+_Top: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)]
+_SPELLING = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "top_logprobs_num": "logprobs"}
+
+
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    include_usage: bool = False
+    include_obfuscation: Any = None
+
+
+class CommonBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    """What both endpoints have beside the sampling parameters."""
+
+    model: str = "default"
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    min_tokens: _Length | None = None
+    response_format: Any = None
+    # annotations
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompletionBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
+    prompt: str | list[str | int | list[int]]
+    max_tokens: _Length | UnsetType | None = UNSET  # absent: 16; null: what fits
+    logprobs: _Top | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: Any = None
+
+
+class ContentPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: Any = None
+
+
+class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    # What an answer of OpenAI's may hold when a client sends it back.
+    annotations: Any = None
+    audio: Any = None
+    function_call: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    tool_call_id: Any = None
+
+
+class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
+    messages: list[ChatMessage]
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: _Top | None = None
+    parallel_tool_calls: bool | None = None
+    audio: Any = None
+    function_call: Any = None
+    functions: Any = None
+    modalities: Any = None
+    moderation: Any = None
+    prediction: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    reasoning_effort: Any = None
+    service_tier: Any = None
+    tool_choice: Any = None
+    tools: Any = None
+    verbosity: Any = None
+    web_search_options: Any = None
+
+
+# Values that ask for what we do anyway. A field of type Any that is not here has none but null.
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "annotations": ([],),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "include_obfuscation": (False,),
+    "modalities": (["text"],),
+    "prompt_cache_retention": ("in_memory", "in-memory"),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "suffix": ("",),
+    "tool_calls": ([],),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+}
+_CONSTRAINTS = ("regex", "json_schema", "ebnf", "stop_regex")  # refused in engine.sampling
+
+
+def refuse_unsupported(body: msgspec.Struct, where: str = "") -> None:
+    """Raises InvalidRequest naming the first field of type Any that asks for something."""
+    for field in msgspec.structs.fields(type(body)):
+        value = getattr(body, field.name)
+        if field.type is not Any or value is None or field.name in _CONSTRAINTS:
+            continue
+        if value not in _NEUTRAL.get(field.name, ()):
+            path = f"{where}{field.name}"
+            raise InvalidRequest(
+                f"{path}: this build does not support it yet; leave the field out", param=path
+            )
+
+
+def check_common(body: CommonBody) -> None:
+    """Raises InvalidRequest for what both endpoints refuse."""
+    refuse_unsupported(body)
+    if body.stream_options is not None:
+        if not body.stream:
+            raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
+        refuse_unsupported(body.stream_options, "stream_options.")
+
+
+def sampling_body(body: CommonBody, max_new_tokens: int | None) -> SamplingBody:
+    """The same parameters in the engine's spelling."""
+    alike = {name: getattr(body, name) for name in SamplingFields.__struct_fields__}
+    return SamplingBody(**alike, max_new_tokens=max_new_tokens, min_new_tokens=body.min_tokens)
+
+
+def spelling(**fields: str) -> Callable[[str], str]:
+    """From the engine's names of fields to OpenAI's; `fields` where an endpoint has its own."""
+    names = {**_SPELLING, **fields}
+    return lambda field: names.get(field, field)

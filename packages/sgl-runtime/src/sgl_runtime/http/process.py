@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the api process: load the tokenizer while the replicas load weights, then answer HTTP.
+
+Knows how the parts of this side are put together; what they do is theirs. No torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from pathlib import Path
+
+from sgl_runtime.channel import AsyncPull, Push
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.errors import EngineDied
+from sgl_runtime.http.server import serve_api
+from sgl_runtime.messages import Died, FromReplica, Open, Ready, ToApi, decoder
+from sgl_runtime.process import ChildPipe
+from sgl_runtime.text.chat import ChatTemplate, load_chat_template
+from sgl_runtime.text.tokenizer import Tokenizer, load_tokenizer
+
+_TO_API = decoder(ToApi)
+
+
+def run(
+    pipe: ChildPipe,
+    *,
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    listener: socket.socket,
+    inbox: str,
+    replicas: list[str],
+    launched_at: float,
+) -> None:
+    """Answer HTTP on `listener` until SIGTERM or the launcher's `Died`.
+
+    `inbox` is where the replicas send to, `replicas` their own inboxes, `launched_at` the launcher's
+    time.time().
+    """
+    seconds = {"python": time.time() - launched_at}
+    start = time.time()
+    tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
+    template = None if tokenizer is None else load_chat_template(config.chat_template, tokenizer)
+    seconds["tokenizer"] = time.time() - start
+    message = _TO_API.decode(pipe.receive())
+    if isinstance(message, Died):
+        raise EngineDied(message.reason)
+    asyncio.run(
+        _answer(pipe, message, config, model, path, tokenizer, template, listener, inbox, replicas, seconds)
+    )
+
+
+async def _answer(
+    pipe: ChildPipe,
+    opened: Open,
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    tokenizer: Tokenizer | None,
+    template: ChatTemplate | None,
+    listener: socket.socket,
+    inbox: str,
+    replicas: list[str],
+    seconds: dict[str, float],
+) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    died: asyncio.Future[str] = loop.create_future()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(pipe.connection, _hear, pipe, loop, stop, died)
+    pull: AsyncPull[FromReplica] = AsyncPull(inbox, FromReplica)
+    await serve_api(
+        config,
+        model,
+        tokenizer,
+        template,
+        opened.capacities,
+        [Push(address) for address in replicas],
+        pull,
+        path=path,
+        fd=listener.detach(),
+        on_ready=lambda: pipe.ready(Ready(seconds=seconds)),
+        stop=stop,
+        died=died,
+    )
+
+
+def _hear(
+    pipe: ChildPipe, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, died: asyncio.Future[str]
+) -> None:
+    """The launcher spoke, or is gone."""
+    try:
+        message = _TO_API.decode(pipe.receive())
+    except EOFError:
+        loop.remove_reader(pipe.connection)
+        stop.set()
+        return
+    if isinstance(message, Died) and not died.done():
+        died.set_result(message.reason)

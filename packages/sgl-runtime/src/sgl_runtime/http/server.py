@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The api side, assembled: an engine client, the routes, and hypercorn on a socket that already listens.
+
+Knows when to stop and how: refuse what is new, answer what has begun, within a deadline. Knows no route.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from hypercorn.typing import ASGIFramework
+
+from sgl_runtime import log
+from sgl_runtime.channel import AsyncPull, Push
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.engine.client import EngineClient, Receiver, Sender
+from sgl_runtime.engine.prepare import Preparation, tightest
+from sgl_runtime.engine.router import load_router
+from sgl_runtime.engine.stream import new_detokenizer
+from sgl_runtime.errors import EngineDied, Overloaded
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.app import build_app
+from sgl_runtime.messages import Capacity, FromReplica
+from sgl_runtime.text.chat import ChatTemplate
+from sgl_runtime.text.tokenizer import Tokenizer
+
+_logger = log.logger(__name__)
+_CLOSE_S = 1.0  # for finished answers to reach their clients
+_KEEP_ALIVE_S = 75.0  # longer than clients keep an idle connection, so that it is they who close it
+
+
+async def serve_api(
+    config: ServeConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer | None,
+    chat_template: ChatTemplate | None,
+    capacities: list[Capacity],
+    pushes: list[Push],
+    pull: AsyncPull[FromReplica],
+    *,
+    path: Path,
+    fd: int,
+    on_ready: Callable[[], None],
+    stop: asyncio.Event,
+    died: asyncio.Future[str] | None = None,
+    drain_seconds: float = 25.0,
+) -> None:
+    """Answer HTTP on the listening socket `fd` (owned from now on) until `stop` is set or `died` has a
+    result.
+
+    `path` is where the model lies (its stem is the served name if the config gives none), `tokenizer` None
+    with skip_tokenizer_init, `capacities` and `pushes` one each per replica. `on_ready` is called once, when
+    requests are answered. After `stop` new requests get 503 and those in flight up to `drain_seconds`. The
+    result of `died` is a sentence: every request in flight fails with it. Raises what breaks the channel from
+    the replicas.
+    """
+    api = build_api(config, model, tokenizer, chat_template, capacities, pushes, pull, path=path)
+    loop = asyncio.get_running_loop()
+    closing = asyncio.Event()
+    receiving = asyncio.create_task(api.client.run())
+    serving = asyncio.create_task(_hypercorn(api, fd, on_ready, closing))
+    asked = asyncio.create_task(stop.wait())
+    dead = loop.create_future() if died is None else died
+    broken = (receiving, serving, dead)
+    loop.set_exception_handler(_report)
+    try:
+        await asyncio.wait((*broken, asked), return_when=asyncio.FIRST_COMPLETED)
+        if not any(sign.done() for sign in broken):
+            await _drain(api.client, broken, drain_seconds)
+        if dead.done():
+            api.client.fail(EngineDied(dead.result()))
+        elif receiving.done():
+            api.client.fail(EngineDied("the channel from the engine broke"))
+        closing.set()
+        await asyncio.wait((serving,), timeout=_CLOSE_S + 1.0)
+    finally:
+        for task in (receiving, serving, asked):
+            task.cancel()
+        outcomes = await asyncio.gather(receiving, serving, asked, return_exceptions=True)
+        loop.set_exception_handler(None)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], seconds: float) -> None:
+    """Let what is in flight end, unless something breaks; after `seconds` cut it short."""
+    client.refuse(Overloaded("the server is shutting down"))
+    idle = asyncio.create_task(client.idle())
+    done, _ = await asyncio.wait((idle, *broken), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    idle.cancel()
+    if not done:
+        cut = client.abort(reason="the server is shutting down")
+        _logger.warning("%d samples had not ended within %.0f s and were cut short", cut, seconds)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Python 3.11 takes it for an error that hypercorn cancels the connections which do not end by
+    themselves.
+    """
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
+
+
+def build_api(
+    config: ServeConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer | None,
+    chat_template: ChatTemplate | None,
+    capacities: list[Capacity],
+    replicas: Sequence[Sender],
+    answers: Receiver,
+    *,
+    path: Path,
+) -> Api:
+    """Everything the routes need, over any two ends of a channel."""
+    limits = tightest(capacities)
+    client = EngineClient(
+        replicas,
+        answers,
+        router=load_router(config.load_balance_method),
+        rows=sum(capacity.rows for capacity in capacities),
+        detokenizer=None if tokenizer is None else partial(new_detokenizer, tokenizer, model.eos),
+        max_queued=config.max_queued_requests,
+        stream_interval=config.stream_interval,
+        log_requests=config.log_requests,
+    )
+    preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
+    return Api(config, model, path, limits, capacities, client, preparation, tokenizer, chat_template)
+
+
+async def _hypercorn(api: Api, fd: int, on_ready: Callable[[], None], closing: asyncio.Event) -> None:
+    settings = Config()
+    settings.bind = [f"fd://{fd}"]
+    settings.backlog = 2048
+    settings.graceful_timeout = _CLOSE_S
+    settings.keep_alive_timeout = _KEEP_ALIVE_S
+    settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
+    settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
+    settings.accesslog = log.logger("sgl_runtime.http.access")
+    settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
+    app: ASGIFramework = build_app(api, on_ready=on_ready)  # type: ignore[assignment]
+    await serve(app, settings, shutdown_trigger=closing.wait)

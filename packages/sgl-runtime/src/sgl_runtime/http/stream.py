@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that take a while: work stops the moment its client leaves, streamed (server-sent events) or not.
+
+The work is cancelled, its generators are closed, and what they hold open (an engine request) is aborted by
+that. Knows nothing of what is computed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from sgl_runtime.errors import SglError
+
+T = TypeVar("T")
+
+_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Cancels it and raises ClientDisconnect if the client leaves first.
+
+    The body must have been read: any further message from the client is its leaving.
+    """
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if left.done():
+            left.result()
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        left.cancel()
+        await asyncio.gather(task, left, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream:
+    """An ASGI answer: `data: {...}` for each item of `events`, then `data: [DONE]`.
+
+    An SglError before the first event travels on and becomes a status; after it, an event as `render_error`
+    has it.
+    """
+
+    def __init__(self, events: AsyncGenerator[Any, None], render_error: Callable[[SglError], Any]) -> None:
+        self._events = events
+        self._render_error = render_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(ClientDisconnect):
+            await while_connected(receive, self._write(send))
+
+    async def _write(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            event = await anext(events)
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            try:
+                await _send_event(send, event)
+                async for event in events:
+                    await _send_event(send, event)
+            except SglError as error:
+                await _send_event(send, self._render_error(error))
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+
+async def _send_event(send: Send, event: Any) -> None:
+    body = b"data: " + msgspec.json.encode(event) + b"\n\n"
+    await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ServeConfig -> the processes of one server, with their addresses; start them, watch them, stop them.
+
+                    launcher (this file: no torch, no HTTP)
+            ┌──────────────┼────────────────────────┐
+           api      replica0 (rank 0)  …    replica0/rank1 …
+
+The first process to die stops the rest. SIGTERM and Ctrl-C drain: the api process answers what it has begun,
+then everything ends with exit code 0.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sgl_runtime import log
+from sgl_runtime.checkpoint.config import ModelConfig, read_config
+from sgl_runtime.checkpoint.division import share_heads
+from sgl_runtime.checkpoint.locate import locate
+from sgl_runtime.config import Environment, ServeConfig, share_cores
+from sgl_runtime.errors import ConfigError
+from sgl_runtime.messages import Capacity, Died, Open, Ready, encode
+from sgl_runtime.process import (
+    Child,
+    Program,
+    Terminated,
+    stop,
+    supervise,
+    termination_as_exception,
+    uninterrupted,
+)
+
+_logger = log.logger(__name__)
+_DRAIN_S = 30.0  # for the api process to answer what it has begun
+_FAIL_S = 2.0  # for the api process to tell its clients that the engine died
+_STOP_S = 2.0  # for everything else
+
+
+def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C. `announce` gets the text for the person in front of the terminal.
+
+    Raises ConfigError when the server cannot start as asked, EngineDied when one of its processes ends.
+    """
+    started = time.time()
+    log.configure("launcher", config.log_level)
+    share_cores()
+    children: list[Child] = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(termination_as_exception())
+        listener = stack.enter_context(_listen(config.host, config.port))
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
+        )
+        stack.callback(_stop_all, children)
+        try:
+            path = locate(config.model_path, use_modelscope=Environment.read().use_modelscope)
+            model = read_config(path)
+            _check(config, model)
+            for program in _programs(config, model, path, folder, listener, time.time()):
+                children.append(Child(program))
+            readies = _open(children)
+            _logger.info("start-up: %s", _breakdown(children, readies))
+            announce(_welcome(config, path, listener, readies, time.time() - started))
+            reason = supervise(children)
+            children[0].send(encode(Died(reason.message.splitlines()[0])))  # the whole story is ours to tell
+            children[0].finish(time.monotonic() + _FAIL_S)
+            raise reason
+        except (Terminated, KeyboardInterrupt):
+            _logger.info(
+                "stopping; requests that have begun get up to %.0f s, or until the next signal", _DRAIN_S
+            )
+            with contextlib.suppress(Terminated, KeyboardInterrupt):
+                stop(children[:1], seconds=_DRAIN_S)
+
+
+def _stop_all(children: list[Child]) -> None:
+    with uninterrupted():
+        stop(children, seconds=_STOP_S)
+
+
+def _open(children: list[Child]) -> list[Ready]:
+    """Wait for the replicas, then let the api process (the first child) answer requests."""
+    api, *ranks = children
+    readies = [rank.wait_ready(children) for rank in ranks]
+    api.send(encode(Open([ready.capacity for ready in readies if ready.capacity is not None])))
+    return [api.wait_ready(children), *readies]
+
+
+def _programs(
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    folder: Path,
+    listener: socket.socket,
+    launched_at: float,
+) -> Iterator[Program]:
+    """The api process first, then each replica's ranks, the leader before its followers."""
+    outbox = f"ipc://{folder}/api"
+    inboxes = [f"ipc://{folder}/replica{replica}" for replica in range(config.data_parallel_size)]
+    common: dict[str, Any] = {"config": config, "model": model, "path": path, "launched_at": launched_at}
+    levels: dict[str, Any] = {"log_level": config.log_level, "http_log_level": config.log_level_http}
+    api = {"listener": listener, "inbox": outbox, "replicas": inboxes}
+    yield Program("api", "sgl_runtime.http.process:run", {**common, **api}, **levels)
+    for replica, inbox in enumerate(inboxes):
+        rendezvous = f"tcp://127.0.0.1:{_free_port()}" if config.tensor_parallel_size > 1 else None
+        for rank in range(config.tensor_parallel_size):
+            name = f"replica{replica}" if rank == 0 else f"replica{replica}/rank{rank}"
+            place = {
+                "replica": replica,
+                "rank": rank,
+                "rendezvous": rendezvous,
+                "leader": f"ipc://{folder}/leader{replica}",
+            }
+            channels = {"inbox": inbox, "outbox": outbox}
+            yield Program(name, "sgl_runtime.replica.main:run", {**common, **place, **channels}, **levels)
+
+
+def _check(config: ServeConfig, model: ModelConfig) -> None:
+    """What can be known to fail before any process starts. Raises ConfigError."""
+    if config.context_length is not None and config.context_length > model.context_length:
+        raise ConfigError(
+            f"--context-length {config.context_length} is more than the model's {model.context_length}: "
+            "positions beyond what it was made for give nonsense"
+        )
+    share_heads(model.heads, model.kv_heads, 0, config.tensor_parallel_size)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A bound socket, taken before anything slow happens. Raises ConfigError when it is not to be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"--host {host}: {error.strerror}") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            remedy = "stop what listens there or choose another --port"
+            raise ConfigError(f"port {port} on {host} is in use: {remedy}") from None
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    return listener
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _breakdown(children: list[Child], readies: list[Ready]) -> str:
+    """`api: imports 0.4 s, tokenizer 0.9 s; replica0: …`"""
+    api, *ranks = children
+    parts = []
+    for child, ready in zip([api, *ranks], readies, strict=True):
+        phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in ready.seconds.items())
+        parts.append(f"{child.name}: {phases}")
+    return "; ".join(parts)
+
+
+def _welcome(
+    config: ServeConfig, path: Path, listener: socket.socket, readies: list[Ready], seconds: float
+) -> str:
+    host, port = listener.getsockname()[:2]
+    reach = (
+        "127.0.0.1"
+        if host == "0.0.0.0"
+        else "[::1]"
+        if host == "::"
+        else f"[{host}]"
+        if ":" in host
+        else host
+    )
+    capacities = [ready.capacity for ready in readies if ready.capacity is not None]
+    url = f"http://{reach}:{port}"
+    name = config.served_model_name or config.model_path or path.stem
+    prompt: dict[str, Any] = (
+        {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}
+    )
+    body = json.dumps({**prompt, "sampling_params": {"max_new_tokens": 16, "temperature": 0}})
+    key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if config.api_key else ""
+    return (
+        f"\nsgl is ready after {seconds:.1f} s: {name} at {url}, {_total(capacities)}. Try it:\n\n"
+        f"curl {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"
+    )
+
+
+def _total(capacities: list[Capacity]) -> str:
+    tokens = sum(capacity.slots for capacity in capacities)
+    return f"room for {tokens:,} tokens" + (f" in {len(capacities)} replicas" if len(capacities) > 1 else "")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over the paged KV pool. How it is computed is the backend's business, not known here."""
+
+from __future__ import annotations
+
+from sgl_kernels import store_kv
+from sgl_kernels.attention import AttentionSpec
+from torch import Tensor, nn
+
+from sgl_runtime.layers.inputs import Inputs
+
+__all__ = ["AttentionSpec", "PagedAttention"]
+
+
+class PagedAttention(nn.Module):
+    """Store this pass's keys and values, then let every query see its own request up to its own position.
+
+    `layer` is the index into the KV pool; `spec` counts this rank's heads.
+    """
+
+    def __init__(self, layer: int, spec: AttentionSpec) -> None:
+        super().__init__()
+        self.layer = layer
+        self.spec = spec
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
+        """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [T, q_heads *
+        v_dim]."""
+        k_cache, v_cache = inputs.kv[self.layer]
+        store_kv(k, v, k_cache, v_cache, inputs.slots)
+        return inputs.attention.run(inputs.plans[self.layer], q, k_cache, v_cache).flatten(1)

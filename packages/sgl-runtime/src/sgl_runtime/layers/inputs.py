@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Inputs`: everything one forward pass may know. Made by the runner from a `Batch`, read by the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sgl_kernels.attention import AttentionBackend, Plan
+from torch import Tensor
+
+from sgl_runtime.layers.kv import KVPool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The T tokens of a batch, request after request, on the device."""
+
+    tokens: Tensor  # [T] int64, in [0, vocabulary)
+    positions: Tensor  # [T] int64
+    slots: Tensor  # [T] int64: where in the pool their keys and values go
+    kv: KVPool
+    attention: AttentionBackend
+    plans: Sequence[Plan]  # one per layer; layers of one spec share theirs

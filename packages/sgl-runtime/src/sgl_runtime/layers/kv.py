@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`KVPool`: keys and values of every layer, one token per slot. Whose a slot is, only the scheduler knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from sgl_kernels.attention import AttentionSpec
+from torch import Tensor
+
+
+def bytes_per_slot(specs: Sequence[AttentionSpec], dtype: torch.dtype) -> int:
+    """Memory of one token over all layers on this rank."""
+    return sum(spec.kv_heads * (spec.head_dim + spec.v_dim) for spec in specs) * dtype.itemsize
+
+
+class KVPool:
+    """Per layer, keys [slots, kv_heads, head_dim] and values [slots, kv_heads, v_dim]; undefined until
+    written."""
+
+    def __init__(
+        self, specs: Sequence[AttentionSpec], slots: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.slots = slots
+        self._layers = [
+            (
+                torch.empty(slots, spec.kv_heads, spec.head_dim, dtype=dtype, device=device),
+                torch.empty(slots, spec.kv_heads, spec.v_dim, dtype=dtype, device=device),
+            )
+            for spec in specs
+        ]
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
+        return self._layers[layer]

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every struct that crosses a process boundary; the nouns of the runtime on one page.
+
+api process -> replica:      `Generate | Abort | Flush`        (`ToReplica`)
+replica     -> api process:  `Step | Flushed`                  (`FromReplica`)
+leader      -> followers:    `Batch | Halt`                    (`ToFollower`)
+child       -> launcher:     `Ready | Failed`                  (`FromChild`, once, over a pipe)
+launcher    -> api process:  `Open | Died`                     (`ToApi`, over the same pipe)
+
+Everything is a frozen msgspec struct encoded as msgpack; arrays travel as raw little-endian bytes. The module
+knows no socket, no torch, no tokenizer. After `engine.prepare` every value here is valid.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+I32: TypeAlias = NDArray[np.int32]
+I64: TypeAlias = NDArray[np.int64]
+F32: TypeAlias = NDArray[np.float32]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """A member of one of the unions below; its class name is its tag on the wire."""
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A part of a message."""
+
+
+# ------------------------------------------------------------------------------------------------- requests
+
+
+class Sampling(Value, frozen=True):
+    """How the tokens of one request are chosen and when it ends. Every field is already validated."""
+
+    max_new_tokens: int = 128  # 0: compute the prompt, sample nothing
+    min_new_tokens: int = 0  # eos and stop tokens are forbidden before this many
+    temperature: float = 1.0  # 0.0: greedy
+    top_p: float = 1.0
+    top_k: int = -1  # -1: all
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0  # [0, 2**63); the same seed and logits give the same tokens
+    stop: tuple[bytes, ...] = ()  # stop strings, UTF-8
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class LogprobSpec(Value, frozen=True):
+    """Which log-probabilities a request wants beside its tokens."""
+
+    start: int = -1  # first prompt position whose log-probability is returned; -1: none of the prompt
+    top: int = 0  # how many of the most likely tokens beside each
+
+
+class Generate(Message, frozen=True):
+    rid: str
+    tokens: list[int]  # the prompt, never empty
+    sampling: Sampling
+    logprobs: LogprobSpec | None = None
+
+
+class Abort(Message, frozen=True):
+    """Forget the request. No answer: the sender has stopped listening. Unknown ids are ignored."""
+
+    rid: str
+
+
+class Flush(Message, frozen=True):
+    """Empty the prefix cache, if nothing is running or waiting."""
+
+    rid: str
+
+
+ToReplica: TypeAlias = Generate | Abort | Flush
+
+# ------------------------------------------------------------------------------------------------- answers
+
+
+class StoppedByToken(Message, frozen=True):
+    token: int  # eos or one of stop_token_ids; it is the last of the output tokens
+
+
+class StoppedByString(Message, frozen=True):
+    text: bytes  # the stop string found; the output tokens include it
+
+
+class StoppedByLength(Message, frozen=True):
+    length: int
+
+
+class Aborted(Message, frozen=True):
+    reason: str
+    overloaded: bool = False  # the same request may succeed later
+
+
+Finish: TypeAlias = StoppedByToken | StoppedByString | StoppedByLength | Aborted
+
+
+class Logprobs(Value, frozen=True):
+    """Log-probabilities (natural) of consecutive tokens."""
+
+    tokens: list[int]
+    values: list[float | None]  # None: the first token of a prompt has no probability
+    top: list[list[tuple[int, float]]]  # per token, most likely first; [] when none were asked for
+
+
+class Delta(Value, frozen=True):
+    """What one step added to one request."""
+
+    rid: str
+    tokens: list[int]  # new output tokens
+    finish: Finish | None = None
+    cached: int = 0  # prompt tokens whose keys and values were found in the prefix cache
+    input_logprobs: Logprobs | None = None  # once, with the first delta that carries a token or a finish
+    output_logprobs: Logprobs | None = None  # of `tokens`
+
+
+class Load(Value, frozen=True):
+    """What the replica is doing, after a step."""
+
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0  # of the whole KV pool
+    slots_used: int = 0  # held by running requests
+    slots_cached: int = 0  # held by the prefix cache alone: evictable
+    prompt_tokens: int = 0  # counters since the start
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    retractions: int = 0
+    steps: int = 0
+
+
+class Step(Message, frozen=True):
+    deltas: list[Delta]
+    load: Load
+    replica: int = 0  # which one speaks
+
+
+class Flushed(Message, frozen=True):
+    rid: str
+    done: bool  # False: requests were running or waiting, nothing was flushed
+
+
+FromReplica: TypeAlias = Step | Flushed
+
+# ------------------------------------------------------------------------------------------------- batches
+
+
+class Prefix(Value, frozen=True):
+    """The page table of a row from its start: sent when a request enters its row."""
+
+    row: int
+    slots: I32  # [cached] slots of the tokens that are already computed
+
+
+class History(Value, frozen=True):
+    """The tokens that penalties count, for a row that has a penalty; sent when a request enters its row.
+
+    From then on the runner counts what it samples itself, so that a step need not wait for the last token.
+    """
+
+    row: int
+    prompt: I32
+    output: I32
+
+
+class SamplingArrays(Value, frozen=True):
+    """Sampling parameters of the m rows that get a token, one array each."""
+
+    temperature: F32  # [m] 0: greedy
+    top_p: F32  # [m]
+    top_k: I32  # [m] -1: all
+    min_p: F32  # [m]
+    frequency_penalty: F32  # [m]
+    presence_penalty: F32  # [m]
+    repetition_penalty: F32  # [m]
+    seeds: I64  # [m]
+    steps: I32  # [m] how many tokens this request has sampled before; with the seed, the noise's counter
+    histories: tuple[History, ...] = ()
+    # Sparse additions to the logits: logit_bias, and -inf on eos and stop tokens under min_new_tokens.
+    bias_rows: I32 = msgspec.field(default_factory=lambda: np.empty(0, np.int32))  # [b] index into the m
+    bias_tokens: I32 = msgspec.field(default_factory=lambda: np.empty(0, np.int32))  # [b]
+    bias_values: F32 = msgspec.field(default_factory=lambda: np.empty(0, np.float32))  # [b]
+
+
+class LogprobArrays(Value, frozen=True):
+    """Which log-probabilities this pass must report."""
+
+    top: I32  # [m] -1: none for this sampled row; 0: of the sampled token; n: and of the n most likely
+    input_index: I32  # [p] indices into the Σq computed tokens, ascending
+    input_targets: I32  # [p] the prompt token that follows each
+    input_top: I32  # [p]
+
+
+class Batch(Message, frozen=True):
+    """One forward pass; every rank receives the same one.
+
+    The n requests lie one after another in `tokens`. A pass in which all q_lens are 1 is decode-shaped.
+    """
+
+    rows: I32  # [n] page-table row of each request
+    q_lens: I32  # [n] tokens computed in this pass
+    kv_lens: I32  # [n] tokens visible after it; the pass computes positions [kv_len - q_len, kv_len)
+    tokens: I32  # [Σq] input ids; -1: the token that the step before sampled for this row
+    slots: I32  # [Σq] where their keys and values go
+    prefixes: tuple[Prefix, ...]  # rows whose request is new to them
+    sampled: I32  # [m] indices into the n of those that get a next token
+    sampling: SamplingArrays
+    logprobs: LogprobArrays | None = None
+
+
+class Halt(Message, frozen=True):
+    """The last message to a follower."""
+
+
+ToFollower: TypeAlias = Batch | Halt
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What a pass produced; it never leaves the process."""
+
+    tokens: I32  # [m]
+    # Per sampled row None, or (log-probability of the token, [(token, log-probability), …] most likely first)
+    output_logprobs: list[tuple[float, list[tuple[int, float]]] | None] | None = None
+    # Per entry of LogprobArrays.input_index
+    input_logprobs: list[tuple[float, list[tuple[int, float]]]] | None = None
+
+
+# ------------------------------------------------------------------------------------------------- start-up
+
+
+class Capacity(Value, frozen=True):
+    """What a replica can hold; request limits are checked against it before anything is sent."""
+
+    slots: int  # KV slots: tokens over all requests
+    rows: int  # requests running at once
+    context_length: int  # tokens of one request, prompt and output together
+    vocab_size: int
+
+
+class Ready(Message, frozen=True):
+    capacity: Capacity | None = None  # of a replica's leader
+    seconds: dict[str, float] = {}  # start-up phases, for the breakdown in the log
+
+
+class Failed(Message, frozen=True):
+    traceback: str
+    message: str = ""  # one line for the user when it is a ConfigError, else ""
+
+
+FromChild: TypeAlias = Ready | Failed
+
+
+class Open(Message, frozen=True):
+    """Every replica is ready: the api process may answer requests."""
+
+    capacities: list[Capacity]  # one per replica
+
+
+class Died(Message, frozen=True):
+    """A process of the server has ended: the api process fails what it has begun, and ends."""
+
+    reason: str
+
+
+ToApi: TypeAlias = Open | Died
+
+# ------------------------------------------------------------------------------------------------- encoding
+
+# How arrays travel: raw little-endian bytes, one dtype for each annotation.
+_DTYPES: Final[dict[Any, np.dtype[Any]]] = {I32: np.dtype("<i4"), I64: np.dtype("<i8"), F32: np.dtype("<f4")}
+
+
+def _encode_array(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype in _DTYPES.values() and value.ndim == 1:
+        return np.ascontiguousarray(value).data.cast("B")
+    raise TypeError(f"{type(value).__name__} does not travel between processes")
+
+
+def _decode_array(annotation: Any, data: Any) -> Any:
+    dtype = _DTYPES.get(annotation)
+    if dtype is None:
+        raise TypeError(f"{annotation} does not travel between processes")
+    return np.frombuffer(data, dtype)
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_encode_array)
+
+
+def encode(message: Message) -> bytes:
+    """One message as msgpack bytes."""
+    return _ENCODER.encode(message)
+
+
+def decoder(union: Any) -> msgspec.msgpack.Decoder[Any]:
+    """A decoder for one of the unions of this module: `decoder(ToReplica).decode(data)`.
+
+    Raises msgspec.ValidationError, with a path, on bytes of another shape.
+    """
+    return msgspec.msgpack.Decoder(union, dec_hook=_decode_array)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which class computes a checkpoint: module by `model_type`, class by architecture name.
+
+There is no list to edit: a file in this folder is a model. Another distribution adds one with an entry
+point of the group `sgl_runtime.models`, named like the model_type, that points to the module.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
+
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.errors import ConfigError
+from sgl_runtime.models.base import Model
+
+_GROUP = "sgl_runtime.models"
+
+
+def supported() -> dict[str, str | EntryPoint]:
+    """model_type -> where its module is; nothing is imported."""
+    found: dict[str, str | EntryPoint] = {entry.name: entry for entry in entry_points(group=_GROUP)}
+    for module in pkgutil.iter_modules(__path__):
+        if module.name != "base":
+            found[module.name] = f"{__name__}.{module.name}"
+    return found
+
+
+def model_class(config: ModelConfig) -> type[Model]:
+    """The class of a checkpoint. Raises ConfigError, naming what is supported, if there is none."""
+    modules = supported()
+    name = config.model_type.replace("-", "_")
+    if name not in modules:
+        raise ConfigError(
+            f"model_type {config.model_type!r} is not supported; supported: {', '.join(sorted(modules))}",
+            param="model_type",
+        )
+    classes = _models_in(modules[name])
+    if config.architecture not in classes:
+        raise ConfigError(
+            f"architecture {config.architecture!r} is not supported; "
+            f"of model_type {config.model_type!r} there is: {', '.join(sorted(classes))}",
+            param="architectures",
+        )
+    return classes[config.architecture]
+
+
+def _models_in(where: str | EntryPoint) -> dict[str, type[Model]]:
+    module = importlib.import_module(where) if isinstance(where, str) else where.load()
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Model) and value is not Model
+    }

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of every compute process: build this rank's runner, say Ready, then lead or follow.
+
+Knows both sides, scheduler and runner; they do not know each other. Start-up is timed phase by phase.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from pathlib import Path
+from typing import Never
+
+from tqdm import tqdm
+
+from sgl_runtime.cache.prefix import NoCache
+from sgl_runtime.cache.radix import RadixCache
+from sgl_runtime.channel import Fanout, Pull, Push, Tap
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
+from sgl_runtime.parallel.rendezvous import choose_device, join
+from sgl_runtime.parallel.tensor import TensorParallel
+from sgl_runtime.process import ChildPipe
+from sgl_runtime.replica.follower import follow
+from sgl_runtime.replica.leader import Leader
+from sgl_runtime.runner.runner import Runner
+from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.text.tokenizer import load_tokenizer
+
+_FOLLOWERS_CONNECT_S = 120.0
+
+
+class Phases:
+    """Seconds of each start-up phase, in order."""
+
+    def __init__(self, started: float) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = started
+
+    def end(self, name: str) -> None:
+        now = time.time()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+def run(
+    pipe: ChildPipe,
+    *,
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    replica: int,
+    rank: int,
+    rendezvous: str | None,
+    leader: str,
+    inbox: str,
+    outbox: str,
+    launched_at: float,
+) -> None:
+    """Serve as `rank` of the `replica`-th replica until terminated.
+
+    `rendezvous` is the address of the ranks' process group (None with one rank), `leader` that of the Fanout,
+    `inbox` and `outbox` those of the channels from and to the api process; `launched_at` is the launcher's
+    time.time() when it started this process.
+    """
+    phases = Phases(launched_at)
+    phases.end("python and torch")
+    device = choose_device(config.device, replica * config.tensor_parallel_size + rank)
+    if rendezvous is None:
+        tp = TensorParallel.alone(device)
+    else:
+        tp = join(rendezvous, rank, config.tensor_parallel_size, device)
+    phases.end("process group")
+    with tqdm(desc="loading weights", unit=" tensors", disable=rank > 0, leave=False) as bar:
+        runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
+    phases.end("weights and KV pool")
+    if rank > 0:
+        tap: Tap[ToFollower] = Tap(leader, ToFollower)
+        pipe.ready(Ready(seconds=phases.seconds))
+        follow(runner, tap)
+        return
+    scheduler = _scheduler(config, model, path, runner.capacity)
+    phases.end("vocabulary")
+    fanout = None
+    if tp.size > 1:
+        fanout = Fanout(leader)
+        fanout.gather(tp.size - 1, seconds=_FOLLOWERS_CONNECT_S)
+    requests: Pull[ToReplica] = Pull(inbox, ToReplica)
+    overlap = runner.asynchronous and not config.disable_overlap
+    lead = Leader(
+        scheduler, runner, requests, Push(outbox), replica=replica, followers=fanout, overlap=overlap
+    )
+    pipe.ready(Ready(runner.capacity, phases.seconds))
+    lead.run()
+
+
+def _advance(bar: tqdm[Never], done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
+def _scheduler(config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity) -> Scheduler:
+    tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
+    return Scheduler(
+        capacity,
+        NoCache() if config.disable_radix_cache else RadixCache(),
+        eos=model.eos,
+        vocabulary=None if tokenizer is None else tokenizer.vocabulary,
+        chunked_prefill_size=config.chunked_prefill_size,
+        max_prefill_tokens=config.max_prefill_tokens,
+        enable_mixed_chunk=config.enable_mixed_chunk,
+        schedule_policy=config.schedule_policy,
+        schedule_conservativeness=config.schedule_conservativeness,
+        max_queued_requests=config.max_queued_requests,
+        seed=secrets.randbits(32) if config.random_seed is None else config.random_seed,
+    )

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Result` -> `Delta`s: what one step says to the senders of its requests.
+
+Log-probabilities of a prompt are gathered over its chunks and go out once, those of a token go with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from sgl_runtime.messages import Aborted, Delta, Logprobs, Result
+from sgl_runtime.scheduler.request import Request
+
+Entry: TypeAlias = "tuple[float, list[tuple[int, float]]]"
+
+INVALID_TOKEN = -1  # in Result.tokens
+
+
+def collect_scores(scored: Iterable[tuple[Request, int]], result: Result) -> None:
+    """Hand the reported prompt log-probabilities to those who asked, `scored` in the order of asking."""
+    position = 0
+    for request, count in scored:
+        assert result.input_logprobs is not None, "the batch asked for prompt log-probabilities"
+        if request.scores is not None:
+            request.scores.collect(result.input_logprobs[position : position + count])
+        position += count
+
+
+def delta(request: Request, tokens: list[int], entry: Entry | None = None) -> Delta:
+    """What is new of a request: `tokens`, at most one, with its log-probabilities, and its finish if any."""
+    if request.top < 0 and request.scores is None:
+        return Delta(request.rid, tokens, request.finish, request.cached or 0)
+    prompt_logprobs = output_logprobs = None
+    if request.scores is not None:
+        prompt_logprobs = request.scores.logprobs()
+        request.scores = None
+    if request.top >= 0 and tokens:
+        assert entry is not None, "the batch asked for log-probabilities"
+        output_logprobs = Logprobs(tokens, [entry[0]], [entry[1]])
+    return Delta(request.rid, tokens, request.finish, request.cached or 0, prompt_logprobs, output_logprobs)
+
+
+def no_valid_token(request: Request) -> Aborted:
+    """The end of a request whose logits hold no distribution."""
+    return Aborted(
+        f"the model computed no probabilities for output token {len(request.output)}, but NaN or infinity: "
+        "its weights may be damaged, or overflow in this dtype (try --dtype bfloat16 or float32)"
+    )

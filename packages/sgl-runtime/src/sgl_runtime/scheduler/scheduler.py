@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scheduler and its one rule: in every step, `computed` catches up with the tokens that there are.
+
+    prompt             far behind: computes as much as the budgets allow, and samples when it has caught up
+    chunk of a prompt  not caught up yet: samples nothing
+    prefix cache hit   starts with `computed` at what the cache has
+    decode             one token behind
+    retraction         `computed` back to 0, the request to the front of the line, its tokens to the cache
+    max_new_tokens=0   catches up with the prompt and ends
+
+Who goes when is decided by `policy` (order of the line) and `admission` (how far down it), the shape of a
+pass by `batch`. Batches hold prompts alone while there are any, or, mixed, prompts and decoding requests.
+
+Overlap: step i + 1 may be planned before the result of step i is committed. It is sound because the device
+executes batches in the order in which they were planned. Therefore
+  - a slot or row may be given away as soon as nothing planned later reads it for its old owner, even if a
+    batch in flight still does: what commit(i) frees, after plan(i + 1), is written by plan(i + 2) or later;
+  - what a planned batch computes is in the prefix cache for all later ones, from the moment it is planned;
+  - a token in flight is -1 in `Batch.tokens`, and the surplus token of a request that turns out to have ended
+    is dropped in commit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Collection
+from itertools import repeat
+
+import numpy as np
+
+from sgl_runtime.cache.prefix import PrefixCache
+from sgl_runtime.messages import (
+    I32,
+    Aborted,
+    Batch,
+    Capacity,
+    Delta,
+    Finish,
+    Generate,
+    Load,
+    Result,
+    StoppedByLength,
+    StoppedByString,
+    StoppedByToken,
+)
+from sgl_runtime.scheduler.batch import Chunk, Planned, build
+from sgl_runtime.scheduler.bias import Bias
+from sgl_runtime.scheduler.forecast import Forecast
+from sgl_runtime.scheduler.intake import Intake
+from sgl_runtime.scheduler.line import Line
+from sgl_runtime.scheduler.memory import Memory
+from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_valid_token
+from sgl_runtime.scheduler.policy import load_policy, overdue_at
+from sgl_runtime.scheduler.request import Request, out_of_memory, refusal
+from sgl_runtime.scheduler.scores import PromptScores
+from sgl_runtime.scheduler.stats import Counters
+from sgl_runtime.scheduler.stop import Stop, TokenBytes
+
+_NONE: I32 = np.empty(0, np.int32)
+_RECONSIDER = 64  # steps after which somebody may fit although nothing has ended: the forecast has changed
+_RUNWAY = 20  # steps that a retraction makes room for, so that the next one is not due at once
+
+
+class Scheduler:
+    """Of one replica. Not thread-safe; no method blocks."""
+
+    def __init__(
+        self,
+        capacity: Capacity,
+        cache: PrefixCache,
+        *,
+        eos: Collection[int] = (),
+        vocabulary: TokenBytes | None = None,
+        chunked_prefill_size: int = 8192,
+        max_prefill_tokens: int = 16384,
+        enable_mixed_chunk: bool = False,
+        schedule_policy: str = "lpm",
+        schedule_conservativeness: float = 1.0,
+        max_queued_requests: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Options as in `ServeConfig`. `vocabulary`: for stop strings; `seed`: of the random policy alone."""
+        self._capacity = capacity
+        self._memory = Memory(capacity, cache)
+        self._eos = frozenset(eos)
+        self._vocabulary = vocabulary
+        self._mixed = enable_mixed_chunk
+        self._max_queued = max_queued_requests
+        self._forecast = Forecast(capacity.slots, schedule_conservativeness)
+        self._counters = Counters()
+        self._line = Line(load_policy(schedule_policy, cache), cache)
+        self._intake = Intake(
+            self._memory,
+            self._line,
+            self._forecast,
+            self._counters,
+            chunk=chunked_prefill_size if chunked_prefill_size > 0 else None,
+            budget=max_prefill_tokens,
+        )
+        self._requests: dict[str, Request] = {}  # all that have not ended
+        self._in_flight: deque[Planned] = deque()
+        self._deltas: list[Delta] = []
+        self._arrivals = 0
+        self._lots = random.Random(seed)
+
+    # ------------------------------------------------------------------------------------------ requests
+
+    def add(self, message: Generate) -> None:
+        """Put a request in the line, or refuse it: then its only Delta, `Aborted`, is in `take_deltas`."""
+        assert message.rid not in self._requests, f"request id {message.rid} is in use"
+        refused = self._refusal(message)
+        if refused is not None:
+            self._deltas.append(Delta(message.rid, [], refused))
+            return
+        request = self._request(message)
+        self._requests[request.rid] = request
+        self._line.join(request)
+        self._intake.reconsider()
+
+    def abort(self, rid: str) -> None:
+        """Forget a request, whatever its state; its slots are free at once. Unknown ids are ignored."""
+        if (request := self._requests.get(rid)) is not None:
+            self._end(request, Aborted("aborted by its sender"))
+
+    def flush(self) -> bool:
+        """Empty the prefix cache. Does nothing and returns False while requests run or wait."""
+        if self._requests:
+            return False
+        self._memory.flush()
+        return True
+
+    def take_deltas(self) -> list[Delta]:
+        """What is to be told that came with no result: refusals, and ends found while planning."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to plan and nothing to commit."""
+        return not self._requests and not self._in_flight
+
+    @property
+    def load(self) -> Load:
+        memory, counters = self._memory, self._counters
+        return Load(
+            running=memory.rows.used,
+            waiting=len(self._line),
+            slots=memory.total,
+            slots_used=memory.used,
+            slots_cached=memory.cache.evictable,
+            prompt_tokens=counters.prompt_tokens,
+            cached_tokens=counters.cached_tokens,
+            generated_tokens=counters.generated_tokens,
+            retractions=counters.retractions,
+            steps=counters.steps,
+        )
+
+    # ---------------------------------------------------------------------------------------------- step
+
+    def plan(self) -> Batch | None:
+        """The next pass. At most one batch may be uncommitted when this is called.
+
+        None, with a batch in flight: commit it, then ask again. None without: nothing runs and nothing waits.
+        """
+        assert len(self._in_flight) < 2, "one step of overlap, no more"
+        while True:
+            rows, slots, chunks = self._choose()
+            if len(rows) or chunks:
+                break
+            # Memory is short, or all that runs waits for its last token. What is in flight may end requests,
+            # and waiting for it costs a fraction of a step where a retraction costs a prompt: only with
+            # nothing in flight, when all tokens are known, is anything taken from a request.
+            if self._in_flight or not self._memory.rows.used:
+                return None
+            self._make_room()
+        batch, step = build(self._memory.table, rows, slots, chunks)
+        self._in_flight.append(step)
+        if chunks:
+            for chunk in chunks:
+                self._memory.share(chunk.request)
+            self._intake.advance()
+        return batch
+
+    def commit(self, result: Result) -> list[Delta]:
+        """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
+        step = self._in_flight.popleft()
+        assert len(result.tokens) == len(step.requests), "a token for every row that samples"
+        table = self._memory.table
+        # A row may have a new owner by now: its request ended after this batch had been planned.
+        alive = table.owner[step.rows] == step.owners
+        table.append(step.rows[alive], result.tokens[alive])
+        collect_scores(step.scored, result)
+        deltas: list[Delta] = []
+        entries = repeat(None) if result.output_logprobs is None else result.output_logprobs
+        for request, token, entry in zip(step.requests, result.tokens.tolist(), entries, strict=False):
+            if request.finish is not None:
+                continue  # it ended one step ago, and this is its surplus token, or it was aborted
+            if token == INVALID_TOKEN:
+                self._end(request, no_valid_token(request), keep=False)
+                deltas.append(delta(request, []))
+                continue
+            request.output.append(token)
+            finish = request.stop.check(token, len(request.output))
+            if finish is not None:
+                self._end(request, finish)
+            deltas.append(delta(request, [token], entry))
+        for request in step.ended:
+            if request.finish is None:
+                self._end(request, StoppedByLength(0))
+                deltas.append(delta(request, []))
+        self._counters.steps += 1
+        self._counters.generated_tokens += sum(len(each.tokens) for each in deltas)
+        self._forecast.stepped()
+        if self._counters.steps % _RECONSIDER == 0:
+            self._intake.reconsider()
+        return deltas
+
+    # -------------------------------------------------------------------------------------------- inside
+
+    def _refusal(self, message: Generate) -> Aborted | None:
+        # Those who will find a row in the next plan do not really wait.
+        waiting = self._line.newcomers - self._memory.rows.free
+        if self._max_queued is not None and waiting >= self._max_queued:
+            return Aborted(f"{waiting} requests are waiting already: try again later", overloaded=True)
+        capacity, has_vocabulary = self._capacity, self._vocabulary is not None
+        return refusal(message, capacity.slots, capacity.context_length, has_vocabulary=has_vocabulary)
+
+    def _request(self, message: Generate) -> Request:
+        prompt = np.array(message.tokens, np.int32)
+        sampling, asked = message.sampling, message.logprobs
+        limit = min(sampling.max_new_tokens, self._capacity.context_length - len(prompt))
+        stop = Stop(sampling, limit=limit, eos=self._eos, vocabulary=self._vocabulary)
+        scores = None
+        if asked is not None and asked.start >= 0:
+            scores = PromptScores(prompt, asked.start, asked.top)
+        self._arrivals += 1
+        return Request(
+            rid=message.rid,
+            prompt=prompt,
+            sampling=sampling,
+            stop=stop,
+            bias=Bias(sampling, stop.tokens),
+            top=-1 if asked is None else asked.top,
+            scores=scores,
+            arrival=self._arrivals,
+            overdue_at=overdue_at(self._counters.admitted, self._line.newcomers),
+            lot=self._lots.random(),
+        )
+
+    def _choose(self) -> tuple[I32, I32, list[Chunk]]:
+        """Decoding rows, their slots, and chunks of prompts for the next batch; the slots are taken.
+
+        All empty if there is nothing to compute, or no memory to compute it in.
+        """
+        memory = self._memory
+        rows = slots = _NONE
+        if self._mixed:
+            rows = memory.table.decoding()
+            if len(rows) > memory.available:
+                return _NONE, _NONE, []
+            slots = memory.take(len(rows))
+        choice = self._intake.choose(taken=len(rows))
+        for request in choice.complete:
+            self._end(request, StoppedByLength(0))
+            self._deltas.append(delta(request, []))
+        if not self._mixed and not choice.chunks:
+            rows = memory.table.decoding()
+            if len(rows) > memory.available:
+                return _NONE, _NONE, []
+            slots = memory.take(len(rows))
+        return rows, slots, choice.chunks
+
+    def _make_room(self) -> None:
+        """Nothing is in flight and running requests do not find the slots they need: some give theirs back.
+
+        First those that have generated least, of equals the youngest: the request that is furthest is never
+        taken, so it ends, whatever happens to the others. The last one has the memory to itself, and ends if
+        that is too little.
+        """
+        memory = self._memory
+        order = sorted(memory.table.running(), key=lambda request: (len(request.output), -request.arrival))
+        if len(order) == 1:
+            self._make_room_alone(order[0])
+            return
+        for victim in order[:-1]:
+            self._retract(victim)
+            if memory.available >= memory.table.demand(_RUNWAY):
+                break
+        self._forecast.retracted()
+        self._intake.hold()
+
+    def _make_room_alone(self, request: Request) -> None:
+        needed = int(self._memory.table.computed[request.row]) + 1
+        if needed > self._memory.total:
+            self._end(request, out_of_memory(request, needed, self._memory.total))
+            self._deltas.append(delta(request, []))
+        else:
+            # It holds slots twice, for tokens that another had computed meanwhile; not when it is back.
+            self._retract(request)
+
+    def _retract(self, request: Request) -> None:
+        """Back to the front of the line. Its sampled tokens stay: computed again, they are prompt, and as
+        many have been sampled as before, so it goes on as if nothing had happened."""
+        self._intake.drop(request)
+        self._memory.leave(request)
+        self._line.put_back(request)
+        self._counters.retractions += 1
+
+    def _end(self, request: Request, finish: Finish, *, keep: bool = True) -> None:
+        """The request is over, wherever it is. `keep`: what it has computed may serve others."""
+        request.finish = finish
+        del self._requests[request.rid]
+        if request.running:
+            self._intake.drop(request)
+            self._memory.leave(request, keep=keep)
+        elif request in self._line:
+            self._line.leave(request)
+        self._intake.reconsider()
+        if request.output and not request.stop.by_length_alone:
+            by_itself = isinstance(finish, StoppedByToken | StoppedByString)
+            self._forecast.ended(len(request.output), by_itself=by_itself)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Counters`: what happened since the start, for `Load`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Counters:
+    """Named as the fields of `Load` that they fill; `admitted` fills none."""
+
+    admitted: int = 0  # requests, each counted once
+    prompt_tokens: int = 0  # of the admitted requests
+    cached_tokens: int = 0  # those of them that the prefix cache had
+    generated_tokens: int = 0
+    retractions: int = 0
+    steps: int = 0

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Table`: the running requests as columns, indexed by page-table row.
+
+A decode step touches every running request, so what it needs of them stands in numpy arrays: it is planned
+with a few fancy-indexing operations, whatever the number of rows. The two numbers of the one rule are
+`computed` and `length`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sgl_runtime.messages import I32
+from sgl_runtime.scheduler.request import Request
+
+_NOBODY = -1
+
+
+class Table:
+    """One entry of every column per row; meaningless where `owner` is negative.
+
+    computed <= known <= length, where the passes in flight count as done:
+    known      tokens whose value has reached the scheduler; the others are in flight
+    length     tokens of prompt and output
+    end        tokens that will ever be computed: all but the last token of the longest possible output
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        """`width`: most tokens of one row. What is never touched of `slots` costs addresses, not memory."""
+        self.requests: list[Request | None] = [None] * rows
+        self.owner = np.full(rows, _NOBODY, np.int64)  # distinct for every entry of a request into a row
+        self.slots = np.zeros((rows, width), np.int32)
+        self.caught_up = np.zeros(rows, np.bool_)  # computes one token at a time from now on
+        self.computed = np.zeros(rows, np.int32)
+        self.known = np.zeros(rows, np.int32)
+        self.length = np.zeros(rows, np.int32)
+        self.end = np.zeros(rows, np.int32)
+        self.prompt = np.zeros(rows, np.int32)  # tokens of the prompt
+        self.last = np.zeros(rows, np.int32)  # the token at known - 1, once it has been sampled in this row
+        self.borrowed = np.zeros(rows, np.int32)  # tokens found in the prefix cache on entry
+        self.limit = np.zeros(rows, np.int32)  # most output tokens
+        self.certain = np.zeros(rows, np.int32)  # as Request.certain
+        self.temperature = np.zeros(rows, np.float32)
+        self.top_p = np.zeros(rows, np.float32)
+        self.top_k = np.zeros(rows, np.int32)
+        self.min_p = np.zeros(rows, np.float32)
+        self.frequency_penalty = np.zeros(rows, np.float32)
+        self.presence_penalty = np.zeros(rows, np.float32)
+        self.repetition_penalty = np.zeros(rows, np.float32)
+        self.seed = np.zeros(rows, np.int64)
+        self.top = np.zeros(rows, np.int32)
+        self.biased = np.zeros(rows, np.bool_)
+        self._entries = 0
+
+    def enter(self, request: Request, row: int, prefix: I32) -> None:
+        """`prefix`: slots of the tokens that are already computed, [cached]."""
+        sampling = request.sampling
+        self._entries += 1
+        self.requests[row] = request
+        self.owner[row] = self._entries
+        self.slots[row, : len(prefix)] = prefix
+        self.caught_up[row] = False
+        self.computed[row] = self.borrowed[row] = len(prefix)
+        self.known[row] = self.length[row] = request.known
+        self.prompt[row] = len(request.prompt)
+        limit = request.stop.limit
+        # The last token of an output is never computed. Without sampling the whole prompt is.
+        self.end[row] = len(request.prompt) + max(limit, 1) - 1
+        self.limit[row] = limit
+        self.certain[row] = request.certain
+        self.temperature[row] = sampling.temperature
+        self.top_p[row] = sampling.top_p
+        self.top_k[row] = sampling.top_k
+        self.min_p[row] = sampling.min_p
+        self.frequency_penalty[row] = sampling.frequency_penalty
+        self.presence_penalty[row] = sampling.presence_penalty
+        self.repetition_penalty[row] = sampling.repetition_penalty
+        self.seed[row] = sampling.seed
+        self.top[row] = request.top
+        self.biased[row] = bool(request.bias)
+
+    def leave(self, row: int) -> None:
+        self.requests[row] = None
+        self.owner[row] = _NOBODY
+        self.caught_up[row] = False
+
+    def running(self) -> list[Request]:
+        return [request for request in self.requests if request is not None]
+
+    def decoding(self) -> I32:
+        """Rows, ascending, that have caught up and have a token to compute now."""
+        behind = self.computed < np.minimum(self.length, self.end)
+        return np.flatnonzero(behind & self.caught_up).astype(np.int32)
+
+    def demand(self, steps: int) -> int:
+        """Slots that the requests that have caught up will take within so many steps, if none ends early."""
+        return int(np.minimum(self.end - self.computed, steps)[self.caught_up].sum())
+
+    def need(self, row: int) -> int:
+        """The one rule: how far `computed` is behind."""
+        return int(min(self.length[row], self.end[row]) - self.computed[row])
+
+    def append(self, rows: I32, tokens: I32) -> None:
+        """The sampled tokens of these rows have arrived. [m] each."""
+        self.known[rows] += 1
+        self.last[rows] = tokens

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole api process over a scripted engine: through ASGI without sockets, or on a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+from scripted import CAPACITY, EOS, Script, byte_tokenizer
+
+from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.app import build_app
+from sgl_runtime.http.server import build_api, serve_api
+from sgl_runtime.messages import Capacity
+from sgl_runtime.text.chat import load_chat_template
+from sgl_runtime.text.tokenizer import Tokenizer
+
+MODEL = ModelConfig(
+    architecture="LlamaForCausalLM",
+    model_type="llama",
+    hidden_size=64,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=16,
+    intermediate_size=128,
+    vocab_size=260,
+    context_length=512,
+    norm_eps=1e-5,
+    rope_theta=10000.0,
+    rope_scaling=None,
+    tie_embeddings=True,
+    hidden_act="silu",
+    attention_bias=False,
+    mlp_bias=False,
+    dtype="float32",
+    bos=257,
+    eos=(EOS,),
+    raw={},
+)
+PATH = Path("models/tiny.gguf")
+
+
+class Served:
+    """A running api process and a client of it."""
+
+    def __init__(self, api: Api, script: Script, http: httpx.AsyncClient) -> None:
+        self.api = api
+        self.script = script
+        self.http = http
+
+    async def post(self, path: str, body: Any) -> httpx.Response:
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        return await self.http.post(path, content=content)
+
+    async def answer(self, path: str, body: Any) -> Any:
+        """The JSON of a request that must succeed."""
+        response = await self.post(path, body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def events(self, path: str, body: Any) -> list[Any]:
+        """The events of a stream that must succeed and end as it should."""
+        response = await self.post(path, body)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+        return parse_events(response.text)
+
+
+def parse_events(text: str) -> list[Any]:
+    *events, last, nothing = text.split("\n\n")
+    assert (last, nothing) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def settle() -> None:
+    """Let everything that has been said be heard and acted upon."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def served(
+    script: Script | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    capacity: Capacity = CAPACITY,
+    **config: Any,
+) -> AsyncIterator[Served]:
+    """Without sockets. `config`: fields of ServeConfig."""
+    script = script or Script()
+    settings = ServeConfig(**config)
+    if not settings.skip_tokenizer_init:
+        tokenizer = tokenizer or byte_tokenizer()
+    template = None if tokenizer is None else load_chat_template(settings.chat_template, tokenizer)
+    capacities = [capacity for _ in script.senders]
+    api = build_api(settings, MODEL, tokenizer, template, capacities, script.senders, script, path=PATH)
+    receiving = asyncio.create_task(api.client.run())
+    transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            yield Served(api, script, http)
+    finally:
+        receiving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await receiving
+
+
+class Listening:
+    """A server on a real socket; `ending` is its task."""
+
+    def __init__(
+        self, port: int, stop: asyncio.Event, died: asyncio.Future[str], ending: asyncio.Task[None]
+    ) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.port = port
+        self.stop = stop
+        self.died = died
+        self.ending = ending
+
+
+@asynccontextmanager
+async def listening(script: Script, *, drain_seconds: float = 5.0, **config: Any) -> AsyncIterator[Listening]:
+    """On a free port of the loopback interface; stopped, if it still runs, on leaving."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    ready, stop = asyncio.Event(), asyncio.Event()
+    died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    tokenizer = byte_tokenizer()
+    server = serve_api(
+        ServeConfig(**config),
+        MODEL,
+        tokenizer,
+        load_chat_template(None, tokenizer),
+        [CAPACITY for _ in script.senders],
+        script.senders,  # type: ignore[arg-type]
+        script,  # type: ignore[arg-type]
+        path=PATH,
+        fd=listener.detach(),
+        on_ready=ready.set,
+        stop=stop,
+        died=died,
+        drain_seconds=drain_seconds,
+    )
+    ending = asyncio.create_task(server)
+    try:
+        await ready.wait()
+        yield Listening(port, stop, died, ending)
+    finally:
+        stop.set()
+        await asyncio.wait((ending,))

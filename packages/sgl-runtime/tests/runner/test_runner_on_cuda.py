@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same runner on a CUDA device: right numbers, and a host that does not wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from driver import Driver, make_runner, sampling
+from sgl_kernels import load_attention
+
+from sgl_runtime.messages import History, LogprobArrays
+from sgl_runtime.models.llama import TINY
+from sgl_runtime.parallel.rendezvous import choose_device
+from sgl_runtime.parallel.tensor import TensorParallel
+from sgl_runtime.runner import runner
+
+pytestmark = pytest.mark.gpu
+
+PROMPT = torch.randint(3, TINY["vocab_size"], (1, 40), generator=torch.Generator().manual_seed(11))[
+    0
+].tolist()
+OTHER = torch.randint(3, TINY["vocab_size"], (1, 33), generator=torch.Generator().manual_seed(12))[0].tolist()
+
+
+def on_cuda(folder: Path, **config: Any) -> Driver:
+    tp = TensorParallel.alone(choose_device("cuda"))
+    return Driver(make_runner(folder, tp=tp, device="cuda", **config))
+
+
+def test_the_same_logits_and_tokens_as_on_a_cpu(tiny: Path) -> None:
+    here, there = Driver(make_runner(tiny)), on_cuda(tiny)
+    assert there.runner.asynchronous
+    for row, prompt in ((0, PROMPT), (1, OTHER)):
+        token, logprobs = here.distribution(row, prompt)
+        their_token, their_logprobs = there.distribution(row, prompt)
+        torch.testing.assert_close(their_logprobs, logprobs, atol=1e-4, rtol=0)
+        assert their_token == token
+    assert there.generate(2, PROMPT, 16, chunk=7) == here.generate(2, PROMPT, 16)
+
+
+def test_steps_follow_each_other_without_the_host(tiny: Path) -> None:
+    """Ten steps are launched before the first result is looked at, sampled and penalised on the device."""
+    none = np.empty(0, np.int32)
+    everything = LogprobArrays(np.array([2, 0], np.int32), none, none, none)
+
+    def launch(driver: Driver) -> list[Any]:
+        history = (History(1, np.array(OTHER, np.int32), none),)
+        pending = []
+        for step in range(10):
+            arrays = sampling(
+                2,
+                temperature=[0.0, 0.9],
+                top_k=[-1, 20],
+                repetition_penalty=[1.0, 1.3],
+                seeds=[0, 5],
+                steps=step,
+                histories=history if step == 0 else (),
+            )
+            work = {0: PROMPT, 1: OTHER} if step == 0 else {0: [-1], 1: [-1]}
+            pending.append(
+                driver.runner.forward(driver.batch(work, sampling_arrays=arrays, logprobs=everything))
+            )
+        return [each.result() for each in pending]
+
+    here, there = launch(Driver(make_runner(tiny))), launch(on_cuda(tiny))
+    assert [each.tokens.tolist() for each in there] == [each.tokens.tolist() for each in here]
+    for ours, theirs in zip(here, there, strict=True):
+        for mine, other in zip(ours.output_logprobs, theirs.output_logprobs, strict=True):
+            assert other[0] == pytest.approx(mine[0], abs=1e-4)
+
+
+def test_half_precision_is_the_default(tiny: Path) -> None:
+    _, expected = Driver(make_runner(tiny)).distribution(0, PROMPT)
+    _, logprobs = on_cuda(tiny, dtype="auto").distribution(0, PROMPT)
+    assert 1e-5 < float((logprobs - expected).abs().max()) < 0.1
+
+
+def test_dummy_weights(tiny: Path) -> None:
+    driver = on_cuda(tiny, load_format="dummy", max_total_tokens=None)
+    assert driver.distribution(0, PROMPT)[1].isfinite().all()
+    assert driver.runner.capacity.slots == 8 * TINY["max_position_embeddings"]
+
+
+class Excused:
+    """An attention backend that may wait for the device: the reference plans on the host."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            mode = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("default")
+            result = getattr(self._backend, name)(*arguments)
+            torch.cuda.set_sync_debug_mode(mode)
+            return result
+
+        return call
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_forward_pass_does_not_wait_for_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "load_attention", lambda *arguments: Excused(load_attention(*arguments)))
+    driver = on_cuda(tiny)
+    none = np.empty(0, np.int32)
+    history = History(0, np.array(PROMPT, np.int32), none)
+    driver.step({0: PROMPT, 1: OTHER}, sampling_arrays=sampling(2, histories=(history,)))
+    arrays = sampling(
+        2,
+        presence_penalty=[0.5, 0.0],
+        bias_rows=np.array([1], np.int32),
+        bias_tokens=np.array([7], np.int32),
+        bias_values=np.array([1.0], np.float32),
+    )
+    wanted = LogprobArrays(np.array([3, -1], np.int32), none, none, none)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        plain = driver.runner.forward(driver.batch({0: [-1], 1: [-1]}))
+        changed = driver.runner.forward(
+            driver.batch({1: [-1], 0: [-1]}, sampled=[0, 1], sampling_arrays=arrays, logprobs=wanted)
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert (plain.result().tokens >= 0).all() and (changed.result().tokens >= 0).all()
