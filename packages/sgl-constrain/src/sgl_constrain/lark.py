@@ -4,8 +4,8 @@
 Read without a lexer: a text is in the language if it can be derived, each terminal standing for the texts of
 its pattern, with ignored terminals before the first and after every one. That is what Lark's Earley parser
 accepts with its complete dynamic lexer. Priorities, aliases and `?`, `!` before rules shape trees, not texts,
-and change nothing. Templates, `%declare`, `%extend`, `%override`, imports of other grammars and tokens by
-name are refused.
+and change nothing. Templates, `%declare`, `%extend`, `%override`, other imports and tokens by name are
+refused.
 """
 
 from __future__ import annotations

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.launch import serve
+
 __version__ = version("sgl-runtime")
 
-__all__ = ["__version__"]
+__all__ = ["ServeConfig", "__version__", "serve"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from sgl_runtime import __version__
 from sgl_runtime.config import add_flags, config_from
 from sgl_runtime.errors import ConfigError, SglError
 from sgl_runtime.launch import serve
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line."""
     parser = argparse.ArgumentParser(prog="sgl-runtime", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=version("sgl-runtime"))
     commands = parser.add_subparsers(dest="command", required=True)
     serve_parser = commands.add_parser(
         "serve",

@@ -44,8 +44,8 @@ _FAIL_S = 2.0  # for the api process to tell its clients that the engine died
 _STOP_S = 2.0  # for everything else
 
 
-def serve(config: ServeConfig, *, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `announce` gets the text for the person in front of the terminal.
+def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info) -> None:
+    """Serve until SIGTERM or Ctrl-C; call it from the main thread. `announce` gets the text for a person.
 
     Raises ConfigError when the server cannot start as asked, EngineDied when one of its processes ends.
     """

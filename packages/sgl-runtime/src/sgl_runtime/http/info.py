@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import time
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgl_runtime import __version__
 from sgl_runtime.errors import InvalidRequest, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
@@ -76,7 +76,7 @@ async def server_info(api: Api, request: Request) -> Response:
         )
     ]
     answer: dict[str, Any] = {
-        "version": __version__,
+        "version": version("sgl-runtime"),
         "model": api.model_name,
         "uptime_seconds": round(time.time() - api.started, 3),
         "replicas": replicas,

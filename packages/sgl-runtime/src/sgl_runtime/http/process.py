@@ -12,6 +12,7 @@ import socket
 import time
 from pathlib import Path
 
+from sgl_runtime import log
 from sgl_runtime.channel import AsyncPull, Push
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
@@ -20,9 +21,18 @@ from sgl_runtime.http.server import serve_api
 from sgl_runtime.messages import Died, FromReplica, Open, Ready, ToApi, decoder
 from sgl_runtime.process import ChildPipe
 from sgl_runtime.text.chat import ChatTemplate, load_chat_template
-from sgl_runtime.text.tokenizer import Tokenizer, load_tokenizer
+from sgl_runtime.text.tokenizer import Tokenizer, disagreements, load_tokenizer
 
 _TO_API = decoder(ToApi)
+_logger = log.logger(__name__)
+# What tokenizers tend to rewrite: spaces before punctuation and after apostrophes, runs of white space.
+_SAMPLES = (
+    "Hello , world ! Isn 't it ?",
+    " a  b\n\n\tc ",
+    "x = [1, 2] ; y = 'z'",
+    "你好,世界。从前有一个",
+    "naïve 🙂 café",
+)
 
 
 def run(
@@ -45,6 +55,10 @@ def run(
     start = time.time()
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     template = None if tokenizer is None else load_chat_template(config.chat_template, tokenizer)
+    if tokenizer is not None and (odd := disagreements(tokenizer, _SAMPLES)):
+        _logger.warning(
+            "this tokenizer rewrites text while decoding, which answers do not: %r, not %r", *odd[0]
+        )
     seconds["tokenizer"] = time.time() - start
     message = _TO_API.decode(pipe.receive())
     if isinstance(message, Died):
