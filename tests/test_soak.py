@@ -154,6 +154,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": [1] * 5000}, "context"),
     ({"text": "x", "sampling_params": {"max_new_tokens": 10**9}}, "max_new_tokens"),
     ({"input_ids": [10**6]}, "input_ids"),
+    ({"text": "x", "sampling_params": {"top_k": 2**31}}, "top_k"),
+    ({"text": "x", "sampling_params": {"top_k": 10**30}}, "top_k"),
+    ({"text": "x", "sampling_params": {"temperature": 1e308}}, "temperature"),
+    ({"text": "x", "sampling_params": {"repetition_penalty": 1e-38}}, "repetition_penalty"),
+    ({"text": "x", "sampling_params": {"stop_token_ids": [2**40]}}, "stop_token_ids"),
+    ({"text": "x", "sampling_params": {"logit_bias": {"99999999999": 1}}}, "logit_bias"),
     ({"input_ids": [-1]}, "input_ids"),
     ({"text": "x", "sampling_params": {"regex": "a*"}}, "regex"),
 ]

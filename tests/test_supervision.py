@@ -34,11 +34,11 @@ def test_a_killed_child_ends_the_whole_server(tiny: Path, victim: str) -> None:
 
 def test_a_dying_child_s_own_traceback_is_told(tiny: Path) -> None:
     server = Server("--model-path", str(tiny))
-    os.kill(server.children()["rank0"], signal.SIGTERM)
+    os.kill(server.children()["rank0"], signal.SIGABRT)
     assert server.process.wait(30) == 1
     server.stop()
-    assert "replica0 died:" in server.log and "Traceback" in server.log
-    assert "leader.py" in server.log and "SIGTERM received" in server.log
+    assert "Fatal Python error: Aborted" in server.log and "leader.py" in server.log
+    assert "replica0 was killed by SIGABRT" in server.log
 
 
 def test_clients_of_a_dead_engine_get_an_answer(tiny: Path) -> None:
@@ -79,6 +79,53 @@ def test_sigterm_drains(tiny: Path) -> None:
     assert answers[0].json()["meta_info"]["completion_tokens"] == 400
     assert server.process.wait(60) == 0
     server.stop()
+
+
+def test_sigterm_to_every_process_drains_too(tiny: Path) -> None:
+    """As a service supervisor sends it: the replica, which the answer needs, outlives the api process."""
+    server = Server("--model-path", str(tiny))
+    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(server.http.post("/generate", json=body)))
+    asking.start()
+    while not server.load()["running"]:
+        time.sleep(0.002)
+    for pid in (*server.children().values(), server.process.pid):
+        os.kill(pid, signal.SIGTERM)
+    asking.join(60)
+    assert answers[0].json()["meta_info"]["completion_tokens"] == 400
+    assert server.process.wait(60) == 0
+    server.stop()
+
+
+def test_a_replica_that_dies_while_the_server_drains_is_noticed(tiny: Path) -> None:
+    server = Server("--model-path", str(tiny))
+    os.kill(server.children()["rank0"], signal.SIGSTOP)  # what has begun would never end
+    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(server.http.post("/generate", json=body)))
+    asking.start()
+    while not server.http.get("/server_info").json()["replicas"][0]["in_flight"]:
+        time.sleep(0.002)
+    server.process.send_signal(signal.SIGTERM)
+    while "stopping;" not in server.log:
+        time.sleep(0.01)
+    killed = time.monotonic()
+    os.kill(server.children()["rank0"], signal.SIGKILL)
+    assert server.process.wait(30) == 1
+    assert time.monotonic() - killed < 5
+    asking.join(10)
+    assert answers[0].status_code in (500, 503)
+    server.stop()
+
+
+def test_two_servers_that_start_at_once_on_one_port(refusal: Refusal) -> None:
+    """The port is taken from the moment it is bound, before anything listens."""
+    from sgl_runtime.launch import _listen
+
+    with _listen("127.0.0.1", 0) as bound:
+        port = bound.getsockname()[1]
+        assert f"port {port} on 127.0.0.1 is in use" in refusal("--port", str(port))
 
 
 def test_ctrl_c_ends_with_zero(tiny: Path) -> None:

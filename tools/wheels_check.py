@@ -43,7 +43,12 @@ def check(distribution: str, wheels: Path) -> None:
         if not torch_allowed and "torch" in names:
             raise SystemExit(f"{distribution} brings torch")
         version = run(
-            str(python), "-W", "error", "-c", f"import {module}; print({module}.__version__)", cwd=folder
+            str(python),
+            "-W",
+            "error",
+            "-c",
+            f"import {module}, importlib.metadata as m; print(m.version({distribution!r}))",
+            cwd=folder,
         )
         if distribution == "sgl-runtime":
             run(str(python.with_name("sgl-runtime")), "--version", cwd=folder)

@@ -38,6 +38,12 @@ def breaks(pipe):
 def ends(pipe):
     pass
 
+def tells_late(pipe):
+    pipe.ready(Ready())
+    pipe.receive()  # until a brother has ended
+    time.sleep(0.1)
+    raise ValueError("the cause")
+
 def announces_itself(pipe, path):
     import os
     Path(path).write_text(str(os.getpid()))
@@ -91,6 +97,25 @@ def test_an_exception_after_ready_arrives_with_its_traceback(entries: str, famil
     reason = supervise(family)
     assert isinstance(reason, EngineDied)
     assert "in breaks" in reason.message and "ZeroDivisionError: at the third step" in reason.message
+
+
+def test_the_cause_is_told_even_if_its_victim_ends_first(entries: str, family: list[Child]) -> None:
+    cause = start(family, f"{entries}:tells_late")
+    cause.wait_ready(family)
+    victim = start(family, f"{entries}:ends")
+    cause.send(b"now")
+    reason = supervise([victim, cause])
+    assert "ValueError: the cause" in str(reason)
+
+
+def test_a_child_that_does_not_drain_ignores_sigterm(entries: str, family: list[Child]) -> None:
+    child = Child(Program("steady", f"{entries}:tells_late", {}, drains=False))
+    family.append(child)
+    child.wait_ready(family)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGTERM)
+    child.send(b"now")
+    assert "ValueError: the cause" in str(supervise(family))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -131,14 +131,11 @@ class Environment(msgspec.Struct, frozen=True):
     """The environment variables that matter to us, read once."""
 
     use_modelscope: bool = False
-    is_ci: bool = False
 
     @classmethod
     def read(cls) -> Environment:
-        return cls(
-            use_modelscope=os.environ.get("SGLANG_USE_MODELSCOPE", "").lower() not in ("", "0", "false"),
-            is_ci=os.environ.get("SGLANG_IS_IN_CI", "").lower() not in ("", "0", "false"),
-        )
+        value = os.environ.get("SGLANG_USE_MODELSCOPE", "")
+        return cls(use_modelscope=value.lower() not in ("", "0", "false"))
 
 
 def share_cores() -> None:

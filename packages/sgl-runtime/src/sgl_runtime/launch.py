@@ -21,17 +21,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from sgl_runtime import log
 from sgl_runtime.checkpoint.config import ModelConfig, read_config
 from sgl_runtime.checkpoint.division import share_heads
 from sgl_runtime.checkpoint.locate import locate
 from sgl_runtime.config import Environment, ServeConfig, share_cores
-from sgl_runtime.errors import ConfigError
+from sgl_runtime.errors import ConfigError, SglError
 from sgl_runtime.messages import Capacity, Died, Open, Ready, encode
 from sgl_runtime.process import (
     Child,
     Program,
     Terminated,
+    drain,
     stop,
     supervise,
     termination_as_exception,
@@ -61,7 +64,11 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
         )
         stack.callback(_stop_all, children)
         try:
-            path = locate(config.model_path, use_modelscope=Environment.read().use_modelscope)
+            modelscope = Environment.read().use_modelscope
+            path = locate(config.model_path, load_format=config.load_format, use_modelscope=modelscope)
+            if config.tokenizer_path is not None:
+                tokenizer = locate(config.tokenizer_path, load_format="dummy", use_modelscope=modelscope)
+                config = msgspec.structs.replace(config, tokenizer_path=str(tokenizer))
             model = read_config(path)
             _check(config, model)
             for program in _programs(config, model, path, folder, listener, time.time()):
@@ -69,16 +76,21 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             readies = _open(children)
             _logger.info("start-up: %s", _breakdown(children, readies))
             announce(_welcome(config, path, listener, readies, time.time() - started))
-            reason = supervise(children)
-            children[0].send(encode(Died(reason.message.splitlines()[0])))  # the whole story is ours to tell
-            children[0].finish(time.monotonic() + _FAIL_S)
-            raise reason
+            raise _told(children[0], supervise(children))
         except (Terminated, KeyboardInterrupt):
             _logger.info(
                 "stopping; requests that have begun get up to %.0f s, or until the next signal", _DRAIN_S
             )
             with contextlib.suppress(Terminated, KeyboardInterrupt):
-                stop(children[:1], seconds=_DRAIN_S)
+                if children and (reason := drain(children[0], children[1:], seconds=_DRAIN_S)) is not None:
+                    raise _told(children[0], reason) from None
+
+
+def _told(api: Child, reason: SglError) -> SglError:
+    """`reason`, when the clients have been told its first line; the whole story is the launcher's to tell."""
+    api.send(encode(Died(reason.message.splitlines()[0])))
+    api.finish(time.monotonic() + _FAIL_S)
+    return reason
 
 
 def _stop_all(children: list[Child]) -> None:
@@ -120,7 +132,8 @@ def _programs(
                 "leader": f"ipc://{folder}/leader{replica}",
             }
             channels = {"inbox": inbox, "outbox": outbox}
-            yield Program(name, "sgl_runtime.replica.main:run", {**common, **place, **channels}, **levels)
+            kwargs = {**common, **place, **channels}
+            yield Program(name, "sgl_runtime.replica.main:run", kwargs, **levels, drains=False)
 
 
 def _check(config: ServeConfig, model: ModelConfig) -> None:
@@ -137,12 +150,14 @@ def _listen(host: str, port: int) -> socket.socket:
     """A bound socket, taken before anything slow happens. Raises ConfigError when it is not to be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"--host {host}: {error.strerror}") from None
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigError(f"--host {host} is no address of this machine: {error}") from None
     listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        # Bind over connections of a server that has ended, but let nobody else bind before this one listens.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -189,7 +204,7 @@ def _welcome(
         {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}
     )
     body = json.dumps({**prompt, "sampling_params": {"max_new_tokens": 16, "temperature": 0}})
-    key = ' \\\n  -H "Authorization: Bearer $API_KEY"' if config.api_key else ""
+    key = ' \\\n  -H "Authorization: Bearer <the --api-key>"' if config.api_key else ""
     return (
         f"\nsgl is ready after {seconds:.1f} s: {name} at {url}, {_total(capacities)}. Try it:\n\n"
         f"curl {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"

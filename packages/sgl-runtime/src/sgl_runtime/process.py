@@ -16,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
@@ -30,6 +30,7 @@ from sgl_runtime.messages import Failed, FromChild, Message, Ready, decoder, enc
 _logger = log.logger(__name__)
 _SPAWN = multiprocessing.get_context("spawn")
 _FROM_CHILD = decoder(FromChild)
+_LAST_WORDS_S = 1.0  # from the first end of a child to the last explanation that is waited for
 _ORPHAN_S = 5.0  # how long a child may take to end after its launcher was killed
 
 
@@ -41,6 +42,10 @@ class Program(msgspec.Struct, frozen=True):
     kwargs: Mapping[str, Any]
     log_level: str = "info"
     http_log_level: str | None = None
+    # Whether SIGTERM asks it to finish what it has begun. One that does not drain ignores SIGTERM, which may
+    # come to the whole process group, because those that drain need it until they have ended; the launcher
+    # kills it last.
+    drains: bool = True
 
 
 class ChildPipe:
@@ -62,7 +67,7 @@ class ChildPipe:
     def _send(self, message: Message) -> None:
         try:
             self.connection.send_bytes(encode(message))
-        except BrokenPipeError:
+        except OSError:
             _logger.error("the launcher is gone; nobody to tell: %s", message)
 
 
@@ -76,7 +81,9 @@ class Child:
     def __init__(self, program: Program) -> None:
         self.name = program.name
         self.pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_child, args=(program, theirs), name=program.name)
+        self._drains = program.drains
+        # A daemon: should the launcher end without stopping it, it is not waited for.
+        self._process = _SPAWN.Process(target=_child, args=(program, theirs), name=program.name, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -92,35 +99,53 @@ class Child:
         """A message to the child; a child that is gone is noticed by its sentinel, not here."""
         try:
             self.pipe.send_bytes(data)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             _logger.debug("%s no longer reads its pipe", self.name)
 
     def wait_ready(self, others: Sequence[Child]) -> Ready:
         """Block until this child is ready. Raises ConfigError or EngineDied as soon as any child fails."""
         while True:
             family = (self, *(child for child in others if child is not self))
-            happened = wait([self.pipe, *(child.sentinel for child in family)])
+            happened = wait({*self.signs(), *(child.sentinel for child in family)})
             if self.pipe in happened and (message := self._read()) is not None:
                 if isinstance(message, Failed):
                     raise _failure(self.name, message)
                 return message
-            for child in family:
-                if child.sentinel in happened:
-                    raise child.cause_of_death()
+            if any(child.sentinel in happened for child in family):
+                raise first_cause(family)
+
+    def signs(self) -> list[Connection | int]:
+        """What to wait on for news of it: its pipe, until that has ended, and its sentinel."""
+        return [self.sentinel] if self.pipe.closed else [self.pipe, self.sentinel]
+
+    @property
+    def was_killed(self) -> bool:
+        """It has ended, by a signal."""
+        return self._process.exitcode is not None and self._process.exitcode < 0
+
+    def last_words(self) -> ConfigError | EngineDied | None:
+        """What the child has said of its own failure, if it has said anything."""
+        while not self.pipe.closed and self.pipe.poll() and (message := self._read()) is not None:
+            if isinstance(message, Failed):
+                return _failure(self.name, message)
+        return None
 
     def cause_of_death(self) -> ConfigError | EngineDied:
         """Why a child that has ended did so: what it said itself, else its exit code."""
         self._process.join()
-        while self.pipe.poll() and (message := self._read()) is not None:
-            if isinstance(message, Failed):
-                return _failure(self.name, message)
+        if (cause := self.last_words()) is not None:
+            return cause
         code = self._process.exitcode
         if code is not None and code < 0:
             return EngineDied(f"{self.name} was killed by {signal.Signals(-code).name}")
         return EngineDied(f"{self.name} exited with {code}")
 
     def terminate(self) -> None:
-        self._process.terminate()
+        """Ask it to end, or end it, if it has nothing to finish."""
+        if self._drains:
+            self._process.terminate()
+        else:
+            self._process.kill()
 
     def finish(self, deadline: float) -> None:
         """Wait until `deadline` (time.monotonic), then kill."""
@@ -135,14 +160,50 @@ class Child:
         try:
             message: Ready | Failed = _FROM_CHILD.decode(self.pipe.recv_bytes())
         except (EOFError, ConnectionResetError):
+            self.pipe.close()  # an end of file would be news for ever
             return None
         return message
 
 
 def supervise(children: Sequence[Child]) -> EngineDied | ConfigError:
     """Block until the first child ends; return why. Terminated and KeyboardInterrupt pass through."""
-    happened = wait([child.sentinel for child in children])
-    return next(child for child in children if child.sentinel in happened).cause_of_death()
+    wait([child.sentinel for child in children])
+    return first_cause(children)
+
+
+def drain(child: Child, others: Sequence[Child], *, seconds: float) -> EngineDied | ConfigError | None:
+    """Ask `child` to end and wait for it, at most `seconds`; return why, if one of the others ends before."""
+    child.terminate()
+    happened = wait([child.sentinel, *(other.sentinel for other in others)], timeout=seconds)
+    if child.sentinel in happened or not happened:
+        return None
+    return first_cause(others)
+
+
+def first_cause(children: Sequence[Child]) -> EngineDied | ConfigError:
+    """Why the family is dying. One child has ended; another may have caused it and still be telling why.
+
+    Ranks that lose a partner fail within moments, and a rank that raises takes a while to end: a child's own
+    words count more than an exit code, and the words that came first more than later ones.
+    """
+    deadline = time.monotonic() + _LAST_WORDS_S
+    silent: EngineDied | ConfigError | None = None
+    ended: set[str] = set()
+    while (left := deadline - time.monotonic()) > 0 and len(ended) < len(children):
+        open_ones = [child for child in children if child.name not in ended]
+        happened = wait([sign for child in open_ones for sign in child.signs()], timeout=left)
+        for child in open_ones:
+            if child.pipe in happened or child.sentinel in happened:
+                cause = child.last_words()
+                if cause is not None:
+                    return cause
+                if child.sentinel in happened:
+                    ended.add(child.name)
+                    silent = silent or child.cause_of_death()
+                    if child.was_killed:
+                        return silent  # by somebody else: nobody has words about that
+    assert silent is not None, "some child has ended"
+    return silent
 
 
 def stop(children: Sequence[Child], *, seconds: float) -> None:
@@ -182,7 +243,8 @@ def _raise_terminated(number: int, frame: FrameType | None) -> None:
 def _failure(name: str, failed: Failed) -> ConfigError | EngineDied:
     if failed.message:
         return ConfigError(failed.message)
-    return EngineDied(f"{name} died:\n{failed.traceback.rstrip()}")
+    story = failed.traceback.rstrip()
+    return EngineDied(f"{name} died: {story.splitlines()[-1]}\n{story}")
 
 
 def _child(program: Program, connection: Connection) -> None:
@@ -192,8 +254,10 @@ def _child(program: Program, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the launcher decides
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
     pipe = ChildPipe(connection)
+    if not program.drains:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with termination_as_exception():
+        with termination_as_exception() if program.drains else nullcontext():
             module, _, function = program.entry.partition(":")
             getattr(importlib.import_module(module), function)(pipe, **program.kwargs)
     except ConfigError as error:
@@ -208,6 +272,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "a child is started by the launcher"
     wait([parent.sentinel])
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.raise_signal(signal.SIGKILL)
     main = threading.main_thread().ident
     assert main is not None
     signal.pthread_kill(main, signal.SIGTERM)  # wakes it from whatever it waits for

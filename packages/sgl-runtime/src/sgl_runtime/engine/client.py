@@ -35,6 +35,7 @@ from sgl_runtime.messages import (
 )
 
 _logger = log.logger(__name__)
+_PROBE_LOOK_S = 0.05  # how often a probe looks whether somebody else's tokens have answered it
 _FLUSH_S = 30.0  # a replica reads its messages between two steps
 
 
@@ -154,18 +155,23 @@ class EngineClient:
         for replica, stream in enumerate(generation.streams):
             self._flights.enter(stream, replica)
             self._replicas[replica].send(stream.sample.generate)
+        answers = asyncio.ensure_future(generation.results())
         try:
-            async with asyncio.timeout(seconds):
-                for output in await generation.results():
+            while silent := [replica for replica, at in enumerate(self._token_at) if at < asked]:
+                if answers.done():
+                    break
+                left = asked + seconds - time.monotonic()
+                if left <= 0:
+                    raise EngineDied(f"replica {silent[0]} has produced no token for {seconds:.0f} s")
+                await asyncio.wait([answers], timeout=min(left, _PROBE_LOOK_S))
+            if answers.done():
+                for output in answers.result():
                     if isinstance(output.finish, Aborted):
                         raise EngineDied(
                             f"replica {output.sample.index} refused a request: {output.finish.reason}"
                         )
-        except TimeoutError:
-            silent = [replica for replica, at in enumerate(self._token_at) if at < asked]
-            if silent:
-                raise EngineDied(f"replica {silent[0]} has produced no token for {seconds:.0f} s") from None
         finally:
+            answers.cancel()
             self._discard(generation)
 
     @property

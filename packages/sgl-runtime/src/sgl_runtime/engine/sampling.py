@@ -26,20 +26,20 @@ Spell: TypeAlias = Callable[[str], str]  # a field's name here -> the path under
 
 _Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 _Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-_Token: TypeAlias = Annotated[int, Meta(ge=0)]
+_Token: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _StopString: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The parameters that all endpoints spell alike. None: not given."""
 
-    temperature: Annotated[float, Meta(ge=0)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=1000)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: _Share | None = None
     frequency_penalty: _Penalty | None = None
     presence_penalty: _Penalty | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=2)] | None = None
     seed: Annotated[int, Meta(ge=-_SEEDS, le=_SEEDS - 1)] | None = None
     n: Annotated[int, Meta(ge=1, le=1024)] | None = None
     stop: _StopString | Annotated[list[_StopString], Meta(max_length=64)] | None = None

@@ -109,7 +109,7 @@ def _hear(
     """The launcher spoke, or is gone."""
     try:
         message = _TO_API.decode(pipe.receive())
-    except EOFError:
+    except (EOFError, OSError):
         loop.remove_reader(pipe.connection)
         stop.set()
         return

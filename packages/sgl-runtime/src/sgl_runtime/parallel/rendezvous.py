@@ -35,7 +35,9 @@ def choose_device(name: str, index: int = 0) -> torch.device:
     return device
 
 
-def join(address: str, rank: int, size: int, device: torch.device, *, seconds: float = 120) -> TensorParallel:
+def join(
+    address: str, rank: int, size: int, device: torch.device, *, seconds: float = 1800
+) -> TensorParallel:
     """Meet the other ranks at `tcp://host:port`, where rank 0 listens. Alone, the address is not used.
 
     Raises ConfigError if they have not all come within `seconds`, or the address cannot be used.

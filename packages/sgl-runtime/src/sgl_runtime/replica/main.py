@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Never
 
+import torch
 from tqdm import tqdm
 
 from sgl_runtime.cache.prefix import NoCache
@@ -67,6 +68,10 @@ def run(
     phases = Phases(launched_at)
     phases.end("python and torch")
     device = choose_device(config.device, replica * config.tensor_parallel_size + rank)
+    if device.type == "cpu":
+        # The ranks of a computer share its cores: more threads than cores wait for each other.
+        ranks = config.tensor_parallel_size * config.data_parallel_size
+        torch.set_num_threads(max(1, torch.get_num_threads() // ranks))
     if rendezvous is None:
         tp = TensorParallel.alone(device)
     else:
