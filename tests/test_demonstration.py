@@ -113,6 +113,25 @@ def test_the_examples_run_unchanged(
         assert printed == state.text() + "\n" and state["answer"] in printed
 
 
+def test_a_client_that_leaves_frees_its_request_at_once(demonstration: Server) -> None:
+    """Steps of this model take long enough to count how many were made for nobody."""
+    body = {
+        "text": "Once upon a time",
+        "sampling_params": {"max_new_tokens": 2000, "ignore_eos": True},
+        "stream": True,
+    }
+    before = demonstration.load()["generated_tokens"]
+    with demonstration.http.stream("POST", "/generate", json=body) as response:
+        events = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {"))
+        seen = [event["meta_info"]["completion_tokens"] for event, _ in zip(events, range(10), strict=False)]
+    while (load := demonstration.load())["running"]:
+        pass
+    surplus = load["generated_tokens"] - before - seen[-1]
+    print(f"{surplus} tokens after the client had left")
+    assert load["slots_used"] == 0
+    assert surplus < 50
+
+
 def test_the_readme_s_python_runs(demonstration: Server, tmp_path: Path) -> None:
     """Every Python block of the README, in a fresh interpreter."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
