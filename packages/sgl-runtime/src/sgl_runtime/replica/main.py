@@ -7,6 +7,7 @@ Knows both sides, scheduler and runner; they do not know each other. Start-up is
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import Never
@@ -77,6 +78,8 @@ def run(
     else:
         tp = join(rendezvous, rank, config.tensor_parallel_size, device)
     phases.end("process group")
+    # Its own lock is a semaphore of the system, which a killed process leaves behind.
+    tqdm.set_lock(threading.RLock())
     with tqdm(desc="loading weights", unit=" tensors", disable=rank > 0, leave=False) as bar:
         runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
     phases.end("weights and KV pool")
