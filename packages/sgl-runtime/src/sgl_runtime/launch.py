@@ -176,9 +176,8 @@ def _free_port() -> int:
 
 def _breakdown(children: list[Child], readies: list[Ready]) -> str:
     """`api: imports 0.4 s, tokenizer 0.9 s; replica0: …`"""
-    api, *ranks = children
     parts = []
-    for child, ready in zip([api, *ranks], readies, strict=True):
+    for child, ready in zip(children, readies, strict=True):
         phases = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in ready.seconds.items())
         parts.append(f"{child.name}: {phases}")
     return "; ".join(parts)
