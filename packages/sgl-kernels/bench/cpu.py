@@ -20,6 +20,7 @@ import torch
 from sgl_kernels import (
     AttentionSpec,
     PagedLayout,
+    SamplingParameters,
     apply_penalties,
     apply_rope,
     fused_add_rms_norm,
@@ -132,7 +133,8 @@ def sampling_cases() -> Iterator[Case]:
             ("top_p 0.9", 1.0, -1, 0.9, 0.0),
         ):
             columns = [np.full(rows, value) for value in (temperature, top_k, top_p, min_p, 7, 0)]
-            yield "sample", f"{rows} rows, {shape}", partial(sample, logits, *columns)
+            parameters = SamplingParameters.of(*columns)
+            yield "sample", f"{rows} rows, {shape}", partial(sample, logits, parameters)
         none, some = torch.zeros(rows), torch.full((rows,), 1.1)
         penalise = partial(apply_penalties, frequency=none, presence=none, repetition=some)
         shape = f"{rows} rows, 300 seen tokens"

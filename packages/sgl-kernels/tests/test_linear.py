@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sgl_kernels import PackedWeight
+from sgl_kernels import PackedWeight, linear
 
 _ERROR = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
 
@@ -48,3 +48,41 @@ def test_shapes_with_more_dimensions_strides_and_no_rows() -> None:
     assert torch.allclose(
         packed.multiply(wide[:, 3:7]), packed.multiply(wide[:, 3:7].contiguous()), atol=1e-6
     )
+
+
+@torch.inference_mode()
+def test_linear_is_the_packed_product_without_packing() -> None:
+    x, weight, bias = torch.randn(2, 3, 5), torch.randn(7, 9)[:, :5], torch.randn(7)
+    torch.testing.assert_close(linear(x, weight, bias), torch.einsum("abk,nk->abn", x, weight) + bias)
+    assert linear(x[:, :0], weight).shape == (2, 0, 7)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "bias", "argument"),
+    [
+        (torch.ones(2, 4, dtype=torch.int32), torch.ones(3, 4), None, "x"),
+        (torch.ones(2, 4), torch.ones(3, 5), None, "weight"),
+        (torch.ones(2, 4), torch.ones(3, 4).half(), None, "weight"),
+        (torch.ones(2, 4), torch.ones(4, 3).t(), None, "weight"),
+        (torch.ones(4, 2).t(), torch.ones(3, 4), None, "x"),
+        (torch.ones(2, 4), torch.ones(3, 4), torch.ones(4), "bias"),
+    ],
+)
+def test_what_linear_refuses(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, argument: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{argument}: "):
+        linear(x, weight, bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_a_packed_weight_refuses(dtype: torch.dtype) -> None:
+    weight = PackedWeight(torch.ones(3, 4, dtype=dtype))
+    good = torch.ones(2, 4, dtype=dtype)
+    for x in (good[:, :3], good.double(), good.repeat(2, 1).t(), torch.ones(())):
+        with pytest.raises(ValueError, match=r"^x: "):
+            weight.multiply(x)
+    with pytest.raises(ValueError, match=r"^bias: "):
+        weight.multiply(good, torch.ones(4, dtype=dtype))
+    with pytest.raises(ValueError, match=r"^weight: "):
+        PackedWeight(torch.ones(4, 3, dtype=dtype).t())

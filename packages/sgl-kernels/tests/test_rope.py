@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary embedding against transformers (frequencies, neox) and complex multiplication (interleaved)."""
+"""Rotary embedding against transformers (neox), complex multiplication (interleaved), and its own steps."""
 
 from __future__ import annotations
 
@@ -9,101 +9,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from sgl_kernels import apply_rope, rope, rope_frequencies, rope_table, rotate
-
-LLAMA_31 = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-    "rope_type": "llama3",
-}
-PHI_3 = {
-    "short_factor": [1.0 + 0.01 * i for i in range(48)],
-    "long_factor": [1.0 + 0.7 * i for i in range(48)],
-    "type": "longrope",
-    "original_max_position_embeddings": 4096,
-}
-DEEPSEEK = {
-    "type": "yarn",
-    "factor": 40,
-    "original_max_position_embeddings": 4096,
-    "beta_fast": 32,
-    "beta_slow": 1,
-    "mscale": 0.707,
-    "mscale_all_dim": 0.9,
-}
-# (rotary_dim, theta, scaling, max_position, context_length)
-PUBLISHED: list[tuple[int, float, dict[str, Any], int, int | None]] = [
-    (128, 500000.0, LLAMA_31, 131072, None),
-    (64, 500000.0, LLAMA_31 | {"factor": 32.0}, 131072, None),
-    (128, 10000.0, {"type": "linear", "factor": 4}, 16384, None),
-    (64, 10000.0, {"rope_type": "linear", "factor": 2.5}, 4096, None),
-    (128, 10000.0, {"type": "dynamic", "factor": 2.0}, 4096, None),
-    (128, 10000.0, {"type": "dynamic", "factor": 2.0}, 4096, 2048),
-    (128, 10000.0, {"type": "dynamic", "factor": 4.0}, 4096, 10000),
-    (128, 1e6, {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}, 32768, None),
-    (64, 10000.0, DEEPSEEK, 163840, None),
-    (64, 10000.0, {"type": "yarn", "factor": 8.0, "attention_factor": 1.5, "truncate": False}, 4096, None),
-    (
-        64,
-        150000.0,
-        {"rope_type": "yarn", "original_max_position_embeddings": 4096, "factor": None},
-        131072,
-        None,
-    ),
-    (96, 10000.0, PHI_3, 131072, None),
-    (96, 10000.0, PHI_3, 131072, 4096),
-    (96, 10000.0, PHI_3 | {"attention_factor": 1.25}, 131072, 5000),
-]
-
-
-@pytest.mark.parametrize(("rotary_dim", "theta", "scaling", "max_position", "context_length"), PUBLISHED)
-def test_frequencies_are_those_of_transformers(
-    rotary_dim: int, theta: float, scaling: dict[str, Any], max_position: int, context_length: int | None
-) -> None:
-    kind = str(scaling.get("rope_type", scaling.get("type")))
-    config = LlamaConfig(
-        hidden_size=rotary_dim * 4,
-        num_attention_heads=4,
-        max_position_embeddings=max_position,
-        rope_parameters={**scaling, "rope_theta": theta, "rope_type": kind},
-    )
-    theirs, their_factor = ROPE_INIT_FUNCTIONS[kind](config, "cpu", seq_len=context_length or max_position)
-    ours, factor = rope_frequencies(rotary_dim, theta, scaling, max_position, context_length=context_length)
-    assert ours.dtype == torch.float32
-    torch.testing.assert_close(ours, theirs, rtol=3e-7, atol=0)
-    assert factor == pytest.approx(their_factor, rel=1e-12)
-
-
-@pytest.mark.parametrize("scaling", [None, {}, {"rope_type": "default"}, {"type": "default"}])
-def test_plain_frequencies(scaling: dict[str, Any] | None) -> None:
-    ours, factor = rope_frequencies(64, 10000.0, scaling, 2048)
-    np.testing.assert_allclose(ours.numpy(), 10000.0 ** -(np.arange(0, 64, 2) / 64), rtol=1e-6)
-    assert factor == 1.0
-
-
-@pytest.mark.parametrize(
-    ("scaling", "message"),
-    [
-        ({"type": "mrope"}, r"rope_type 'mrope' is not supported; supported: default, linear"),
-        ({"type": "linear"}, "factor is missing"),
-        ({"type": "linear", "factor": "2"}, "factor must be a positive number, not '2'"),
-        ({"type": "linear", "factor": -1}, "factor must be a positive number"),
-        ({"type": "linear", "factor": float("nan")}, "factor must be a positive number"),
-        ({**LLAMA_31, "low_freq_factor": 4.0}, "low_freq_factor must be below high_freq_factor"),
-        ({**PHI_3, "long_factor": [1.0]}, "long_factor must be a list of 48 numbers"),
-        ({**PHI_3, "long_factor": ["a"] * 48}, "long_factor must be a list of 48 numbers"),
-        ({**PHI_3, "original_max_position_embeddings": None}, "original_max_position_embeddings is missing"),
-    ],
-)
-def test_scalings_that_are_refused(scaling: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        rope_frequencies(96, 10000.0, scaling, 131072)
+from sgl_kernels import apply_rope, rope, rope_and_store_kv, rope_frequencies, rope_table, rotate, store_kv
 
 
 def tables(rotary_dim: int, positions: Tensor, interleaved: bool = False) -> tuple[Tensor, Tensor]:
@@ -191,11 +100,13 @@ def test_neighbours_that_are_not_one_buffer_are_rotated_apart(monkeypatch: pytes
 def spy_on_rotate(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     shapes = []
 
-    def spy(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> None:
-        shapes.append(x.shape)
-        rotate(x, cos, sin, interleaved=interleaved)
+    turn = rope._turn
 
-    monkeypatch.setattr(rope, "rotate", spy)
+    def spy(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
+        shapes.append(x.shape)
+        turn(x, cos, sin, interleaved)
+
+    monkeypatch.setattr(rope, "_turn", spy)
     return shapes
 
 
@@ -203,7 +114,127 @@ def test_tables_in_float32_round_once() -> None:
     positions = torch.arange(100)
     cos, sin = tables(64, positions)
     x = torch.randn(100, 3, 64).bfloat16()
-    exact = x.double()
-    rotate(exact, cos.double(), sin.double())
+    first, second = x.double().chunk(2, -1)
+    half_cos, half_sin = cos[:, None, :32].double(), sin[:, None, 32:].double()
+    exact = torch.cat((first * half_cos - second * half_sin, second * half_cos + first * half_sin), -1)
     rotate(x, cos, sin)
     torch.testing.assert_close(x, exact.bfloat16(), rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_rows_of_the_table_are_looked_up(index: torch.dtype) -> None:
+    positions = torch.tensor([7, -1, 0, 4095], dtype=index)
+    frequencies, _ = rope_frequencies(16, 10000.0, None, 4096)
+    cos, sin = rope_table(frequencies, 1.0, 4096)
+    q, k = torch.randn(4, 3, 24), torch.randn(4, 1, 24)
+    rows = positions.clamp(min=0).long()
+    whole = q.clone(), k.clone()
+    apply_rope(*whole, cos, sin, positions=positions)
+    single = q.clone()
+    rotate(single, cos, sin, positions=positions)
+    before = q.clone(), k.clone()
+    apply_rope(q, k, cos[rows], sin[rows])
+    q[1], k[1] = before[0][1], before[1][1]
+    assert torch.equal(whole[0], q)
+    assert torch.equal(whole[1], k)
+    assert torch.equal(single, q)
+
+
+def test_a_position_beyond_the_table_is_an_index_error() -> None:
+    with pytest.raises(IndexError):
+        rotate(torch.zeros(2, 1, 8), torch.ones(3, 8), torch.ones(3, 8), positions=torch.tensor([3, 0]))
+
+
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("tokens", [0, 1, 5])
+def test_rope_and_store_kv_is_that_of_transformers(tokens: int, normed: bool) -> None:
+    """Qwen 3: the norm of each head, the rotation, the cache."""
+    positions, slots = torch.randint(4096, (tokens,)), torch.randperm(9)[:tokens]
+    qkv = torch.randn(tokens, 6 + 2 + 2, 64)
+    q, k, v = qkv[:, :6], qkv[:, 6:8], qkv[:, 8:]
+    weights = torch.randn(2, 64)
+    frequencies, _ = rope_frequencies(64, 10000.0, None, 4096)
+    angles = torch.outer(positions.float(), frequencies)
+    angles = torch.cat((angles, angles), -1)[None]
+    heads = [q.clone(), k.clone()]
+    if normed:
+        for i in range(2):
+            norm = Qwen3RMSNorm(64, 1e-5)
+            norm.weight.data = weights[i]
+            heads[i] = norm(heads[i]).detach()
+    their_q, their_k = apply_rotary_pos_emb(
+        *(x.transpose(0, 1)[None] for x in heads), angles.cos(), angles.sin()
+    )
+    k_cache, v_cache, before = torch.zeros(9, 2, 64), torch.zeros(9, 2, 64), k.clone()
+    more = {"q_weight": weights[0], "k_weight": weights[1], "eps": 1e-5} if normed else {}
+    rope_and_store_kv(
+        q, k, v, *rope_table(frequencies, 1.0, 4096), k_cache, v_cache, slots, positions=positions, **more
+    )
+    torch.testing.assert_close(q, their_q[0].transpose(0, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(k_cache[slots], their_k[0].transpose(0, 1), rtol=1e-4, atol=1e-4)
+    assert torch.equal(v_cache[slots], v)
+    assert torch.equal(k, before)
+
+
+def test_gemma_norms_and_float8_caches() -> None:
+    q, k, v = torch.randn(3, 4, 16), torch.randn(3, 2, 16), torch.randn(3, 2, 16)
+    cos, sin = tables(8, torch.arange(3))
+    weights, slots = torch.randn(2, 16), torch.tensor([2, -1, 0])
+    caches = [torch.zeros(4, 2, 16).to(torch.float8_e4m3fn) for _ in range(4)]
+    steps = [
+        x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + w)
+        for x, w in zip((q, k), weights, strict=True)
+    ]
+    apply_rope(*steps, cos, sin)
+    store_kv(steps[1], v, *caches[:2], slots, k_scale=0.1, v_scale=0.2)
+    scales = {"k_scale": 0.1, "v_scale": 0.2}
+    rope_and_store_kv(
+        q, k, v, cos, sin, *caches[2:], slots, q_weight=weights[0], k_weight=weights[1], gemma=True, **scales
+    )
+    torch.testing.assert_close(q, steps[0])
+    for theirs, ours in zip(caches[:2], caches[2:], strict=True):
+        torch.testing.assert_close(ours.float(), theirs.float(), rtol=0.13, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q": torch.zeros(2, 24)}, "q: must be of shape"),
+        ({"q": torch.zeros(2, 3, 8, dtype=torch.float64)}, "q: must be float32"),
+        ({"k": torch.zeros(2, 3, 9)}, "k: must be of shape"),
+        ({"k": torch.zeros(2, 8, 3).mT}, "k: elements of the last dimension"),
+        ({"cos": torch.zeros(3, 8)}, "cos: must be of shape"),
+        ({"cos": torch.zeros(2, 8).half()}, "cos: must be float32"),
+        ({"cos": torch.zeros(2, 10), "sin": torch.zeros(2, 10)}, "cos: its width must be even and at most"),
+        ({"cos": torch.zeros(2, 7), "sin": torch.zeros(2, 7)}, "cos: its width must be even and at most"),
+        ({"cos": torch.zeros(2, 16)[:, ::2]}, "cos: must be contiguous"),
+        ({"sin": torch.zeros(2, 6)}, "sin: must be of shape"),
+        ({"positions": torch.zeros(2)}, "positions: must be int32 or int64"),
+        ({"positions": torch.zeros(3).long()}, "positions: must be of shape"),
+    ],
+)
+def test_what_is_refused(changed: dict[str, Any], message: str) -> None:
+    arguments = {"q": torch.zeros(2, 3, 8), "k": torch.zeros(2, 3, 8)}
+    arguments |= {"cos": torch.zeros(2, 8), "sin": torch.zeros(2, 8)} | changed
+    with pytest.raises(ValueError, match=message):
+        apply_rope(**arguments)
+    caches = {"k_cache": torch.zeros(4, 3, 8), "v_cache": torch.zeros(4, 3, 8)}
+    with pytest.raises(ValueError, match=message):
+        rope_and_store_kv(**arguments, **caches, v=torch.zeros(2, 3, 8), slots=torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q_weight": torch.zeros(8)}, "k_weight: must be given if q_weight is"),
+        ({"q_weight": torch.zeros(8), "k_weight": torch.zeros(6)}, "k_weight: must be of shape"),
+        ({"gemma": True}, "gemma: is about the weights of norms"),
+        ({"slots": torch.arange(3)}, "slots: must be of shape"),
+        ({"v_scale": 3.0}, "v_scale: must be 1.0"),
+    ],
+)
+def test_what_the_fused_step_refuses(changed: dict[str, Any], message: str) -> None:
+    arguments = {name: torch.zeros(2, 3, 8) for name in ("q", "k", "v", "k_cache", "v_cache")}
+    arguments |= {"cos": torch.zeros(2, 8), "sin": torch.zeros(2, 8), "slots": torch.arange(2)}
+    with pytest.raises(ValueError, match=message):
+        rope_and_store_kv(**(arguments | changed))

@@ -2,7 +2,8 @@
 """Log-probabilities of given tokens and of the most likely ones, without a [rows, V] copy of anything.
 
 A prompt of thousands of tokens times a vocabulary of a hundred thousand is gigabytes: `logprobs_of_hidden`
-therefore projects and reduces a slice of rows at a time. Natural logarithms, float32.
+therefore projects and reduces a slice of rows at a time. Natural logarithms, float32. Knows nothing of
+temperatures and penalties.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from sgl_kernels._backend import fast
+from sgl_kernels._check import FLOATS, INTEGERS, check, require
 
 _PROJECTED = 1 << 22  # logits that `project` makes at once
 _REDUCED = 1 << 18  # logits reduced at once: temporaries that stay in the cache of a CPU
@@ -27,9 +31,18 @@ class TokenLogprobs:
 
 
 def logprobs_of_logits(logits: Tensor, targets: Tensor, top: int = 0) -> TokenLogprobs:
-    """Of logits [p, V], any float dtype, and targets [p], integers: each target, and the `top` most
-    likely.
+    """Of logits [p, V] and targets [p]: the log-probability of each target, and the `top` most likely tokens.
+
+    logits are float32, float16 or bfloat16, elements of a row side by side; targets int32 or int64, on their
+    device. A target that is no token has NaN, and so has a row of NaN or plus infinity, whose most likely
+    tokens mean nothing. Which of equally likely tokens are reported first is not defined. Raises ValueError
+    on another shape, dtype or device, or a `top` that is not between 0 and V.
     """
+    check("logits", logits, (None, None), dtypes=FLOATS, rows=True)
+    check("targets", targets, (len(logits),), like=logits, dtypes=INTEGERS)
+    require(0 <= top <= logits.shape[1], "top", f"must be between 0 and {logits.shape[1]}, not {top}")
+    if kernels := fast("logprobs", logits.device):
+        return kernels.logprobs_of_logits(logits, targets.contiguous(), top)
     elements = _REDUCED if logits.device.type == "cpu" else _PROJECTED
     rows = max(1, elements // logits.shape[1])
     parts = (_reduce(logits[i : i + rows], targets[i : i + rows], top) for i in range(0, len(targets), rows))
@@ -53,7 +66,9 @@ def logprobs_of_hidden(
 def _reduce(logits: Tensor, targets: Tensor, top: int) -> TokenLogprobs:
     logprobs = logits.log_softmax(-1, dtype=torch.float32)
     values, tokens = logprobs.topk(top, dim=-1)
-    return TokenLogprobs(logprobs.gather(1, targets.long()[:, None]).squeeze(1), values, tokens.int())
+    found = logprobs.gather(1, targets.long().clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
+    is_token = (targets >= 0) & (targets < logits.shape[1])
+    return TokenLogprobs(torch.where(is_token, found, float("nan")), values, tokens.int())
 
 
 def _join(parts: Iterable[TokenLogprobs], device: torch.device, top: int) -> TokenLogprobs:

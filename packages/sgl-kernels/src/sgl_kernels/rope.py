@@ -1,147 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embedding: frequencies as published configs spell them, a table of angles, the rotation.
+"""Rotary position embedding: a table of angles, the rotation, and what stands around it in a layer.
 
-Su et al., "RoFormer", 2021. Frequencies are fixed for the life of a server, because the keys in its cache are
-already rotated: schemes that choose by length choose by the longest sequence the server admits.
+Su et al., "RoFormer", 2021. Knows nothing of how frequencies were chosen, nor whose slots it writes to.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
-_TYPES = "default, linear, dynamic, llama3, yarn, longrope"
+from sgl_kernels._backend import fast
+from sgl_kernels._check import FLOATS, INTEGERS, check, require
+from sgl_kernels.kv import check_store, store_kv
+from sgl_kernels.norm import gemma_rms_norm, rms_norm
 
-
-def rope_frequencies(
-    rotary_dim: int,
-    theta: float,
-    scaling: Mapping[str, Any] | None,
-    max_position: int,
-    *,
-    context_length: int | None = None,
-) -> tuple[Tensor, float]:
-    """(inv_freq [rotary_dim/2] float32, attention_factor): angle per position, factor on cos and sin.
-
-    rotary_dim: how many of a head's dimensions rotate (head_dim, or its `partial_rotary_factor`). scaling:
-    the published `rope_scaling` dict, its scheme under "rope_type" or "type", or None. max_position:
-    `max_position_embeddings` of the config. context_length: the longest sequence that will be seen,
-    `max_position` if None; "dynamic" and "longrope" choose by it. A config that keeps
-    `original_max_position_embeddings` beside the dict must put it in; without it "llama3" and "yarn" take
-    `max_position`.
-
-    Raises ValueError, naming the field, if the scaling is unknown or incomplete.
-    """
-    # In float32 throughout: models were trained with these roundings, and at position 10⁵ they matter.
-    powers = theta ** (torch.arange(0, rotary_dim, 2, dtype=torch.int64).float() / rotary_dim)
-    plain = 1.0 / powers
-    if scaling is None:
-        return plain, 1.0
-    match scaling.get("rope_type", scaling.get("type", "default")):
-        case "default":
-            return plain, 1.0
-        case "linear":
-            return plain / _number(scaling, "factor"), 1.0
-        case "dynamic":
-            length = max(context_length or max_position, max_position)
-            return _dynamic(rotary_dim, theta, _number(scaling, "factor"), length / max_position), 1.0
-        case "llama3":
-            return _llama3(plain, scaling, max_position), 1.0
-        case "yarn":
-            return _yarn(powers, rotary_dim, theta, scaling, max_position)
-        case "longrope" | "su":
-            return _longrope(powers, scaling, max_position, context_length or max_position)
-        case other:
-            raise ValueError(f"rope_scaling: rope_type {other!r} is not supported; supported: {_TYPES}")
-
-
-def _dynamic(rotary_dim: int, theta: float, factor: float, stretch: float) -> Tensor:
-    """NTK-aware scaling of the base. Source: the Reddit posts of bloc97 and emozilla, 2023; Peng et al.
-    (below), A.2.
-    """
-    base = theta * (factor * stretch - (factor - 1)) ** (rotary_dim / (rotary_dim - 2))
-    return 1.0 / base ** (torch.arange(0, rotary_dim, 2, dtype=torch.int64).float() / rotary_dim)
-
-
-def _llama3(plain: Tensor, scaling: Mapping[str, Any], max_position: int) -> Tensor:
-    """Long waves slow down by `factor`, short ones stay, those between are mixed. Source: Llama 3.1's
-    reference code.
-    """
-    factor = _number(scaling, "factor")
-    low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
-    if low >= high:
-        raise ValueError("rope_scaling: low_freq_factor must be below high_freq_factor")
-    original = _number(scaling, "original_max_position_embeddings", max_position)
-    turns = original / (2 * math.pi / plain)  # of each wave within the original context
-    keep = (turns - low) / (high - low)
-    mixed = (1 - keep) * plain / factor + keep * plain
-    return torch.where(turns < low, plain / factor, torch.where(turns > high, plain, mixed))
-
-
-def _yarn(
-    powers: Tensor, rotary_dim: int, theta: float, scaling: Mapping[str, Any], max_position: int
-) -> tuple[Tensor, float]:
-    """Interpolate the dimensions that turn less than beta_slow times in the original context, keep those
-    that turn more than beta_fast times, ramp between. Source: Peng et al., "YaRN", 2023, §3.2 to §3.4.
-    """
-    original = _number(scaling, "original_max_position_embeddings", max_position)
-    factor = _number(scaling, "factor", max_position / original)
-
-    def dimension(turns: float) -> float:
-        return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-
-    low, high = dimension(_number(scaling, "beta_fast", 32)), dimension(_number(scaling, "beta_slow", 1))
-    if scaling.get("truncate", True):
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rotary_dim - 1)
-    width = high - low or 0.001
-    ramp = ((torch.arange(rotary_dim // 2).float() - low) / width).clamp(0, 1)
-    frequencies = ramp / (factor * powers) + (1 - ramp) / powers
-
-    def magnitude(weight: float) -> float:
-        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
-
-    attention = magnitude(1.0)
-    if scaling.get("mscale") and scaling.get("mscale_all_dim"):  # DeepSeek's pair of knobs
-        attention = magnitude(_number(scaling, "mscale")) / magnitude(_number(scaling, "mscale_all_dim"))
-    return frequencies, _number(scaling, "attention_factor", attention)
-
-
-def _longrope(
-    powers: Tensor, scaling: Mapping[str, Any], max_position: int, context_length: int
-) -> tuple[Tensor, float]:
-    """A searched factor per dimension, one list for contexts up to the original length and one for longer
-    ones.
-
-    Source: Ding et al., "LongRoPE", 2024.
-    """
-    original = _number(scaling, "original_max_position_embeddings")
-    field = "long_factor" if context_length > original else "short_factor"
-    factors = scaling.get(field)
-    if (
-        not isinstance(factors, (list, tuple))
-        or len(factors) != len(powers)
-        or not all(isinstance(factor, (int, float)) for factor in factors)
-    ):
-        raise ValueError(f"rope_scaling: {field} must be a list of {len(powers)} numbers")
-    factor = _number(scaling, "factor", max_position / original)
-    attention = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return 1.0 / (torch.tensor(factors) * powers), _number(scaling, "attention_factor", attention)
-
-
-def _number(scaling: Mapping[str, Any], field: str, default: float | None = None) -> float:
-    value = scaling.get(field)
-    if value is None:
-        value = default
-    if value is None:
-        raise ValueError(f"rope_scaling: {field} is missing")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ValueError(f"rope_scaling: {field} must be a positive number, not {value!r}")
-    return value
+_HEADS = (None, None, None)
 
 
 def rope_table(
@@ -152,11 +25,11 @@ def rope_table(
     dtype: torch.dtype = torch.float32,
     interleaved: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [length, rotary_dim], as `apply_rope` reads them: gather their rows once per step.
+    """(cos, sin), each [length, rotary_dim], as `apply_rope` reads them. Made once for a model.
 
-    sin carries the sign of the rotation: in the neox layout row p is [-sin, sin] of the same rotary_dim/2
-    angles, in the interleaved one the two alternate. Both are multiplied by `attention_factor`, and rounded
-    to `dtype` at the end.
+    inv_freq [rotary_dim/2] and attention_factor: as `rope_frequencies` gives them. sin carries the sign of
+    the rotation: in the neox layout row p is [-sin, sin] of the same rotary_dim/2 angles, in the interleaved
+    one the two alternate. Both are multiplied by `attention_factor`, and rounded to `dtype` at the end.
     """
     angles = torch.outer(torch.arange(length, dtype=torch.float32, device=inv_freq.device), inv_freq.float())
     cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
@@ -167,25 +40,132 @@ def rope_table(
     return cos.to(dtype), sin.to(dtype)
 
 
-def apply_rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> None:
+def apply_rope(
+    q: Tensor,
+    k: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    positions: Tensor | None = None,
+    interleaved: bool = False,
+) -> None:
     """Rotate q and k in place; in one go if the heads of k lie directly behind those of q in one buffer.
 
-    q [T, hq, d], k [T, hk, d] (may be strided views); cos, sin [T, rotary_dim] as `rope_table` lays them out,
-    gathered by position, in float32 or the dtype of q. The first rotary_dim of the d dimensions rotate, the
-    rest stay.
+    q [T, hq, d], k [T, hk, d] float32, float16 or bfloat16, of one dtype; may be strided views whose last
+    dimension is contiguous. cos, sin: as `rope_table` lays them out, contiguous, in float32 or the dtype of
+    q. Either whole, [length, rotary_dim], with positions [T] int32 or int64, or without positions their rows
+    for these tokens, [T, rotary_dim]. The first rotary_dim of the d dimensions rotate, the rest stay. A token
+    at a negative position (padding) is not rotated.
 
     neox (the default): dimension i turns with i + rotary_dim/2; interleaved: 2i turns with 2i + 1.
+
+    Raises ValueError on other shapes, dtypes, strides and devices. A position beyond the table is an
+    IndexError on a CPU; on a GPU that token is not rotated.
     """
-    if _directly_behind(q, k):
+    _check_heads("q", q, cos, sin, positions)
+    check("k", k, (len(q), None, q.shape[2]), like=q, rows=True)
+    if kernels := fast("rope", q.device):
+        kernels.apply_rope(q, k, cos, sin, positions=positions, interleaved=interleaved)
+        return
+    cos, sin = _rows(cos, sin, positions)
+    if not torch.compiler.is_compiling() and _directly_behind(q, k):
         both = q.as_strided((q.shape[0], q.shape[1] + k.shape[1], q.shape[2]), q.stride())
-        rotate(both, cos, sin, interleaved=interleaved)
+        _turn(both, cos, sin, interleaved)
     else:
-        rotate(q, cos, sin, interleaved=interleaved)
-        rotate(k, cos, sin, interleaved=interleaved)
+        _turn(q, cos, sin, interleaved)
+        _turn(k, cos, sin, interleaved)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool = False) -> None:
-    """Rotate x [T, h, d] in place; cos, sin and interleaved as in `apply_rope`."""
+def rotate(
+    x: Tensor, cos: Tensor, sin: Tensor, *, positions: Tensor | None = None, interleaved: bool = False
+) -> None:
+    """Rotate x [T, h, d] in place; all as in `apply_rope`."""
+    _check_heads("x", x, cos, sin, positions)
+    if kernels := fast("rope", x.device):
+        kernels.rotate(x, cos, sin, positions=positions, interleaved=interleaved)
+        return
+    _turn(x, *_rows(cos, sin, positions), interleaved)
+
+
+def rope_and_store_kv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor | None,
+    slots: Tensor,
+    *,
+    positions: Tensor | None = None,
+    interleaved: bool = False,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    eps: float = 1e-6,
+    gemma: bool = False,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+) -> None:
+    """What stands between the projection and the attention of a layer, in one pass over the memory.
+
+    The heads of q and k are normalised with q_weight and k_weight [d] (`rms_norm`, or with `gemma`
+    `gemma_rms_norm`; left out where they are None), then rotated as by `apply_rope`. q is changed in place;
+    the keys and v go into their slots as by `store_kv`. k and v are not changed: none but the caches has the
+    rotated keys. Arguments, and what is raised, are as there; the weights are contiguous and of q's dtype.
+
+    The reference rounds to q's dtype after each of the steps, the kernel once, at the end.
+    """
+    _check_heads("q", q, cos, sin, positions)
+    check("k", k, (len(q), None, q.shape[2]), like=q, rows=True)
+    check_store(k, v, k_cache, v_cache, slots, k_scale, v_scale)
+    require(
+        (q_weight is None) == (k_weight is None), "k_weight", "must be given if q_weight is, and only then"
+    )
+    require(q_weight is not None or not gemma, "gemma", "is about the weights of norms, and there are none")
+    if q_weight is not None and k_weight is not None:
+        check("q_weight", q_weight, [q.shape[2]], like=q, contiguous=True)
+        check("k_weight", k_weight, [q.shape[2]], like=q, contiguous=True)
+    if kernels := fast("rope", q.device):
+        kernels.rope_and_store_kv(
+            q, k, v, cos, sin, k_cache, v_cache, slots, positions=positions, interleaved=interleaved,
+            q_weight=q_weight, k_weight=k_weight, eps=eps, gemma=gemma, k_scale=k_scale, v_scale=v_scale,
+        )  # fmt: skip
+        return
+    if q_weight is not None and k_weight is not None:
+        norm = gemma_rms_norm if gemma else rms_norm
+        q.copy_(norm(q, q_weight, eps))
+        k = norm(k, k_weight, eps)
+    else:
+        k = k.clone()
+    apply_rope(q, k, cos, sin, positions=positions, interleaved=interleaved)
+    store_kv(k, v, k_cache, v_cache, slots, k_scale=k_scale, v_scale=v_scale)
+
+
+def _check_heads(argument: str, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None) -> None:
+    check(argument, x, _HEADS, dtypes=FLOATS, rows=True)
+    length = len(x) if positions is None else None
+    check("cos", cos, (length, None), like=x, dtypes=(torch.float32, x.dtype), contiguous=True)
+    check("sin", sin, cos.shape, like=cos, contiguous=True)
+    if cos.shape[1] % 2 or cos.shape[1] > x.shape[2]:
+        widths = f"{x.shape[2]}, not {cos.shape[1]}"
+        raise ValueError(f"cos: its width must be even and at most that of a head, {widths}")
+    if positions is not None:
+        check("positions", positions, [len(x)], like=x, dtypes=INTEGERS)
+
+
+def _rows(cos: Tensor, sin: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The angles of each token."""
+    if positions is None:
+        return cos, sin
+    nowhere = (positions < 0)[:, None]
+    positions = positions.clamp(min=0)
+    return (
+        cos.index_select(0, positions).masked_fill_(nowhere, 1),
+        sin.index_select(0, positions).masked_fill_(nowhere, 0),
+    )
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
     rotary_dim = cos.shape[-1]
     if rotary_dim < x.shape[-1]:
         x = x[..., :rotary_dim]

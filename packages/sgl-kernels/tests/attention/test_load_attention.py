@@ -18,6 +18,12 @@ def test_the_reference_supports_every_width(name: str | None) -> None:
     assert load_attention(name, specs, CPU).name == "reference"
 
 
+@pytest.mark.parametrize("name", ["triton", "flashinfer"])
+def test_a_backend_of_other_devices_is_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} cannot be used: it needs a CUDA device, not cpu"):
+        load_attention(name, [SPEC], CPU)
+
+
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'flash'.*reference"):
         load_attention("flash", [SPEC], CPU)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sgl_kernels import AttentionSpec, PagedLayout, load_attention
+from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix, load_attention
 from sgl_kernels.attention import reference
 
 CPU = torch.device("cpu")
@@ -33,7 +34,7 @@ def make_layout(lens: list[tuple[int, int]], slots: Tensor) -> PagedLayout:
 
 
 def expected(layout: PagedLayout, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> NDArray[Any]:
-    """Query by query, head by head."""
+    """Query by query, head by head; float8 tensors without scales."""
     queries, keys, values = (x.to(torch.float64).numpy() for x in (q, k, v))
     slots = layout.kv_slots.numpy()
     out = np.zeros((len(q), spec.q_heads, spec.v_dim))
@@ -42,7 +43,7 @@ def expected(layout: PagedLayout, spec: AttentionSpec, q: Tensor, k: Tensor, v: 
         own = slots[begin : begin + kv_len]
         for position in range(kv_len - q_len, kv_len):
             first = 0 if spec.window is None else max(0, position + 1 - spec.window)
-            seen = own[first : position + 1]
+            seen = own[first : position + 1] if spec.causal else own
             for head in range(spec.q_heads):
                 kv_head = head // (spec.q_heads // spec.kv_heads)
                 scores = keys[seen, kv_head] @ queries[token, head] * spec.scale
@@ -53,6 +54,21 @@ def expected(layout: PagedLayout, spec: AttentionSpec, q: Tensor, k: Tensor, v: 
             token += 1
         begin += kv_len
     return out
+
+
+def strided(x: Tensor, how: str) -> Tensor:
+    """The same elements [S, heads, dim] elsewhere in memory."""
+    slots, heads, dim = x.shape
+    match how:
+        case "as it is":
+            return x
+        case "half of a pair":  # [S, 2, heads, dim]
+            out = x.new_empty(slots, 2, heads, dim)[:, 1]
+        case "heads first":
+            out = x.new_empty(heads, slots, dim).transpose(0, 1)
+        case "padded rows":
+            out = x.new_empty(slots, heads, dim + 4)[..., :dim]
+    return out.copy_(x)
 
 
 def check(spec: AttentionSpec, lens: list[tuple[int, int]], *, shuffled: bool = True, seed: int = 0) -> None:
@@ -105,6 +121,131 @@ def test_any_decode_in_several_buckets(spec: AttentionSpec, lens: list[int], see
         check(spec, [(1, kv_len) for kv_len in lens], seed=seed)
 
 
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(SPECS, st.lists(REQUESTS, min_size=1, max_size=4))
+def test_without_causality_all_is_seen(spec: AttentionSpec, lens: list[tuple[int, int]]) -> None:
+    check(replace(spec, window=None, causal=False), lens)
+
+
+@pytest.mark.parametrize("how", ["as it is", "half of a pair", "heads first", "padded rows"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("lens", [[(1, 5)], [(1, 40), (1, 3)], [(1, 7), (9, 30), (1, 31)], [(5, 5)]])
+def test_any_strides_and_float8_with_scales(
+    lens: list[tuple[int, int]], dtype: torch.dtype, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = AttentionSpec(6, 2, 16, 8, 0.25, softcap=None if len(lens) > 1 else 20.0)
+    for limit in (0, 1 << 17):
+        monkeypatch.setattr(reference, "_FUSED_LIMIT", limit)
+        layout = make_layout(lens, torch.randperm(90).int())
+        q = torch.randn(sum(layout.q_lens), 6, 16)
+        k, v = (strided(torch.randn(90, 2, dim).to(dtype), how) for dim in (16, 8))
+        backend = load_attention("reference", [spec], CPU)
+        out = backend.run(backend.plan(layout, spec), q, k, v, k_scale=0.5, v_scale=3.0)
+        scaled = expected(layout, spec, q, k.float() * 0.5, v.float() * 3.0)
+        np.testing.assert_allclose(out, scaled, rtol=2e-5, atol=2e-5)
+
+
+def test_a_window_without_causality_is_refused() -> None:
+    with pytest.raises(ValueError, match="does not support"):
+        load_attention("reference", [AttentionSpec(4, 2, 8, 8, 0.3, window=4, causal=False)], CPU)
+
+
+def test_latent_attention_reads_values_inside_the_keys() -> None:
+    spec = AttentionSpec(4, 1, 12, 8, 0.3)
+    layout = make_layout([(1, 50), (6, 20)], torch.randperm(80).int())
+    q, cache = torch.randn(7, 4, 12), torch.randn(80, 1, 12)
+    backend = load_attention("reference", [spec], CPU)
+    out = backend.run(backend.plan(layout, spec), q, cache, cache[..., :8])
+    np.testing.assert_allclose(out, expected(layout, spec, q, cache, cache[..., :8]), rtol=2e-5, atol=2e-5)
+
+
+def test_shared_prefixes_change_nothing() -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3)
+    layout = make_layout([(1, 9), (1, 12), (3, 20)], torch.arange(41).int())
+    hinted = replace(layout, shared=(SharedPrefix(0, 2, 8),))
+    q, (k, v) = torch.randn(5, 4, 8), torch.randn(2, 41, 2, 8)
+    backend = load_attention("reference", [spec], CPU)
+    outs = [backend.run(backend.plan(each, spec), q, k, v) for each in (layout, hinted)]
+    assert torch.equal(*outs)
+
+
+def test_a_plan_is_refilled() -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3)
+    backend = load_attention("reference", [spec], CPU)
+    k, v = torch.randn(2, 60, 2, 8)
+    plan = backend.plan(make_layout([(1, 9), (1, 12), (3, 20)], torch.randperm(60).int()), spec)
+    for lens in ([(1, 30)], [(2, 3), (1, 1), (2, 37)], [(1, 9), (1, 12), (3, 20)]):
+        layout = make_layout(lens, torch.randperm(60).int())
+        q = torch.randn(sum(layout.q_lens), 4, 8)
+        assert backend.plan(layout, spec, plan) is plan
+        np.testing.assert_allclose(
+            backend.run(plan, q, k, v), expected(layout, spec, q, k, v), rtol=2e-5, atol=2e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("lens", "message"),
+    [
+        ([(1, 2), (1, 2), (1, 2)], "into: was made for at most 2 requests, the layout has 3"),
+        ([(1, 11), (1, 5)], "into: was made for at most 15 tokens, the layout has 16"),
+        ([(2, 6)], "into: was made for one query a request, the layout has more"),
+    ],
+)
+def test_a_plan_does_not_grow(lens: list[tuple[int, int]], message: str) -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3)
+    backend = load_attention("reference", [spec], CPU)
+    plan = backend.plan(make_layout([(1, 9), (1, 6)], torch.arange(60)), spec)
+    backend.plan(make_layout([(1, 3)], torch.arange(60)), spec, plan)  # what it was made for remains
+    with pytest.raises(ValueError, match=message):
+        backend.plan(make_layout(lens, torch.arange(60)), spec, plan)
+    with pytest.raises(ValueError, match="into: is of another backend or spec"):
+        backend.plan(make_layout([(1, 3)], torch.arange(60)), replace(spec, scale=1.0), plan)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"q_lens": (1, 2, 1)}, "kv_lens: has 2 requests, q_lens has 3"),
+        ({"q_lens": (0, 3)}, "q_lens: every request needs a query"),
+        ({"q_lens": (1, 8)}, "kv_lens: counts a request's queries too"),
+        ({"q_indptr": torch.zeros(2, dtype=torch.int32)}, r"q_indptr: must be of shape \[3\]"),
+        ({"kv_indptr": torch.zeros(3)}, "kv_indptr: must be int32, not float32"),
+        ({"kv_slots": torch.zeros(40)}, "kv_slots: must be int32 or int64"),
+        ({"kv_slots": torch.zeros(11, dtype=torch.int32)}, "kv_slots: has 11 slots for 12 tokens"),
+    ],
+)
+def test_a_layout_that_disagrees_is_refused(changed: dict[str, Any], message: str) -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3)
+    layout = replace(make_layout([(1, 5), (2, 7)], torch.arange(12)), **changed)
+    with pytest.raises(ValueError, match=message):
+        load_attention("reference", [spec], CPU).plan(layout, spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("q", torch.randn(4, 4, 8), r"q: must be of shape \[3, 4, 8\]"),
+        ("q", torch.randn(3, 8, 4).transpose(1, 2), "q: elements of the last dimension"),
+        ("q", torch.zeros(3, 4, 8, dtype=torch.float64), "q: must be float32 or float16 or bfloat16"),
+        ("k_cache", torch.randn(12, 2, 9), "k_cache: must be of shape"),
+        ("k_cache", torch.randn(12, 2, 8).half(), "k_cache: must be float32 or float8_e4m3fn"),
+        ("v_cache", torch.randn(11, 2, 8), "v_cache: must be of shape"),
+        ("v_cache", torch.randn(12, 2, 8).half(), "v_cache: must be float32, not float16"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused(name: str, tensor: Tensor, message: str) -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3)
+    backend = load_attention("reference", [spec], CPU)
+    plan = backend.plan(make_layout([(1, 5), (2, 7)], torch.arange(12)), spec)
+    tensors: dict[str, Any] = {
+        "q": torch.randn(3, 4, 8),
+        "k_cache": torch.randn(12, 2, 8),
+        "v_cache": torch.randn(12, 2, 8),
+    }
+    with pytest.raises(ValueError, match=message):
+        backend.run(plan, **(tensors | {name: tensor}))
+
+
 WINDOWS = [None, 1, 2, 100, 128, 129, 1000]
 
 
@@ -150,7 +291,7 @@ def test_slots_whose_ends_look_consecutive_are_gathered() -> None:
     spec = AttentionSpec(2, 1, 8, 8, 0.3)
     layout = make_layout([(1, 4)], torch.tensor([3, 7, 8, 6]))
     q, k, v = torch.randn(1, 2, 8), torch.randn(9, 1, 8), torch.randn(9, 1, 8)
-    backend = load_attention(None, [spec], CPU)
+    backend = load_attention("reference", [spec], CPU)
     out = backend.run(backend.plan(layout, spec), q, k, v)
     np.testing.assert_allclose(out, expected(layout, spec, q, k, v), atol=1e-5)
 
@@ -164,7 +305,7 @@ def test_bfloat16_is_near_float64(lens: list[tuple[int, int]]) -> None:
     qkv = torch.randn(sum(layout.q_lens), 15, 64).bfloat16()
     q = qkv[:, :9]  # a strided view, as layers pass it
     k, v = torch.randn(2, 1400, 3, 64).bfloat16()
-    backend = load_attention(None, [spec], CPU)
+    backend = load_attention("reference", [spec], CPU)
     out = backend.run(backend.plan(layout, spec), q, k, v)
     assert out.dtype == torch.bfloat16
     assert np.abs(out.double().numpy() - expected(layout, spec, q, k, v)).max() < 0.03
@@ -173,7 +314,7 @@ def test_bfloat16_is_near_float64(lens: list[tuple[int, int]]) -> None:
 def test_a_plan_serves_every_layer_and_dtype() -> None:
     spec = AttentionSpec(4, 2, 8, 8, 0.3, softcap=30.0)
     layout = make_layout([(1, 5), (1, 9), (3, 7)], torch.arange(30))
-    backend = load_attention(None, [spec], CPU)
+    backend = load_attention("reference", [spec], CPU)
     with torch.inference_mode():
         plan = backend.plan(layout, spec)
         q = torch.randn(5, 4, 8)
@@ -187,7 +328,7 @@ def test_a_plan_serves_every_layer_and_dtype() -> None:
 
 def test_an_empty_batch() -> None:
     spec = AttentionSpec(4, 2, 8, 8, 0.3)
-    backend = load_attention(None, [spec], CPU)
+    backend = load_attention("reference", [spec], CPU)
     plan = backend.plan(make_layout([], torch.arange(0)), spec)
     assert backend.run(
         plan, torch.empty(0, 4, 8), torch.randn(2, 5, 2, 8)[0], torch.randn(5, 2, 8)
@@ -211,6 +352,6 @@ def test_cuda_equals_cpu(lens: list[tuple[int, int]]) -> None:
             layout.q_lens,
             layout.kv_lens,
         )
-        backend = load_attention(None, [spec], torch.device(device))
+        backend = load_attention("reference", [spec], torch.device(device))
         outs.append(backend.run(backend.plan(moved, spec), q.to(device), k.to(device), v.to(device)).cpu())
     torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-4)

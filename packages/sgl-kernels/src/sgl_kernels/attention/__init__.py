@@ -3,18 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import MappingProxyType
 
 import torch
 
-from sgl_kernels.attention.protocol import AttentionBackend, AttentionSpec, PagedLayout, Plan
-from sgl_kernels.attention.reference import ReferenceAttention
+from sgl_kernels._backend import available
+from sgl_kernels.attention.protocol import AttentionBackend, AttentionSpec, PagedLayout, Plan, SharedPrefix
 
-# In order of preference: the first that supports every spec of a model is chosen.
-_BACKENDS: Mapping[str, Callable[[torch.device], AttentionBackend]] = MappingProxyType(
-    {"reference": ReferenceAttention}
+# Modules beside this one, imported when they are first considered, and the names of their classes.
+_BACKENDS: Mapping[str, str] = MappingProxyType(
+    {"triton": "TritonAttention", "flashinfer": "FlashInferAttention", "reference": "ReferenceAttention"}
 )
+# The first that supports every spec of a model is chosen, of those that need no compiler at first use.
+_PREFERRED = ("triton", "reference")
 
 
 def load_attention(
@@ -22,14 +25,20 @@ def load_attention(
 ) -> AttentionBackend:
     """The backend called `name`, or the preferred one that supports all `specs` if None.
 
-    Raises ValueError if there is no such backend or it does not support a spec.
+    "triton" is for CUDA devices, and is what they get unless SGL_KERNELS_BACKEND says otherwise; "flashinfer"
+    is for those too, but chosen by name only; "reference" is for any. Raises ValueError if there is no such
+    backend, if it cannot be used here, or if it does not support a spec.
     """
     if name is not None and name not in _BACKENDS:
         raise ValueError(f"no attention backend is called {name!r}; there are: {', '.join(_BACKENDS)}")
     wanted = list(specs)
     refused = []
-    for candidate in [name] if name is not None else _BACKENDS:
-        backend = _BACKENDS[candidate](device)
+    for candidate in _PREFERRED if name is None else [name]:
+        if reason := _obstacle(candidate, device):
+            refused.append(f"{candidate} cannot be used: {reason}")
+            continue
+        module = import_module(f"{__name__}.{candidate}")
+        backend: AttentionBackend = getattr(module, _BACKENDS[candidate])(device)
         missing = [spec for spec in wanted if not backend.supports(spec)]
         if not missing:
             return backend
@@ -37,4 +46,14 @@ def load_attention(
     raise ValueError("; ".join(refused))
 
 
-__all__ = ["AttentionBackend", "AttentionSpec", "PagedLayout", "Plan", "load_attention"]
+def _obstacle(name: str, device: torch.device) -> str | None:
+    """Why a backend cannot be used on a device, if so."""
+    if name == "reference":
+        return None
+    if device.type != "cuda":
+        return f"it needs a CUDA device, not {device.type}"
+    found = available()[name]
+    return None if found.usable else found.reason
+
+
+__all__ = ["AttentionBackend", "AttentionSpec", "PagedLayout", "Plan", "SharedPrefix", "load_attention"]

@@ -3,20 +3,25 @@
 
 `plan` once per step and distinct spec, `run` once per layer: everything that depends only on lengths and
 slots is worked out in `plan`. Query i of a request with q_len queries and kv_len visible tokens stands at
-position kv_len - q_len + i and sees the positions up to its own, or the last `window` of them.
+position kv_len - q_len + i and sees the positions up to its own, or the last `window` of them; without
+`causal` it sees all kv_len tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """The attention of one layer; static. `q_heads` is a multiple of `kv_heads`."""
+    """The attention of one layer; static. `q_heads` is a multiple of `kv_heads`.
+
+    Multi-head latent attention (DeepSeek-V2) is kv_heads=1, head_dim=576, v_dim=512, where the values are the
+    first 512 elements of the keys: pass `k_cache[..., :512]` as the cache of values.
+    """
 
     q_heads: int
     kv_heads: int
@@ -25,6 +30,15 @@ class AttentionSpec:
     scale: float  # multiplies the scores
     window: int | None = None  # a query sees at most this many tokens, itself included
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap) before the mask
+    causal: bool = True  # False: every query of a request sees all its tokens (images); goes with no window
+
+
+class SharedPrefix(NamedTuple):
+    """Requests first..first + rows of a layout begin with the same `tokens` slots."""
+
+    first: int
+    rows: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -32,7 +46,8 @@ class PagedLayout:
     """The n requests of one step; shared by all layers. Pages are single tokens.
 
     Request r owns queries [q_indptr[r], q_indptr[r+1]) and its kv_lens[r] tokens, in order of position, lie
-    in the slots kv_slots[kv_indptr[r] : kv_indptr[r+1]] of every layer's cache. 0 < q_len <= kv_len.
+    in the slots kv_slots[kv_indptr[r] : kv_indptr[r+1]] of every layer's cache. 0 < q_len <= kv_len. All of
+    these slots exist and hold finite values, those before a window too: a backend may read a few of them.
     """
 
     q_indptr: Tensor  # [n+1] int32
@@ -40,6 +55,9 @@ class PagedLayout:
     kv_slots: Tensor  # [Σkv] int32 or int64
     q_lens: tuple[int, ...]  # [n] host copies, for planners that must look
     kv_lens: tuple[int, ...]  # [n]
+    # Disjoint, ascending; a hint that lets a backend read common tokens once for all rows of a group. Each
+    # member has a query of its own beyond the prefix: tokens <= kv_len - q_len.
+    shared: tuple[SharedPrefix, ...] = ()
 
 
 class Plan:
@@ -55,14 +73,31 @@ class AttentionBackend(Protocol):
         """Whether `plan` accepts this spec."""
         ...
 
-    def plan(self, layout: PagedLayout, spec: AttentionSpec) -> Plan:
-        """Prepare one step. Reads the layout, and does not need it afterwards."""
+    def plan(self, layout: PagedLayout, spec: AttentionSpec, into: Plan | None = None) -> Plan:
+        """Prepare one step. The layout's tensors must stay as they are until the step's last `run`.
+
+        into: a plan of this backend and spec, whose buffers are refilled and which is returned. A CUDA graph
+        captured with it computes the new layout when replayed, provided that the layout's tensors are the
+        ones it was captured with (same addresses, new contents). The new layout must be no larger: at most as
+        many requests, queries and tokens as that plan's layout had, and one query a request if that had.
+        Raises ValueError otherwise. `plan` itself is never captured.
+        """
         ...
 
-    def run(self, plan: Plan, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
-        """q [Σq, hq, d], k_cache [S, hk, d], v_cache [S, hk, dv] -> [Σq, hq, dv], all of one dtype.
+    def run(
+        self,
+        plan: Plan,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        *,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+    ) -> Tensor:
+        """q [Σq, hq, d], k_cache [S, hk, d], v_cache [S, hk, dv] -> [Σq, hq, dv] of q's dtype.
 
-        The keys and values of this step's own tokens are already in the caches. q may be a strided view; the
-        caches are contiguous.
+        The keys and values of this step's own tokens are already in the caches, in q's dtype, or in
+        float8_e4m3fn or float8_e5m2 if a stored element times k_scale (v_scale) is the key's (value's). All
+        tensors may be strided views whose last dimension is contiguous. Safe to capture in a CUDA graph.
         """
         ...

@@ -7,19 +7,22 @@ Requests with one query are computed together, in buckets of similar length; a r
 alone, a block of queries at a time, so that the [q, kv] scores of a whole prompt never exist. The gather puts
 heads before tokens: a batched product reads [heads, tokens, dim] without another copy. Scores have the dtype
 of the queries, as in any attention made of two products; sums inside a product and inside the softmax are
-float32.
+float32. Caches in float8 are widened after the gather; their scales go into the scores and the outputs. What
+a layout says about shared prefixes is not used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sgl_kernels._check import require
+from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run
 from sgl_kernels.attention.buckets import partition
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout, Plan
 
@@ -66,9 +69,11 @@ class _Extend:
     blocks: tuple[_Block, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _ReferencePlan(Plan):
     spec: AttentionSpec
+    made_for: Size
+    queries: int
     buckets: tuple[_Bucket, ...]
     extends: tuple[_Extend, ...]
 
@@ -93,9 +98,14 @@ class ReferenceAttention:
         self._scratch: dict[torch.dtype, _Scratch] = {}
 
     def supports(self, spec: AttentionSpec) -> bool:
-        return spec.q_heads % spec.kv_heads == 0 and (spec.window is None or spec.window > 0)
+        if spec.window is not None and (spec.window < 1 or not spec.causal):
+            return False
+        return spec.q_heads % spec.kv_heads == 0
 
-    def plan(self, layout: PagedLayout, spec: AttentionSpec) -> Plan:
+    def plan(self, layout: PagedLayout, spec: AttentionSpec, into: Plan | None = None) -> Plan:
+        """As the protocol says, but not for CUDA graphs: the shapes of these products follow the lengths, so
+        on a CUDA device `into` is refused with a ValueError."""
+        size = check_layout(layout)
         single = [r for r, q_len in enumerate(layout.q_lens) if q_len == 1]
         q_starts = list(accumulate(layout.q_lens, initial=0))
         kv_stops = list(accumulate(layout.kv_lens))
@@ -105,7 +115,20 @@ class ReferenceAttention:
             for r, q_len in enumerate(layout.q_lens)
             if q_len > 1
         ]
-        return _ReferencePlan(spec, tuple(buckets), tuple(extends))
+        if into is None:
+            return _ReferencePlan(spec, size, size.queries, tuple(buckets), tuple(extends))
+        require(
+            self._device.type != "cuda",
+            "into",
+            "the backend 'reference' makes a new plan for every CUDA step",
+        )
+        require(
+            isinstance(into, _ReferencePlan) and into.spec == spec, "into", "is of another backend or spec"
+        )
+        assert isinstance(into, _ReferencePlan)
+        check_no_larger(size, into.made_for)
+        into.queries, into.buckets, into.extends = size.queries, tuple(buckets), tuple(extends)
+        return into
 
     def _buckets(
         self,
@@ -159,26 +182,25 @@ class ReferenceAttention:
             mask = mask[:, None, None] if fused else mask.repeat_interleave(heads, 0)[:, None]
         return _Bucket(queries, rows, width, fused, None, _head_rows(own, heads), mask)
 
-    def run(self, plan: Plan, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+    def run(
+        self,
+        plan: Plan,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        *,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+    ) -> Tensor:
         assert isinstance(plan, _ReferencePlan), "a plan belongs to the backend that made it"
+        check_run(plan.spec, plan.queries, q, k_cache, v_cache)
         scratch = self._scratch.get(q.dtype)
         if scratch is None:
             with torch.inference_mode(False):  # it may outlive the mode of this call
                 scratch = self._scratch[q.dtype] = _Scratch(q.dtype, q.device)
-        spec = plan.spec
-        if len(plan.buckets) + len(plan.extends) == 1:
-            if plan.buckets:
-                return _run_bucket(plan.buckets[0], spec, scratch, q, k_cache, v_cache)
-            return _run_extend(plan.extends[0], spec, scratch, q, k_cache, v_cache)
-        out = q.new_empty(q.shape[0], spec.q_heads, spec.v_dim)
-        for bucket in plan.buckets:
-            assert bucket.queries is not None, "one of several parts of a batch"
-            some = q.index_select(0, bucket.queries)
-            out.index_copy_(0, bucket.queries, _run_bucket(bucket, spec, scratch, some, k_cache, v_cache))
-        for extend in plan.extends:
-            some = q[extend.start : extend.stop]
-            out[extend.start : extend.stop] = _run_extend(extend, spec, scratch, some, k_cache, v_cache)
-        return out
+        spec = plan.spec if k_scale == 1.0 else replace(plan.spec, scale=plan.spec.scale * k_scale)
+        out = _run(plan, spec, scratch, q, k_cache, v_cache)
+        return out if v_scale == 1.0 else out.mul_(v_scale)
 
 
 def _extend(
@@ -193,12 +215,34 @@ def _extend(
     blocks = []
     for start in range(0, q_len, step):
         stop, low, lead = min(start + step, q_len), 0, None
+        if not spec.causal:
+            blocks.append(_Block(start, stop, 0, kv_len, None))
+            continue
         if spec.window is not None:
             low = max(0, prefix + start - spec.window + 1)
             lead = spec.window - 1 - (prefix + start - low)
         blocks.append(_Block(start, stop, low, prefix + stop, lead))
     index = _head_rows(layout.kv_slots[None, kv_stop - tokens : kv_stop], spec.kv_heads)
     return _Extend(q_start, q_start + q_len, index, tuple(blocks))
+
+
+def _run(
+    plan: _ReferencePlan, spec: AttentionSpec, scratch: _Scratch, q: Tensor, k_cache: Tensor, v_cache: Tensor
+) -> Tensor:
+    """The parts of a plan, one after another; `spec` is the plan's, with the scale of the keys."""
+    if len(plan.buckets) + len(plan.extends) == 1:
+        if plan.buckets:
+            return _run_bucket(plan.buckets[0], spec, scratch, q, k_cache, v_cache)
+        return _run_extend(plan.extends[0], spec, scratch, q, k_cache, v_cache)
+    out = q.new_empty(q.shape[0], spec.q_heads, spec.v_dim)
+    for bucket in plan.buckets:
+        assert bucket.queries is not None, "one of several parts of a batch"
+        some = q.index_select(0, bucket.queries)
+        out.index_copy_(0, bucket.queries, _run_bucket(bucket, spec, scratch, some, k_cache, v_cache))
+    for extend in plan.extends:
+        some = q[extend.start : extend.stop]
+        out[extend.start : extend.stop] = _run_extend(extend, spec, scratch, some, k_cache, v_cache)
+    return out
 
 
 def _run_bucket(
@@ -211,9 +255,11 @@ def _run_bucket(
         return _run_fused(bucket, spec, q, k_cache, v_cache)
     heads = bucket.rows * spec.kv_heads
     q = q.reshape(heads, -1, spec.head_dim)
-    k = _gather(k_cache, bucket.index, scratch.workspace).view(heads, bucket.width, -1)
+    k = _gather(k_cache, bucket.index, q.dtype, scratch.workspace).view(heads, bucket.width, -1)
     weights = _scores(q, k, spec, bucket.mask).softmax(-1)
-    v = _gather(v_cache, bucket.index, scratch.workspace).view(heads, bucket.width, -1)  # where k was
+    v = _gather(v_cache, bucket.index, q.dtype, scratch.workspace).view(
+        heads, bucket.width, -1
+    )  # where k was
     return torch.bmm(weights, v).view(bucket.rows, spec.q_heads, spec.v_dim)
 
 
@@ -221,9 +267,11 @@ def _run_fused(bucket: _Bucket, spec: AttentionSpec, q: Tensor, k_cache: Tensor,
     rows, width, heads = bucket.rows, bucket.width, spec.kv_heads
     if bucket.first_slot is not None:
         run = slice(bucket.first_slot, bucket.first_slot + width)
-        k, v = (cache[run].transpose(0, 1)[None] for cache in (k_cache, v_cache))
+        k, v = (cache[run].to(q.dtype).transpose(0, 1)[None] for cache in (k_cache, v_cache))
     else:
-        k, v = (_gather(cache, bucket.index).view(rows, heads, width, -1) for cache in (k_cache, v_cache))
+        k, v = (
+            _gather(cache, bucket.index, q.dtype).view(rows, heads, width, -1) for cache in (k_cache, v_cache)
+        )
     q = q.reshape(rows, heads, -1, spec.head_dim)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bucket.mask, scale=spec.scale)
     return out.reshape(rows, spec.q_heads, spec.v_dim)
@@ -235,14 +283,17 @@ def _run_extend(
     """q [n, hq, d] -> [n, hq, dv]."""
     heads, group = spec.kv_heads, spec.q_heads // spec.kv_heads
     q = q.unflatten(1, (heads, group)).transpose(0, 1).contiguous()  # [hk, n, group, d]
-    k, v = (_gather(cache, extend.index).view(heads, -1, cache.shape[-1]) for cache in (k_cache, v_cache))
+    k, v = (
+        _gather(cache, extend.index, q.dtype).view(heads, -1, cache.shape[-1]) for cache in (k_cache, v_cache)
+    )
     parts = []
     for block in extend.blocks:
         n = block.stop - block.start
         tokens = slice(block.low, block.high)
         scores = _scores(q[:, block.start : block.stop].flatten(1, 2), k[:, tokens], spec, None)
         by_query = scores.view(heads, n, group, -1)
-        by_query[..., -n:].add_(scratch.above[:n, None, :n])
+        if spec.causal:
+            by_query[..., -n:].add_(scratch.above[:n, None, :n])
         if block.lead is not None and block.lead < n - 1:
             by_query[..., : n - block.lead].add_(scratch.below[:n, None, block.lead : n])
         parts.append(torch.bmm(scores.softmax(-1), v[:, tokens]).view(heads, n, group, -1))
@@ -277,11 +328,23 @@ def _first_of_run(slots: Tensor) -> int | None:
     return first
 
 
-def _gather(cache: Tensor, index: Tensor | None, workspace: Tensor | None = None) -> Tensor:
+def _gather(
+    cache: Tensor, index: Tensor | None, dtype: torch.dtype, workspace: Tensor | None = None
+) -> Tensor:
     """Rows `index` of cache [S, heads, dim] seen as [S * heads, dim]; in the workspace if they fit."""
     assert index is not None, "there is a gather where there is no run of slots"
-    rows = cache.view(-1, cache.shape[-1])
-    size = index.shape[0] * rows.shape[1]
-    if workspace is None or size > workspace.shape[0]:
-        return rows.index_select(0, index)
-    return torch.index_select(rows, 0, index, out=workspace[:size].view(-1, rows.shape[1]))
+    slots, heads, dim = cache.shape
+    stored = cache.dtype
+    narrow = stored != dtype
+    if narrow:
+        cache = cache.view(torch.uint8)  # float8 has few operations of its own
+    if slots > 1 and heads > 1 and cache.stride(0) != heads * cache.stride(1):
+        gathered = cache[index // heads, index % heads]
+    else:
+        rows = cache.as_strided((slots * heads, dim), (cache.stride(0 if heads == 1 else 1), 1))
+        size = index.shape[0] * dim
+        if narrow or workspace is None or size > workspace.shape[0]:
+            gathered = rows.index_select(0, index)
+        else:
+            gathered = torch.index_select(rows, 0, index, out=workspace[:size].view(-1, dim))
+    return gathered.view(stored).to(dtype) if narrow else gathered

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logits -> tokens: bias and penalties on raw logits, then temperature, min-p, top-k and top-p.
 
-A row whose logits name no token (NaN, plus infinity, or nothing above minus infinity) gets -1 instead of
-somebody's argmax; the rows beside it do not notice.
+A row whose logits name no token (NaN, plus infinity, or nothing above minus infinity) gets -1; the rows
+beside it do not notice.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from sgl_kernels import sample
+from sgl_kernels import SamplingParameters, sample
 from torch import Tensor
 
 from sgl_runtime.messages import I32, SamplingArrays
@@ -31,24 +31,25 @@ class Sampler:
         """logits [m, V] of any float dtype, left as they are; page-table `rows` [m] -> tokens [m] int32."""
         biased = sampling.bias_rows.size > 0
         penalised = self._penalties.select(rows, sampling)
-        if not biased and penalised is None and not sampling.temperature.any():
-            best, tokens = logits.max(dim=-1)
-            return _valid(tokens, best)
-        scores = logits.to(torch.float32, copy=biased or penalised is not None)
+        scores = logits
+        if biased or penalised is not None:
+            scores = logits.to(torch.float32, copy=True)
         if biased:
             self._add_bias(scores, sampling)
         if penalised is not None:
             self._penalties.apply(scores, penalised)
         tokens = sample(
             scores,
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.seeds,
-            sampling.steps,
+            SamplingParameters.of(
+                sampling.temperature,
+                sampling.top_k,
+                sampling.top_p,
+                sampling.min_p,
+                sampling.seeds,
+                sampling.steps,
+                self._device,
+            ),
         )
-        tokens = _valid(tokens, scores.amax(dim=-1))
         if penalised is not None:
             self._penalties.count(tokens, penalised)
         return tokens
@@ -57,8 +58,3 @@ class Sampler:
         where = to_device({"row": sampling.bias_rows, "token": sampling.bias_tokens}, np.int64, self._device)
         values = to_device({"value": sampling.bias_values}, np.float32, self._device)
         scores.index_put_((where["row"], where["token"]), values["value"], accumulate=True)
-
-
-def _valid(tokens: Tensor, best: Tensor) -> Tensor:
-    """-1 in place of the tokens of rows whose largest logit is no number."""
-    return torch.where(best.isfinite(), tokens, -1).to(torch.int32)

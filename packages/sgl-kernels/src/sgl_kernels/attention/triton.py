@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paged attention in Triton: requests with one query go to one kernel, those with more to another.
+
+Knows how a batch is divided between the two, and what is true of both; how either does its part is theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import sub
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sgl_kernels._check import require
+from sgl_kernels._triton.decode import DecodePlan, plan_decode, run_decode
+from sgl_kernels._triton.extend import ExtendPlan, plan_extend, run_extend, supports_extend
+from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run
+from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout, Plan
+from sgl_kernels.attention.splits import I64
+
+_MOST = 576  # elements of a key: the latent vector of DeepSeek-V2 and its rotary part
+
+
+@dataclass
+class _TritonPlan(Plan):
+    spec: AttentionSpec
+    made_for: Size
+    queries: int
+    decode: DecodePlan | None
+    extend: ExtendPlan | None
+
+
+class TritonAttention:
+    """The backend called "triton". One `run` of a plan at a time: its launches share a workspace."""
+
+    name = "triton"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def supports(self, spec: AttentionSpec) -> bool:
+        """Heads up to 256 wide, or those of multi-head latent attention; a scale above 0."""
+        widths = spec.v_dim <= 256 >= spec.head_dim or spec.v_dim <= 512 <= spec.head_dim <= _MOST
+        return widths and supports_extend(spec)
+
+    def plan(self, layout: PagedLayout, spec: AttentionSpec, into: Plan | None = None) -> Plan:
+        size = check_layout(layout)
+        _check_shared(layout)
+        require(self.supports(spec), "spec", f"the backend 'triton' does not support {spec}")
+        q_lens, kv_lens = np.array(layout.q_lens, np.int64), np.array(layout.kv_lens, np.int64)
+        starts = q_lens.cumsum() - q_lens, kv_lens.cumsum() - kv_lens
+        single, several = (q_lens == 1).nonzero()[0], (q_lens > 1).nonzero()[0]
+        if into is None:
+            decode = plan_decode(layout, spec, single, *starts) if single.size else None
+            extend = _plan_extend(layout, spec, several, starts) if several.size else None
+            return _TritonPlan(spec, size, size.queries, decode, extend)
+        require(isinstance(into, _TritonPlan) and into.spec == spec, "into", "is of another backend or spec")
+        assert isinstance(into, _TritonPlan)
+        check_no_larger(size, into.made_for)
+        if into.decode is None:  # its graph has no such launch; the other kernel computes one query too
+            single, several = single[:0], np.arange(size.requests)
+        if into.extend is not None:
+            _plan_extend(layout, spec, several, starts, into.extend)
+        if into.decode is not None:
+            plan_decode(layout, spec, single, *starts, into.decode)
+        into.queries = size.queries
+        return into
+
+    def run(
+        self,
+        plan: Plan,
+        q: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        *,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+    ) -> Tensor:
+        assert isinstance(plan, _TritonPlan), "a plan belongs to the backend that made it"
+        check_run(plan.spec, plan.queries, q, k_cache, v_cache)
+        out = torch.empty(plan.queries, plan.spec.q_heads, plan.spec.v_dim, dtype=q.dtype, device=q.device)
+        if plan.extend is not None:
+            run_extend(plan.extend, q, k_cache, v_cache, out, k_scale, v_scale)
+        if plan.decode is not None:
+            run_decode(plan.decode, q, k_cache, v_cache, out, k_scale, v_scale)
+        return out
+
+
+def _plan_extend(
+    layout: PagedLayout,
+    spec: AttentionSpec,
+    requests: I64,
+    starts: tuple[I64, I64],
+    into: ExtendPlan | None = None,
+) -> ExtendPlan:
+    return plan_extend(layout, spec, requests.tolist(), starts[0].tolist(), starts[1].tolist(), into)
+
+
+def _check_shared(layout: PagedLayout) -> None:
+    """Shared prefixes are disjoint, ascending, and shorter than what each of their requests has cached."""
+    end = 0
+    for first, rows, tokens in layout.shared:
+        require(
+            end <= first and rows > 0, "shared", "groups must be ascending and disjoint, of a row or more"
+        )
+        end = first + rows
+        require(end <= len(layout.q_lens), "shared", f"a group ends at request {end} of {len(layout.q_lens)}")
+        cached = min(map(sub, layout.kv_lens[first:end], layout.q_lens[first:end]))
+        require(0 <= tokens <= cached, "shared", f"{tokens} tokens, of which a request has {cached} cached")

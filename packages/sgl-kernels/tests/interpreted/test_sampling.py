@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels of sampling, interpreted: they draw what the reference draws, whatever is guessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgl_kernels import SamplingParameters, sample
+from sgl_kernels._triton import sampling
+
+# Numpy warns of infinity less infinity and of integers that wrap around; a GPU does not.
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
+SHAPE = sampling.SHAPE._replace(rounds=8, chunk=512, room=128, narrow_room=64)
+DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+ROW = st.tuples(
+    st.sampled_from([0.0, 1e-38, 0.3, 1.0, 2.0]),  # temperature
+    st.sampled_from([-1, 0, 1, 3, 49, 300, 1000]),  # top_k
+    st.sampled_from([1.0, 0.0, 0.5, 0.95]),  # top_p
+    st.sampled_from([0.0, 0.07, 1.0]),  # min_p
+    st.integers(0, 2**63 - 1),  # seed
+    st.integers(0, 2**31 - 1),  # step
+)
+
+
+def both(logits: torch.Tensor, rows: list[tuple[Any, ...]], shape: sampling.Shape = SHAPE) -> torch.Tensor:
+    parameters = SamplingParameters.of(*zip(*rows, strict=True))
+    ours, reference = sampling.sample(logits, parameters, shape), sample(logits, parameters)
+    assert ours.dtype == torch.int32
+    assert torch.equal(ours, reference)
+    return ours
+
+
+@settings(max_examples=16, deadline=None, derandomize=True)
+@given(st.lists(ROW, min_size=1, max_size=3), st.integers(1, 3000), DTYPES, st.integers(0, 5), st.booleans())
+def test_any_shape(rows: list[tuple[Any, ...]], vocab: int, dtype: torch.dtype, gap: int, ties: bool) -> None:
+    logits = torch.randn(len(rows), vocab + gap) * 3
+    both((logits.round() if ties else logits).to(dtype)[:, :vocab], rows)
+
+
+LIMITS = [(1.0, 5, 1.0, 0.0), (0.8, 0, 0.9, 0.0), (1.0, 0, 1.0, 0.2), (1.5, 60, 0.7, 0.01)]
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+@pytest.mark.parametrize(
+    "logits", ["equal", "two values", "a peak", "mostly forbidden", "both zeros", "huge"]
+)
+def test_crafted_rows(limits: tuple[Any, ...], logits: str) -> None:
+    x = {
+        "equal": lambda: torch.zeros(1, 777),
+        "two values": lambda: torch.randint(0, 2, (1, 777)).float(),
+        "a peak": lambda: torch.cat([torch.full((1, 1), 30.0), torch.randn(1, 776)], 1),
+        "mostly forbidden": lambda: torch.full((1, 777), float("-inf")).index_fill_(
+            1, torch.tensor([5, 700]), 1
+        ),
+        "both zeros": lambda: torch.randint(0, 2, (1, 777)) * -0.0,
+        "huge": lambda: torch.randn(1, 777) * 1e37,
+    }[logits]()
+    both(x, [(*limits, 1, 2)], SHAPE._replace(room=1024))
+
+
+@pytest.mark.parametrize("limits", [(2, 1.0), (3, 1.0), (0, 0.0199), (99, 0.0199)])
+def test_the_edge_of_what_is_kept(limits: tuple[int, float]) -> None:
+    """Nearly equal tokens: one too many is drawn as often as those that are kept, one too few is missed."""
+    logits = (torch.arange(100) * -1e-6).expand(7, -1)
+    both(logits, [(1.0, *limits, 0.0, seed, 0) for seed in range(7)])
+
+
+def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too low, too high, empty, upside down: the whole row is searched instead."""
+    logits = torch.randn(1, 400)
+    rows = [(1.0, 300, 0.6, 0.0, 3, 1)]
+    expected = both(logits, rows)
+    guess = sampling._bracket
+    for low, high in ((-9.0, -5.0), (2.5, float("inf")), (1.0, 1.0), (float("-inf"), float("inf"))):
+
+        class Wrong:
+            def __getitem__(self, grid: Any) -> Any:
+                def launch(*arguments: Any, **options: Any) -> None:
+                    guess[grid](*arguments, **options)
+                    arguments[5][:, 0], arguments[5][:, 1] = low, high  # noqa: B023
+
+                return launch
+
+        monkeypatch.setattr(sampling, "_bracket", Wrong())
+        assert torch.equal(both(logits, rows), expected)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("limits", [(0.0, 0, 1.0, 0.0), (1.0, 0, 1.0, 0.0), (1.0, 5, 0.9, 0.1)])
+def test_a_row_that_names_no_token(poison: float, limits: tuple[Any, ...]) -> None:
+    logits = torch.randn(3, 200)
+    if poison == float("-inf"):
+        logits[1] = poison
+    else:
+        logits[1, 150] = poison
+    found = both(logits, [(*limits, 1, 2)] * 3)
+    assert found[1] == -1
+    assert (found[[0, 2]] >= 0).all()
+
+
+def test_no_rows() -> None:
+    none = SamplingParameters.of([], [], [], [], [], [])
+    assert sampling.sample(torch.empty(0, 50), none).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top_p", "second", "third"),
+    [
+        (torch.bfloat16, 0.3, 29.5, 29.375),
+        (torch.bfloat16, 0.3, 29.25, 29.125),
+        (torch.float16, 0.2, 29.921875, 29.90625),
+        (torch.float16, 0.2, 29.875, 29.859375),
+    ],
+)
+def test_neighbours_at_the_edge_of_a_wide_row(
+    dtype: torch.dtype, top_p: float, second: float, third: float
+) -> None:
+    """The first two are kept. A bound between numbers of the dtype must not let the third in."""
+    logits = torch.full((4, 2048), -1e4)
+    logits[:, :8] = torch.tensor([30.0, second, *[third] * 6])
+    tokens = both(logits.to(dtype), [(1.0, -1, top_p, 0.0, seed, 0) for seed in range(4)])
+    assert set(tokens.tolist()) <= {0, 1}
