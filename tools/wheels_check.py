@@ -5,11 +5,14 @@
 
 What a user of one distribution gets: its import works, and `sgl-lang` and `sgl-constrain` bring no torch. The
 other wheels of the workspace are found in the same folder; torch itself is taken from this environment's
-cache.
+cache. The wheels there are pure; where there is a C compiler, that of sgl-constrain with its part in C is
+built and installed as well.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,8 +58,48 @@ def check(distribution: str, wheels: Path) -> None:
         print(f"{distribution} {version.strip()}: installs and imports alone, with {len(names) - 1} others")
 
 
-def run(*command: str, cwd: str | Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+NATIVE_PROGRAM = """
+from sgl_constrain import Compiler, Vocabulary
+from sgl_constrain.twin import native
+grammar = Compiler(Vocabulary([b"a", b"b", b"ab"], eos=[])).regex("a+b")
+print(native(), grammar.mask(grammar.start).tolist())
+"""
+
+
+def check_native(wheels: Path) -> None:
+    """The wheel with the extension installs beside numpy, says that it is used, and gives the same mask."""
+    pure = list(wheels.glob("sgl_constrain-*.whl"))
+    if not pure or any("-py3-none-any" not in wheel.name for wheel in pure):
+        raise SystemExit(f"the wheel of sgl-constrain is not pure: {[wheel.name for wheel in pure]}")
+    if shutil.which("cc") is None and shutil.which("gcc") is None:
+        print("sgl-constrain: no C compiler, so the wheel with the extension is not built")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        python = str(Path(folder) / "venv" / "bin" / "python")
+        run("uv", "venv", "--quiet", "--python", sys.executable, str(Path(folder) / "venv"))
+        run(
+            "uv",
+            "build",
+            "--quiet",
+            "--wheel",
+            "packages/sgl-constrain",
+            "-o",
+            folder,
+            SGL_CONSTRAIN_NATIVE="1",
+        )
+        (wheel,) = Path(folder).glob("sgl_constrain-*-cp311-abi3-*.whl")
+        run("uv", "pip", "install", "--quiet", "--python", python, str(wheel))
+        for variable, used in (("0", "True"), ("1", "False")):
+            said = run(python, "-W", "error", "-c", NATIVE_PROGRAM, cwd=folder, SGL_CONSTRAIN_PURE=variable)
+            if said.split(maxsplit=1) != [used, "[5]\n"]:
+                raise SystemExit(f"{wheel.name} with SGL_CONSTRAIN_PURE={variable} says {said}")
+        print(f"{wheel.name}: installs, and is used unless SGL_CONSTRAIN_PURE says otherwise")
+
+
+def run(*command: str, cwd: str | Path = ROOT, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -65,6 +108,7 @@ def run(*command: str, cwd: str | Path = ROOT) -> str:
 def main() -> None:
     for distribution in DISTRIBUTIONS:
         check(distribution, Path(sys.argv[1]))
+    check_native(Path(sys.argv[1]))
 
 
 if __name__ == "__main__":

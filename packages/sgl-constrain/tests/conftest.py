@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import runpy
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from sgl_constrain import Compiler, Grammar, Vocabulary
+from sgl_constrain.twin import ENGINE
 
 settings.register_profile("sgl", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("sgl")
@@ -97,6 +100,29 @@ def vocabulary() -> Vocabulary:
 @pytest.fixture(scope="session")
 def compiler(vocabulary: Vocabulary) -> Compiler:
     return Compiler(vocabulary)
+
+
+@pytest.fixture(scope="session")
+def native_module(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The twin in C, built for these tests; without a C compiler they are skipped."""
+    build = runpy.run_path(str(Path(__file__).parents[1] / "build_native.py"))["build"]
+    try:
+        made = build(tmp_path_factory.mktemp("native"), ["-Wall", "-Wextra", "-Werror"])
+    except OSError as error:
+        pytest.skip(f"there is no C compiler: {error}")
+    spec = importlib.util.spec_from_file_location("sgl_constrain._native", made)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["pure", "native"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Grammars that are made during the test walk in Python, or in C."""
+    module = request.getfixturevalue("native_module") if request.param == "native" else None
+    monkeypatch.setattr(ENGINE, "module", module)
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -106,3 +106,25 @@ def test_compiling_on_the_side(vocabulary: Vocabulary) -> None:
         compiler.compile_async("poem", "a")
     compiler.close()
     compiler.close()
+
+
+def test_references_may_point_to_other_documents(
+    vocabulary: Vocabulary, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    compiler = Compiler(vocabulary)
+    schema = {"type": "array", "items": {"$ref": "https://example.org/item"}}
+    numbers = compiler.json_schema(schema, resources={"https://example.org/item": {"type": "integer"}})
+    words = compiler.json_schema(schema, resources={"https://example.org/item": {"enum": ["a"]}})
+    assert accepts(numbers, "[1, 2]") and not accepts(numbers, '["a"]')
+    assert accepts(words, '["a"]') and not accepts(words, "[1, 2]")
+    with pytest.raises(ConstrainError):
+        compiler.json_schema(schema)
+
+
+def test_what_a_choice_refuses(vocabulary: Vocabulary) -> None:
+    compiler = Compiler(vocabulary)
+    with pytest.raises(InvalidPattern, match="lone surrogate"):
+        compiler.choice(["yes", "\ud800"])
+    for options in ("yes", ["yes", 1]):
+        with pytest.raises(TypeError, match="^options: "):
+            compiler.choice(options)  # type: ignore[arg-type]

@@ -27,6 +27,16 @@ PATTERNS = [
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def both_engines(engine: str) -> None:
+    """Every test is run with both."""
+
+
+@pytest.fixture
+def compiler(engine: str, vocabulary: Vocabulary) -> Compiler:
+    return Compiler(vocabulary)
+
+
 def brute_force(grammar: Grammar, state: int, tokens: list[int]) -> set[int]:
     return {token for token in tokens if grammar.step(state, token) != DEAD}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sgl_constrain.schema.reading import keyword_table
+from sgl_constrain.schema.keywords.table import keyword_table
 
 
 def test_the_readme_has_the_table_of_keywords() -> None:

@@ -6,12 +6,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from sgl_constrain import InvalidVocabulary, Vocabulary
@@ -125,23 +128,172 @@ def test_a_tiktoken_encoding() -> None:
     assert vocabulary.join(encoding.encode(text)) == text.encode()
 
 
-def test_a_sentencepiece_model(tmp_path: Path) -> None:
+@settings(max_examples=25)
+@given(st.text(max_size=40), st.randoms(use_true_random=False))
+def test_random_texts_are_the_bytes_of_their_tiktoken_tokens(text: str, rng: random.Random) -> None:
+    tiktoken = pytest.importorskip("tiktoken")
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    data = " the 日本 é\n".encode() + text.encode()
+    for _ in range(60):  # merges of the text's own bytes, cut anywhere
+        start = rng.randrange(len(data))
+        ranks.setdefault(data[start : start + rng.randint(2, 5)], len(ranks))
+    encoding = tiktoken.Encoding(
+        "random", pat_str=r"\w+|\s+|[^\w\s]+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 900}
+    )
+    vocabulary = Vocabulary.from_tiktoken(encoding)
+    assert vocabulary.join(encoding.encode_ordinary(text)) == text.encode()
+    tokens = [rng.randrange(len(ranks)) for _ in range(6)]
+    assert vocabulary.join(tokens) == encoding.decode_bytes(tokens)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "bpe", "byte_fallback": True},
+        {"model_type": "unigram", "byte_fallback": True, "user_defined_symbols": ["<think>", "▁▁", "<0xZZ>"]},
+        {"model_type": "bpe", "treat_whitespace_as_suffix": True},
+        {"model_type": "unigram", "add_dummy_prefix": False, "control_symbols": ["<turn>"]},
+        {"model_type": "char"},
+    ],
+)
+def test_a_sentencepiece_model(tmp_path: Path, options: dict[str, Any]) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     prefix = str(tmp_path / "model")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(TEXTS * 20),
         model_prefix=prefix,
-        vocab_size=320,
-        byte_fallback=True,
-        model_type="bpe",
         hard_vocab_limit=False,
         minloglevel=2,
+        **{"vocab_size": 320} | options,
     )
     processor = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
     vocabulary = Vocabulary.from_sentencepiece(processor)
     assert vocabulary.eos == (processor.eos_id(),) and vocabulary[processor.bos_id()] == b""
-    text = "The age of bees 日本 Ω"
-    assert vocabulary.join(processor.encode(text)) == b" " + text.encode()
+    special = [i for i in range(vocabulary.size) if processor.is_control(i) or processor.is_unknown(i)]
+    assert all(vocabulary[i] == b"" for i in special)
+    rng = random.Random(str(options))
+    ordinary = [i for i in range(vocabulary.size) if i not in special]
+    first = next(i for i in ordinary if vocabulary[i].strip() == vocabulary[i] and vocabulary[i].isascii())
+    compared = 0
+    for _ in range(1500):
+        tokens = [first, *rng.choices(ordinary, k=rng.randint(1, 4)), first]  # the ends of a text are trimmed
+        try:
+            text = vocabulary.join(tokens).decode()
+        except UnicodeDecodeError:
+            continue
+        assert processor.decode(tokens) == text
+        compared += 1
+    assert compared > 300
+    if options.get("byte_fallback"):
+        text = "The age of bees 日本 Ω"
+        assert vocabulary.join(processor.encode(text)) == b" " + text.encode()
+
+
+def write_gguf(path: Path, model: str, pieces: list[tuple[str, int]], **ends: int) -> None:
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model(model)
+    writer.add_token_list([piece for piece, _ in pieces])
+    writer.add_token_types([kind for _, kind in pieces])
+    for name, token in ends.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_has_the_tokens_of_the_sentencepiece_model_it_was_made_of(tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    kind = pytest.importorskip("gguf").TokenType
+    prefix = str(tmp_path / "model")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 20), model_prefix=prefix, vocab_size=310, byte_fallback=True,
+        hard_vocab_limit=False, minloglevel=2, model_type="bpe",
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_file=prefix + ".model")
+    pieces = []
+    for i in range(processor.get_piece_size()):
+        found = (
+            kind.BYTE if processor.is_byte(i) else kind.UNKNOWN if processor.is_unknown(i) else kind.NORMAL
+        )
+        pieces.append((processor.id_to_piece(i), kind.CONTROL if processor.is_control(i) else found))
+    write_gguf(tmp_path / "a.gguf", "llama", pieces, eos=processor.eos_id())
+    vocabulary = Vocabulary.from_gguf(tmp_path / "a.gguf")
+    assert vocabulary.fingerprint == Vocabulary.from_sentencepiece(processor).fingerprint
+
+
+def test_the_kinds_of_tokens_in_a_gguf_file(tmp_path: Path) -> None:
+    kind = pytest.importorskip("gguf").TokenType
+    pieces = [
+        ("▁a", kind.NORMAL),
+        ("<0x41>", kind.NORMAL),
+        ("<0x41>", kind.BYTE),
+        ("▁<x>", kind.USER_DEFINED),
+    ]
+    pieces += [("<s>", kind.CONTROL), ("<u>", kind.UNUSED), ("</s>", kind.CONTROL), ("<eot>", kind.CONTROL)]
+    write_gguf(tmp_path / "l.gguf", "llama", pieces, eos=6, eot=7)
+    found = Vocabulary.from_gguf(tmp_path / "l.gguf")
+    assert [found[i] for i in range(8)] == [b" a", b"<0x41>", b"A", "▁<x>".encode(), b"", b"", b"", b""]
+    assert found.eos == (6, 7) and Vocabulary.from_gguf(tmp_path / "l.gguf", eos=[6]).eos == (6,)
+    write_gguf(tmp_path / "g.gguf", "gpt2", [("Ġa", kind.NORMAL), ("Ġa", kind.USER_DEFINED), ("e", 3)], eos=2)
+    found = Vocabulary.from_gguf(tmp_path / "g.gguf")
+    assert [found[i] for i in range(3)] == [b" a", "Ġa".encode(), b""]
+    write_gguf(tmp_path / "b.gguf", "bert", [("a", kind.NORMAL)])
+    (tmp_path / "n.gguf").write_bytes(b"not a file of this kind" * 10)
+    for name, message in (("b", "'bert' is not supported, but gpt2"), ("n", "is not a GGUF file")):
+        with pytest.raises(InvalidVocabulary, match=message):
+            Vocabulary.from_gguf(tmp_path / f"{name}.gguf", eos=[0])
+
+
+DECODERS = {
+    "fuse": decoders.Fuse(),
+    "bytes": decoders.ByteFallback(),
+    "space": decoders.Replace("▁", " "),
+    "pair": decoders.Replace("ab", "x"),
+    "metaspace": decoders.Metaspace(),
+    "byte level": decoders.ByteLevel(),
+    "strip": decoders.Strip("a", 1, 0),
+    "regex": decoders.Replace(tokenizers.Regex("a+"), "b"),
+    "bpe": decoders.BPEDecoder(),
+}
+
+
+@given(st.lists(st.sampled_from(sorted(DECODERS)), min_size=1, max_size=4, unique=True))
+def test_any_sequence_of_decoders_is_followed_or_refused(names: list[str]) -> None:
+    pieces = ["<unk>", "c", "▁", "a", "b", "ab", "ba", "▁a", "<0x41>", "<0xC3>", "<0xA9>", "Ġb", "é", "▁▁b"]
+    model = models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.decoder = decoders.Sequence([DECODERS[name] for name in names])
+    tokenizer.add_special_tokens(["<unk>"])
+    tokenizer.add_tokens(["<x é>", "Ġé"])
+    try:
+        vocabulary = Vocabulary.from_huggingface(tokenizer, eos=[0])
+    except InvalidVocabulary as error:
+        assert re.search(
+            "'(Strip|Replace|Metaspace|ByteLevel|ByteFallback|BPEDecoder)' is not supported", str(error)
+        )
+        return
+    rng = random.Random(repr(names))
+    for _ in range(60):
+        tokens = [1, *(rng.randrange(1, vocabulary.size) for _ in range(rng.randint(1, 5))), 1]
+        try:
+            text = vocabulary.join(tokens).decode()
+        except UnicodeDecodeError:
+            continue
+        assert tokenizer.decode(tokens) == text, [tokenizer.id_to_token(token) for token in tokens]
+
+
+def test_the_sequences_of_real_models_are_followed() -> None:
+    """Llama 2 and Gemma, T5, Mistral's, Llama 3 and Qwen."""
+    for names in (
+        ["space", "bytes", "fuse", "strip"],
+        ["space", "bytes", "fuse"],
+        ["metaspace"],
+        ["byte level"],
+    ):
+        tokenizer = tokenizers.Tokenizer(models.BPE({"a": 0}, []))
+        tokenizer.decoder = decoders.Sequence([DECODERS[name] for name in names])
+        assert Vocabulary.from_huggingface(tokenizer, eos=[0]).size == 1
 
 
 def test_the_folder_says_what_ends_a_text(tmp_path: Path) -> None:
@@ -192,6 +344,19 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
         Vocabulary.from_huggingface(tmp_path, eos=[1])
     with pytest.raises(InvalidVocabulary, match="neither"):
         Vocabulary.from_huggingface(3, eos=[1])
+    for text, message in [
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ("{}", "no tokens at model.vocab"),
+        (
+            '{"model": {"vocab": {"a": 99999999999}}, "decoder": {"type": "Fuse"}}',
+            "cannot be those of 1 tokens",
+        ),
+        ('{"model": {"vocab": {"a": -1}}, "decoder": {"type": "Fuse"}}', "cannot be those"),
+    ]:
+        (tmp_path / "tokenizer.json").write_text(text)
+        with pytest.raises(InvalidVocabulary, match=message):
+            Vocabulary.from_huggingface(tmp_path, eos=[1])
 
 
 def test_a_gguf_file(smollm2: Vocabulary) -> None:

@@ -22,6 +22,7 @@ from sgl_constrain.errors import (
 from sgl_constrain.grammar import Grammar
 from sgl_constrain.limits import Limits
 from sgl_constrain.matcher import Jump, Matcher, allocate_bitmask, apply_bitmask, fill_bitmask_batch
+from sgl_constrain.twin import native
 from sgl_constrain.vocabulary import Vocabulary
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "allocate_bitmask",
     "fill_bitmask_batch",
     "apply_bitmask",
+    "native",
     "ConstrainError",
     "InvalidPattern",
     "UnsupportedPattern",

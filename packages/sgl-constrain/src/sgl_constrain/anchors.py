@@ -112,6 +112,11 @@ class Placement:
         if isinstance(tree, Either):
             return self._expressions.choice(self.anywhere(option) for option in tree.options)
         parts = tree.parts if isinstance(tree, Series) else (tree,)
+        first, last = parts[0] == Anchor(Place.START), parts[-1] == Anchor(Place.END)
+        inner = parts[first : len(parts) - last]
+        plain = [part for part in inner if isinstance(part, int)]
+        if len(plain) == len(inner):  # anchors at the ends only, as nearly always
+            return self._expressions.sequence(EMPTY if first else around, *plain, EMPTY if last else around)
         return self.whole(Series((around, *parts, around)))
 
     def _all(self, strings: _Strings, *, with_empty: bool) -> int:

@@ -16,25 +16,30 @@ DEAD can be completed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, cast
 
+from sgl_constrain.covering import Covering
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.expression import (
     EMPTY,
     ENDLESS,
+    FAR,
     Both,
     Character,
     Choice,
     Deferred,
     Expressions,
+    Node,
     Reference,
     Repeat,
     Sequence,
     Without,
     Words,
 )
+from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
+from sgl_constrain.twin import ENGINE, Twin
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 DEAD: Final = 0  # no continuation of the text is in the language
@@ -42,34 +47,19 @@ DONE: Final = 1  # the text has ended: an end token was taken
 
 _END = 0  # the continuation after which nothing is left
 _ACCEPT = 0  # the item that says the text may end
-_COUNTS_COMPARED = 8  # counts further out in a continuation must be equal for items to be compared
-_OPAQUE = 0  # FAIL, which no continuation contains, marks a skeleton that stands for a whole continuation
+_NOTHING = -1  # instead of an expression
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
 _LARGE_CLASS = 48  # first bytes of a class from which on `loop` tells of it
+_LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _PRODUCTS = 1 << 30  # heads from here on are products
 _CONTINUATION = (1 << 32) - 1
 _ALL_BYTES = (1 << 256) - 1
 
-Counts = tuple[tuple[int, int], ...]  # (least, most) of each repetition in a continuation
 Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
-
-
-class _Product(NamedTuple):
-    """A head that reads what `left` reads while watching `right`: together (`both`), or `left` and never
-    `right`.
-    """
-
-    both: bool
-    left: int
-    right: int
-
-
-class _Shape(NamedTuple):
-    """A continuation with its counts taken out: equal skeletons differ in nothing but `counts`, innermost
-    first.
-    """
-
-    skeleton: int
-    counts: Counts
+# An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
+Taken = tuple[tuple[int, int], ...]
+Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
+Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
 
 
 class Automaton:
@@ -83,20 +73,29 @@ class Automaton:
         self.start_clock()
         self.states: list[tuple[int, ...]] = [(), (_ACCEPT,)]
         self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
-        self.known_moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
+        self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
+        # By state, None as long as nothing was asked: what `step` knows, for callers without the lock.
+        self.opened: list[Opened | None] = [((), []), ((), [])]
         self._continuations: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
+        self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        self._twin: Twin | None = ENGINE.continuations(self._describe, self.check, self._continuations)
+        self._plans: dict[tuple[int, ...], Plan] = {}  # by the heads of a state's items
+        self._targets: dict[tuple[int, ...], int] = {}  # by edges taken, with the continuations after them
+        self._unbounded: dict[int, int] = {_END: _END}
+        self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((_ACCEPT,))}
-        self._shapes: list[_Shape] = [_Shape(0, ())]
-        self._skeletons: dict[tuple[int, int], int] = {}
-        self._products: list[_Product] = []
-        self._product_numbers: dict[_Product, int] = {}
+        self._covering = Covering(expressions, self._continuations, self._then, self.check)
+        self._products: list[Product] = []
+        self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
-        self._live: dict[int, bool] = {}
+        self._liveness = Liveness(self)
+        self._relaxed: dict[int, tuple[int, int]] = {}
+        self._relaxed_continuations: dict[int, tuple[int, int]] = {_END: (_END, FAR)}
+        self._shortest: dict[int, int] = {_END: 0}
         self._everything = self._start_of(expressions.any_string)
         if not pruned:
-            # Deciding products reads rules that pruning then changes: an automaton of its own, thrown away.
-            root = prune(expressions, root, Automaton(expressions, EMPTY, pruned=True).is_empty)
+            root = prune(expressions, root, judge(expressions))
         self.start = self._start_of(root)
 
     # -- what the rest of the library asks -------------------------------------------------------------------
@@ -110,10 +109,32 @@ class Automaton:
         return bool(items) and items[0] == _ACCEPT
 
     def moves(self, state: int) -> Moves:
-        known = self.known_moves[state]
+        known = self._moves[state]
         if known is None:
-            known = self.known_moves[state] = self._compute_moves(state)
+            known = self._moves[state] = self._compute_moves(state)
         return known
+
+    def step(self, state: int, byte: int) -> int:
+        """The state after one byte: no other target of the state is made."""
+        opened = self.opened[state] or self._open(state)
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask >> byte & 1:
+                target = opened[1][part]
+                return self._take(state, opened, part) if target is None else target
+        return DEAD
+
+    def step_alike(self, state: int, byte: int) -> tuple[int, bytes]:
+        """The state after one byte, and the bytes that lead there for the same reason, as 256 bits."""
+        opened = self.opened[state] or self._open(state)
+        others = _ALL_BYTES
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask >> byte & 1:
+                target = opened[1][part]
+                return self._take(state, opened, part) if target is None else target, mask.to_bytes(
+                    32, "little"
+                )
+            others &= ~mask
+        return DEAD, others.to_bytes(32, "little")
 
     def loop(self, state: int) -> tuple[int, int] | None:
         """A head, if it is a large class, that can be read up to n times in a row; and n, or ENDLESS."""
@@ -138,20 +159,124 @@ class Automaton:
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
+    def run(self, state: int) -> tuple[int, int, int] | None:
+        """For a state that may read up to n characters of one head, and then (or at once) what state `other`
+        reads, which begins with none of them: the head, n or ENDLESS, and `other`.
+        """
+        items = self.states[state]
+        for item in items:
+            head = item >> 32
+            if not NO_HEAD < head < _PRODUCTS:
+                continue
+            expression, after = self._continuations[item & _CONTINUATION]
+            node = self.expressions.nodes[expression]
+            if isinstance(node, Repeat) and node.least == 0:
+                body = self.expressions.nodes[node.body]
+                others = set(items) - {item}
+                if isinstance(body, Character) and body.head == head and others == self._closure(after):
+                    first = sum(edge.mask for edge in self._edges(head))
+                    if not any(edge.mask & first for o in others for edge in self._edges(o >> 32)):
+                        return (
+                            head,
+                            node.most if node.most == ENDLESS else node.most + 1,
+                            self._number(others),
+                        )
+        return None
+
+    def excluding(self, state: int) -> tuple[int, int, int] | None:
+        """For a state that may read any number of characters of a large class as long as that is not what
+        state `right` reads, and then what `left` reads, which is `left` again after each: the class's head,
+        `left` and `right`.
+        """
+        head = self.states[state][-1] >> 32
+        if head < _PRODUCTS:
+            return None
+        both, left, right = self.product(head)
+        loop = None if both else self.loop(left)
+        if loop is None or loop[1] != ENDLESS:
+            return None
+        items = self.states[left]
+        rests = [item & _CONTINUATION for item in items if item >> 32 == loop[0]]
+        others = [item >> 32 for item in items if item >> 32 != loop[0]]
+        first = sum(edge.mask for edge in self._edges(loop[0]))
+        if len(rests) > 1 or any(edge.mask & first for other in others for edge in self._edges(other)):
+            return None
+        return (loop[0], left, right) if self._number(self._closure(rests[0])) == left else None
+
+    def differs(self, left: int, right: int) -> bool:
+        """Does `left` read anything, if only the empty text, that `right` does not?"""
+        product = Product(False, left, right)
+        return self.product_accepts(product) or bool(self._product_items(product, _END))
+
+    def unbounded(self, state: int, most: int, *, products: bool = True) -> tuple[int, int]:
+        """A state that reads the same texts of up to `most` bytes, but no longer counts repetitions beyond
+        that: many states become one. Whether the text may end is not asked of it.
+
+        The second number is a condition, which is known to hold only when those texts have been read: that no
+        completion is `farther` than that. If one is, ask again without `products`.
+        """
+        if most != self._unbounded_from:
+            self._unbounded_from, self._unbounded = most, {_END: _END}
+        items: set[int] = set()
+        slack = FAR
+        for item in self.states[state]:
+            head, rest = item >> 32, self._unbound(item & _CONTINUATION, most)
+            relaxed, room = self._liveness.relaxed(head) if products and head >= _PRODUCTS else (head, FAR)
+            if relaxed != head and self.farther + most <= room:
+                items |= self._product_items(self.product(relaxed), rest)
+                slack = min(slack, room - most)
+            else:
+                items.add(head << 32 | rest)
+        unchanged = slack == FAR and items == set(self.states[state])
+        return (state if unchanged else self._number(items)), slack
+
+    @property
+    def farther(self) -> int:
+        """The most bytes that a product needed to finish, so far."""
+        return self._liveness.farthest
+
+    def _unbound(self, continuation: int, most: int) -> int:
+        known = self._unbounded
+        path: list[int] = []
+        while continuation not in known:
+            path.append(continuation)
+            continuation = self._continuations[continuation][1]
+        rest = known[continuation]
+        for continuation in reversed(path):
+            expression = self._continuations[continuation][0]
+            node = self.expressions.nodes[expression]
+            if isinstance(node, Repeat) and (node.most > most or node.least > most):
+                limit = ENDLESS if node.most > most else node.most
+                expression = self.expressions.repeat(node.body, min(node.least, most), limit)
+            rest = known[continuation] = self._then(expression, rest)
+        return rest
+
     def _repeated(self, node: Repeat, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
-        fewer = node.most if node.most == ENDLESS else node.most - 1
-        more = self.expressions.repeat(node.body, max(node.least - 1, 0), fewer)
+        more = self._once_less(node)
         return after if more == EMPTY else self._then(more, after)
 
+    def _once_less(self, node: Repeat) -> int:
+        fewer = node.most if node.most == ENDLESS else node.most - 1
+        return self.expressions.repeat(node.body, max(node.least - 1, 0), fewer)
+
+    def only_byte(self, state: int) -> int | None:
+        """The byte that every text goes on with, when there is one and the text may not end."""
+        plan, _ = self.opened[state] or self._open(state)
+        if len(plan) != 1 or plan[0][0].bit_count() != 1 or self.accepts(state):
+            return None
+        return plan[0][0].bit_length() - 1
+
     def within_character(self, state: int) -> bool:
-        """Has the text so far ended inside a UTF-8 character? (Then every move is a continuation byte.)"""
-        moves = self.moves(state)
-        return bool(moves) and not self.accepts(state) and all(not mask & ~_TAIL_BYTES for mask, _ in moves)
+        """Has the text so far ended inside a UTF-8 character? (Then it goes on with a continuation byte.)"""
+        plan, _ = self.opened[state] or self._open(state)
+        return bool(plan) and not self.accepts(state) and all(not mask & ~_TAIL_BYTES for mask, _ in plan)
 
     # -- continuations ---------------------------------------------------------------------------------------
 
     def _then(self, expression: int, rest: int) -> int:
+        if self._twin is not None:
+            return int(self._twin.then(expression, rest))
         key = (expression, rest)
         number = self._continuation_numbers.get(key)
         if number is None:
@@ -161,21 +286,7 @@ class Automaton:
                 )
             self._continuations.append(key)
             number = self._continuation_numbers[key] = len(self._continuations) - 1
-            self._shapes.append(self._shape(expression, rest))
         return number
-
-    def _shape(self, expression: int, rest: int) -> _Shape:
-        skeleton, counts = self._shapes[rest]
-        if len(counts) == _COUNTS_COMPARED:
-            skeleton, counts = self._skeleton(_OPAQUE, rest), ()
-        node = self.expressions.nodes[expression]
-        if isinstance(node, Repeat):
-            # Negative numbers are the skeletons of repetitions, so they do not meet expressions.
-            return _Shape(self._skeleton(-1 - node.body, skeleton), ((node.least, node.most), *counts))
-        return _Shape(self._skeleton(expression, skeleton), counts)
-
-    def _skeleton(self, first: int, rest: int) -> int:
-        return self._skeletons.setdefault((first, rest), len(self._skeletons) + 1)
 
     def _append(self, continuation: int, rest: int) -> int:
         """`continuation` with `rest` in place of its end."""
@@ -196,40 +307,80 @@ class Automaton:
         known = self._closures.get(continuation)
         if known is not None:
             return known
+        if self._twin is not None:
+            found = self._twin.closure(continuation)
+            if found is not None:
+                known = self._closures[continuation] = frozenset(found)
+                return known
+        nodes, continuations, closures = self.expressions.nodes, self._continuations, self._closures
+        expression, rest = continuations[continuation]
+        node = nodes[expression]
+        if type(node) is Character:  # most of them
+            known = closures[continuation] = frozenset((node.head << 32 | rest,))
+            return known
         items: set[int] = set()
         seen = {continuation}
         pending = [continuation]
         while pending:
             current = pending.pop()
-            known = self._closures.get(current)
+            known = closures.get(current)
             if known is not None:
                 items |= known
                 continue
-            for following in self._expand(*self._continuations[current], items):
+            expression, rest = continuations[current]
+            node = nodes[expression]
+            if type(node) is Character:
+                items.add(node.head << 32 | rest)
+                continue
+            for following in self._expand(expression, node, rest, items):
                 if following not in seen:
                     seen.add(following)
                     pending.append(following)
-            self._check(len(seen) + len(items))
-        result = self._closures[continuation] = frozenset(items)
+            self.check(len(seen) + len(items))
+        result = closures[continuation] = frozenset(items)
+        if self._twin is not None:
+            self._twin.learn(continuation, tuple(items))
         return result
 
-    def _expand(self, expression: int, rest: int, items: set[int]) -> Iterable[int]:
-        """One step: items go into `items`, continuations still to be expanded are returned."""
+    def _describe(self, expression: int) -> tuple[int, ...]:
+        """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
         node = self.expressions.nodes[expression]
         match node:
             case Character(head):
-                items.add(head << 32 | rest)
-            case Words():
-                return self._expand_words(node, rest, items)
+                return _CHARACTER, head
             case Sequence(parts):
-                for part in reversed(parts):
-                    rest = self._then(part, rest)
-                return (rest,)
+                return _SEQUENCE, *parts
+            case Words():
+                ended, edges = self._word_edges(expression, node)
+                return _WORDS, ended, *(number for edge in edges for number in edge)
+            case Repeat(body, least, _):
+                return _REPEAT, body, int(least == 0), self._once_less(node)
+            case Choice(options):
+                return _OPTIONS, *options
+            case Reference():
+                return _OPTIONS, self.expressions.body(node)
+            case Deferred():
+                return _OPTIONS, self.expressions.made(expression)
+            case Both() | Without():
+                return (_OPAQUE,)
+            case _:
+                return (_OPTIONS, EMPTY) if expression == EMPTY else (_OPTIONS,)
+
+    def _expand(self, expression: int, node: Node, rest: int, items: set[int]) -> Iterable[int]:
+        """One step: items go into `items`, continuations still to be expanded are returned."""
+        kind = type(node)  # asked in the order of how often it is what
+        if kind is Sequence:
+            for part in reversed(cast(Sequence, node).parts):
+                rest = self._then(part, rest)
+            return (rest,)
+        if kind is Words:
+            return self._expand_words(expression, cast(Words, node), rest, items)
+        match node:
+            case Repeat(body, least, _):
+                once = self._then(body, self._repeated(node, rest))
+                return (once,) if least else (once, rest)
             case Choice(options):
                 return [self._then(option, rest) for option in options]
-            case Repeat(body, least, _) as repetition:
-                once = self._then(body, self._repeated(repetition, rest))
-                return (once,) if least else (once, rest)
             case Reference():
                 return (self._then(self.expressions.body(node), rest),)
             case Deferred():
@@ -240,39 +391,50 @@ class Automaton:
                 return self._expand_product(False, left, right, rest, items)
             case _:
                 return (rest,) if expression == EMPTY else ()
-        return ()
 
-    def _expand_words(self, node: Words, rest: int, items: set[int]) -> list[int]:
+    def _expand_words(self, expression: int, node: Words, rest: int, items: set[int]) -> Iterable[int]:
+        ended, edges = self._word_edges(expression, node)
+        items.update([head << 32 | self._then(following, rest) for head, following in edges])
+        return () if ended == _NOTHING else (self._then(ended, rest),)
+
+    def _word_edges(self, expression: int, node: Words) -> tuple[int, list[tuple[int, int]]]:
+        """What follows the word that ends here, or _NOTHING; and heads, each with what follows it."""
+        known = self._words.get(expression)
+        if known is not None:
+            return known
         words, follow = self.expressions.tables[node.table]
         low, depth = node.low, node.depth
-        ended: list[int] = []
+        ended = _NOTHING
         if len(words[low]) == depth:
-            ended.append(self._then(follow[low], rest))
+            ended = follow[low]
             low += 1
-        heads = self.expressions.heads
+        edges: list[tuple[int, int]] = []
         while low < node.high:
             byte = words[low][depth]
             high = low + 1
             while high < node.high and words[high][depth] == byte:
                 high += 1
             if high == low + 1 and len(words[low]) == depth + 1:
-                after = self._then(follow[low], rest)
+                after = follow[low]
             else:
-                after = self._then(self.expressions.rest_of_words(node.table, low, high, depth + 1), rest)
-            items.add(heads.of_bytes(1 << byte) << 32 | after)
+                after = self.expressions.rest_of_words(node.table, low, high, depth + 1)
+            edges.append((self.expressions.heads.of_bytes(1 << byte), after))
             low = high
-        return ended
+        self._words[expression] = ended, edges
+        return ended, edges
 
     def _expand_product(self, both: bool, left: int, right: int, rest: int, items: set[int]) -> Iterable[int]:
-        product = _Product(both, self._start_of(left), self._start_of(right))
+        product = Product(both, self._start_of(left), self._start_of(right))
         items |= self._product_items(product, rest)
-        return (rest,) if self._product_accepts(product) else ()
+        return (rest,) if self.product_accepts(product) else ()
 
-    def _check(self, size: int) -> None:
+    def check(self, size: int) -> None:
         if size > self.limits.items:
             raise GrammarTooLarge(
                 f"more than {self.limits.items} ways to read the text at once", limit="items"
             )
+        if len(self._continuations) > self.limits.expressions:
+            raise GrammarTooLarge(f"more than {self.limits.expressions} continuations", limit="expressions")
         if time.monotonic() > self._deadline:
             raise GrammarTooLarge(f"more than {self.limits.seconds:g} seconds", limit="seconds")
 
@@ -281,113 +443,71 @@ class Automaton:
     def _start_of(self, expression: int) -> int:
         return self._number(self._closure(self._then(expression, _END)))
 
-    def _number(self, items: frozenset[int] | set[int]) -> int:
-        kept = tuple(sorted(self._drop_covered(items) if len(items) > 1 else items))
+    def _number(self, items: Collection[int]) -> int:
+        """Of the state with these items, which are distinct."""
+        kept = tuple(sorted(self._covering.uncovered(items) if len(items) > 1 else items))
         number = self._numbers.get(kept)
         if number is None:
             if len(self.states) >= self.limits.states:
                 raise GrammarTooLarge(f"more than {self.limits.states} states", limit="states")
-            self._check(len(kept))
+            self.check(len(kept))
             self.states.append(kept)
-            self.known_moves.append(None)
+            self._moves.append(None)
+            self.opened.append(None)
             number = self._numbers[kept] = len(self.states) - 1
         return number
 
-    def _drop_covered(self, items: Iterable[int]) -> Iterable[int]:
-        """Drop an item when another one, alike but for wider counts, reads everything that it reads."""
-        groups: dict[tuple[int, int], list[int]] = {}
-        for item in items:
-            groups.setdefault((item >> 32, self._shapes[item & _CONTINUATION].skeleton), []).append(item)
-        kept: list[int] = []
-        for group in groups.values():
-            kept += group if len(group) == 1 else self._widest(group)
-        return kept
+    def _open(self, state: int) -> Opened:
+        items = self.states[state]
+        if items and items[0] == _ACCEPT:
+            items = items[1:]
+        heads = tuple([item >> 32 for item in items])
+        plan = self._plans.get(heads)
+        if plan is None:
+            plan = _plan([self._edges(head) for head in heads])
+            if not heads or heads[-1] < _PRODUCTS:  # those come again, with other continuations
+                self._plans[heads] = plan
+        self.check(len(plan))
+        opened = self.opened[state] = plan, [None] * len(plan)
+        return opened
 
-    def _widest(self, group: list[int]) -> list[int]:
-        counts = {item: self._shapes[item & _CONTINUATION].counts for item in group}
-        if not counts[group[0]]:
-            return group
-        if len(group) > 2:
-            counts = self._join_neighbours(counts)
-        kept: list[int] = []
-        # A covering item admits at least as many repetitions in sum, so it comes first.
-        for item in sorted(counts, key=lambda item: sum(_span(c) for c in counts[item]), reverse=True):
-            if not any(_covers(counts[other], counts[item]) for other in kept):
-                kept.append(item)
-            self._check(len(kept))
-        return kept
-
-    def _join_neighbours(self, counts: dict[int, Counts]) -> dict[int, Counts]:
-        """x{1,3}y and x{2,5}y are together x{1,5}y: join items whose innermost counts overlap or touch."""
-        joined: dict[int, Counts] = {}
-        alike: dict[Counts, list[int]] = {}
-        for item, count in counts.items():
-            alike.setdefault(count[1:], []).append(item)
-        for outer, items in alike.items():
-            items.sort(key=lambda item: counts[item][0][0])
-            representative, (least, most) = items[0], counts[items[0]][0]
-            for item in items[1:]:
-                (low, high) = counts[item][0]
-                if most == ENDLESS or low <= most + 1:
-                    most = ENDLESS if ENDLESS in (most, high) else max(most, high)
-                else:
-                    joined[self._with_count(representative, least, most)] = ((least, most), *outer)
-                    representative, least, most = item, low, high
-            joined[self._with_count(representative, least, most)] = ((least, most), *outer)
-        return joined
-
-    def _with_count(self, item: int, least: int, most: int) -> int:
-        """The item with its innermost repetition counted least..most instead."""
-        rest = item & _CONTINUATION
-        before: list[int] = []
-        while True:
-            expression, rest = self._continuations[rest]
-            node = self.expressions.nodes[expression]
-            if isinstance(node, Repeat):
-                break
-            before.append(expression)
-        if (node.least, node.most) == (least, most):
-            return item
-        rest = self._then(self.expressions.repeat(node.body, least, most), rest)
-        for expression in reversed(before):
-            rest = self._then(expression, rest)
-        return item & ~_CONTINUATION | rest
+    def _take(self, state: int, opened: Opened, part: int) -> int:
+        """The state after a byte in a part of the state's plan."""
+        plan, targets = opened
+        read = self.states[state]
+        first = 1 if read[0] == _ACCEPT else 0
+        key = tuple([code | read[first + i] & _CONTINUATION for i, code in plan[part][1]])
+        target = self._targets.get(key)
+        if target is None:
+            if len(self._targets) > self.limits.states:
+                self._targets.clear()
+            items = None if self._twin is None else self._twin.after(key)
+            target = self._targets[key] = self._number(self._after(key) if items is None else items)
+        targets[part] = target
+        return target
 
     def _compute_moves(self, state: int) -> Moves:
-        parts: list[
-            tuple[int, tuple[tuple[Edge, int], ...]]
-        ] = []  # disjoint byte sets, and the edges taken on each
-        covered = 0
-        for item in self.states[state]:
-            if item == _ACCEPT:
-                continue
-            rest = item & _CONTINUATION
-            for edge in self._edges(item >> 32):
-                fresh = edge.mask & ~covered
-                if fresh != edge.mask:
-                    parts = list(_split(parts, edge, rest))
-                if fresh:
-                    parts.append((fresh, ((edge, rest),)))
-                    covered |= fresh
-        self._check(len(parts))
-        targets: dict[int, int] = {}
-        for mask, edges in parts:
-            items: set[int] = set()
-            for edge, rest in edges:
-                items |= self._after(edge, rest)
-            target = self._number(items)
-            targets[target] = targets.get(target, 0) | mask
-        targets.pop(DEAD, None)
-        return tuple((mask, target) for target, mask in targets.items())
+        opened = self.opened[state] or self._open(state)
+        moves: dict[int, int] = {}
+        for part, ((mask, _), target) in enumerate(zip(*opened, strict=True)):
+            if target is None:
+                target = self._take(state, opened, part)
+            moves[target] = moves.get(target, 0) | mask
+        moves.pop(DEAD, None)
+        return tuple([(mask, target) for target, mask in moves.items()])
 
-    def _after(self, edge: Edge, rest: int) -> set[int]:
+    def _after(self, taken: tuple[int, ...]) -> set[int]:
+        """The items after edges that were `taken`, each with the continuation after it."""
         items: set[int] = set()
-        if edge.head >= _PRODUCTS:
-            items |= self._product_items(self._products[edge.head - _PRODUCTS], rest)
-        elif edge.head != NO_HEAD:
-            items.add(edge.head << 32 | rest)
-        if edge.complete:
-            items |= self._closure(rest)
+        for code in taken:
+            rest = code & _CONTINUATION
+            head = code >> 33
+            if head >= _PRODUCTS:
+                items |= self._product_items(self._products[head - _PRODUCTS], rest)
+            elif head != NO_HEAD:
+                items.add(head << 32 | rest)
+            if code >> 32 & 1:
+                items |= self._closure(rest)
         return items
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
@@ -402,30 +522,95 @@ class Automaton:
 
     # -- products --------------------------------------------------------------------------------------------
 
-    def _product_accepts(self, product: _Product) -> bool:
+    def product_accepts(self, product: Product) -> bool:
         return self.accepts(product.left) and self.accepts(product.right) == product.both
 
     def is_empty(self, node: Both | Without) -> bool:
         """Is there no string in the product?"""
         left, right = self._start_of(node.left), self._start_of(node.right)
-        product = _Product(isinstance(node, Both), left, right)
-        return not self._product_accepts(product) and not self._is_live(self._product_head(product))
+        product = Product(isinstance(node, Both), left, right)
+        return not self.product_accepts(product) and not self._liveness.is_live(self.product_head(product))
 
-    def _product_items(self, product: _Product, rest: int) -> set[int]:
+    def _product_items(self, product: Product, rest: int) -> set[int]:
         """The items of a product and then `rest`: none if it cannot finish, plain ones if `right` no longer
         matters.
         """
-        both, left, right = product
-        if right == (self._everything if both else DEAD):
+        left = product.left
+        if self.right_no_longer_matters(product):
             return {
                 item & ~_CONTINUATION | self._append(item & _CONTINUATION, rest)
                 for item in self.states[left]
                 if item != _ACCEPT
             }
-        head = self._product_head(product)
-        return {head << 32 | rest} if self._is_live(head) else set()
+        head = self.product_head(product)
+        return {head << 32 | rest} if self._liveness.is_live(head) else set()
 
-    def _product_head(self, product: _Product) -> int:
+    def product(self, head: int) -> Product:
+        return self._products[head - _PRODUCTS]
+
+    def right_no_longer_matters(self, product: Product) -> bool:
+        return product.right == (self._everything if product.both else DEAD)
+
+    def shortest(self, state: int) -> int:
+        """Bytes of the shortest completion; FAR where products, rules or deferred expressions hide it."""
+        return min((self._shortest_item(item) for item in self.states[state]), default=FAR)
+
+    def _shortest_item(self, item: int) -> int:
+        if item >> 32 >= _PRODUCTS:
+            return FAR
+        head = self.expressions.heads.shortest(item >> 32)
+        known = self._shortest
+        continuation = item & _CONTINUATION
+        path: list[int] = []
+        while continuation not in known:
+            path.append(continuation)
+            continuation = self._continuations[continuation][1]
+        length = known[continuation]
+        for continuation in reversed(path):
+            length = min(FAR, length + self.expressions.shortest(self._continuations[continuation][0]))
+            known[continuation] = length
+        return min(FAR, head + length)
+
+    def relaxed(self, state: int) -> tuple[int, int]:
+        """The state without its large counts, and how many bytes none of them can run out in."""
+        known = self._relaxed.get(state)
+        if known is None:
+            items: set[int] = set()
+            least = FAR
+            for item in self.states[state]:
+                head = item >> 32
+                rest, room = self._relax(item & _CONTINUATION)
+                least = min(least, room)
+                if head >= _PRODUCTS:
+                    head, room = self._liveness.relaxed(head)
+                    least = min(least, room)
+                    items |= self._product_items(self.product(head), rest)
+                else:
+                    items.add(head << 32 | rest)
+            unchanged = items == set(self.states[state])
+            known = (state, FAR) if unchanged else (self._number(items), least)
+            self._relaxed[state] = known
+            self._relaxed[known[0]] = known[0], FAR
+        return known
+
+    def _relax(self, continuation: int) -> tuple[int, int]:
+        known = self._relaxed_continuations
+        path: list[int] = []
+        while continuation not in known:
+            path.append(continuation)
+            continuation = self._continuations[continuation][1]
+        rest, room = known[continuation]
+        for continuation in reversed(path):
+            expression = self._continuations[continuation][0]
+            node = self.expressions.nodes[expression]
+            if isinstance(node, Repeat) and node.most >= _LARGE_COUNT:
+                room = min(room, node.most)
+                expression = self.expressions.repeat(node.body, node.least)
+            rest = self._then(expression, rest)
+            known[continuation] = rest, room
+        return rest, room
+
+    def product_head(self, product: Product) -> int:
         number = self._product_numbers.get(product)
         if number is None:
             if len(self._products) >= self.limits.states:
@@ -434,79 +619,75 @@ class Automaton:
             number = self._product_numbers[product] = _PRODUCTS + len(self._products) - 1
         return number
 
-    def _product_successors(self, product: _Product) -> Iterable[tuple[int, _Product]]:
+    def product_successors(self, product: Product) -> Iterable[tuple[int, Product]]:
         both, left, right = product
         for mask, after_left in self.moves(left):
             remaining = mask
             for other, after_right in self.moves(right):
                 common = remaining & other
                 if common:
-                    yield common, _Product(both, after_left, after_right)
+                    yield common, Product(both, after_left, after_right)
                     remaining &= ~common
             if remaining and not both:
-                yield remaining, _Product(both, after_left, DEAD)
+                yield remaining, Product(both, after_left, DEAD)
 
-    def _compute_product_edges(self, product: _Product) -> Iterable[Edge]:
-        for mask, successor in self._product_successors(product):
-            head = self._product_head(successor)
-            live, complete = self._is_live(head), self._product_accepts(successor)
+    def _compute_product_edges(self, product: Product) -> Iterable[Edge]:
+        for mask, successor in self.product_successors(product):
+            head = self.product_head(successor)
+            live, complete = self._liveness.is_live(head), self.product_accepts(successor)
             if live or complete:
                 yield Edge(mask, head if live else NO_HEAD, complete)
 
-    def _search_order(self, product: _Product) -> Iterator[_Product]:
-        """Successors on few bytes first: a loop takes many, what leads out of it few."""
-        successors = sorted(self._product_successors(product), key=lambda s: s[0].bit_count())
-        return (successor for _, successor in successors)
 
-    def _is_live(self, head: int) -> bool:
-        """Can the product finish after at least one more byte? A depth-first search that remembers."""
-        known = self._live.get(head)
-        if known is not None:
-            return known
-        visited = {head}
-        path = [(head, self._search_order(self._products[head - _PRODUCTS]))]
-        while path:
-            for successor in path[-1][1]:
-                number = self._product_head(successor)
-                both, left, right = successor
-                decided = right == (self._everything if both else DEAD) and left != DEAD
-                if decided or self._product_accepts(successor) or self._live.get(number):
-                    self._live.update((on_path, True) for on_path, _ in path)
-                    return True
-                if number not in visited and number not in self._live:
-                    visited.add(number)
-                    path.append((number, self._search_order(successor)))
-                    break
-            else:
-                path.pop()
-            self._check(0)
-        # Everything reachable was searched and nothing accepts.
-        self._live.update((number, False) for number in visited)
-        return False
+def judge(expressions: Expressions) -> Callable[[Both | Without], bool]:
+    """Decides products with an automaton of its own, made at the first: it reads rules that pruning then
+    changes.
+    """
+    automata: list[Automaton] = []
+
+    def is_empty(product: Both | Without) -> bool:
+        if type(product) is Without and _is_endless(expressions, product.left):
+            right = expressions.nodes[product.right]
+            if type(right) is Words and set(expressions.tables[right.table].follow) == {EMPTY}:
+                return False  # some words do not exhaust it
+        if not automata:
+            automata.append(Automaton(expressions, EMPTY, pruned=True))
+        return automata[0].is_empty(product)
+
+    return is_empty
+
+
+def _is_endless(expressions: Expressions, expression: int) -> bool:
+    """Is it plain to see that it has strings of any length?"""
+    node = expressions.nodes[expression]
+    return expression < expressions.settled and type(node) is Repeat and node.most == ENDLESS
 
 
 _TAIL_BYTES = ((1 << 64) - 1) << 0x80
 
 
-def _span(count: tuple[int, int]) -> float:
-    least, most = count
-    return float("inf") if most == ENDLESS else most - least
-
-
-def _covers(wide: Counts, narrow: Counts) -> bool:
-    return all(
-        w[0] <= n[0] and (w[1] == ENDLESS or (n[1] != ENDLESS and n[1] <= w[1]))
-        for w, n in zip(wide, narrow, strict=True)
-    )
+def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
+    """Cut the bytes that `heads` read into parts on which the same edges are taken."""
+    parts: list[tuple[int, Taken]] = []
+    covered = 0
+    for i, edges in enumerate(heads):
+        for edge in edges:
+            taken = (i, (edge.head << 1 | edge.complete) << 32)
+            if edge.mask & covered:
+                parts = list(_split(parts, edge.mask, taken))
+            fresh = edge.mask & ~covered
+            if fresh:
+                parts.append((fresh, (taken,)))
+                covered |= fresh
+    return tuple(parts)
 
 
 def _split(
-    parts: Iterable[tuple[int, tuple[tuple[Edge, int], ...]]], edge: Edge, rest: int
-) -> Iterable[tuple[int, tuple[tuple[Edge, int], ...]]]:
-    """Cut every part along the edge's bytes and add the edge to the pieces inside."""
-    for mask, edges in parts:
-        inside = mask & edge.mask
-        if inside:
-            yield inside, (*edges, (edge, rest))
-        if mask != inside:
-            yield mask & ~inside, edges
+    parts: Iterable[tuple[int, Taken]], inside: int, taken: tuple[int, int]
+) -> Iterator[tuple[int, Taken]]:
+    """Cut every part along the bytes of an edge, and add the edge to the pieces inside."""
+    for mask, before in parts:
+        if mask & inside:
+            yield mask & inside, (*before, taken)
+        if mask & ~inside:
+            yield mask & ~inside, before

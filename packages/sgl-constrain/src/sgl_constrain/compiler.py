@@ -8,9 +8,10 @@ threads that ask for the same grammar compile it once.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -28,10 +29,14 @@ from sgl_constrain.grammar import Grammar
 from sgl_constrain.lark import lark
 from sgl_constrain.limits import DEFAULT_LIMITS, Limits
 from sgl_constrain.regex import regex
-from sgl_constrain.schema.compiling import json_schema, parse_schema
-from sgl_constrain.slices import Slices
-from sgl_constrain.utf8 import Heads
+from sgl_constrain.schema.basics import Basics
+from sgl_constrain.schema.compiling import json_schema, parse_schema, settled_basics
 from sgl_constrain.vocabulary import Vocabulary
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WHITESPACE = 20
+_MOST_BASICS = 16  # kept by one compiler
+_MEASURED_EVERY = 32  # the cache is measured when one in so many of its grammars is new
 
 
 class Compiler:
@@ -42,11 +47,12 @@ class Compiler:
     ) -> None:
         self.vocabulary = vocabulary
         self.limits = limits
+        heads = vocabulary.slices.heads
+        self._basics = {_WHITESPACE: settled_basics(heads, _WHITESPACE)}  # by the blanks allowed
         self._cache_bytes = cache_bytes
-        self._heads = Heads()
-        self._slices = Slices(vocabulary, self._heads, limits)
         self._lock = threading.Lock()
         self._grammars: OrderedDict[Hashable, Future[Grammar]] = OrderedDict()
+        self._unmeasured = 0  # grammars compiled since the cache was last measured
         self._executor: ThreadPoolExecutor | None = None
 
     def regex(self, pattern: str, *, flags: int = 0) -> Grammar:
@@ -56,8 +62,14 @@ class Compiler:
         return self._cached(("regex", pattern, int(flags)), lambda: self._regex(pattern, flags))
 
     def choice(self, options: Collection[str]) -> Grammar:
-        """Exactly one of the strings. Raises InvalidPattern when there is none, GrammarTooLarge."""
+        """Exactly one of the strings. Raises InvalidPattern when there is none or one is no text (a lone
+        surrogate), TypeError when one is no string, GrammarTooLarge.
+        """
+        if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+            raise TypeError("options: must be a collection of strings")
         texts = tuple(sorted(set(options)))
+        if broken := [text for text in texts if _SURROGATE.search(text)]:
+            raise InvalidPattern("an option holds a lone surrogate, which no text does", pattern=broken[0])
         return self._cached(("choice", texts), lambda: self._choice(texts))
 
     def json_schema(
@@ -65,9 +77,10 @@ class Compiler:
         schema: object,
         *,
         key_order: Literal["schema", "any"] = "schema",
-        max_whitespace: int = 20,
+        max_whitespace: int = _WHITESPACE,
         compact: bool = False,
         lenient: bool = False,
+        resources: Mapping[str, object] | None = None,
     ) -> Grammar:
         """The JSON texts of the values that a JSON Schema allows: draft 2020-12, and older spellings.
 
@@ -75,19 +88,27 @@ class Compiler:
         key_order: "schema", properties in their order and other keys after them, or "any".
         max_whitespace: how many blanks may stand around each `,` `:` and bracket; `compact` is 0. lenient:
         what cannot be enforced exactly is left out and listed in `Grammar.warnings`, instead of refused.
+        resources: other documents that references may point to, by URI; nothing is ever fetched.
         Properties come in the order of the schema, other keys after them; integers are written without
         fraction. Raises InvalidSchema, UnsupportedSchema, GrammarTooLarge.
         """
         if key_order not in ("schema", "any"):
             raise ConstrainError(f"key_order must be 'schema' or 'any', not {key_order!r}")
-        parsed, text = parse_schema(schema, most_chars=self.limits.source_chars)
+        most_chars = self.limits.source_chars
+        parsed, text = parse_schema(schema, most_chars=most_chars)
+        others = {
+            uri: parse_schema(other, most_chars=most_chars)
+            for uri, other in sorted(resources.items() if resources else ())
+        }
         spaces = 0 if compact else max_whitespace
+        texts = tuple((uri, text) for uri, (_, text) in others.items())
+        documents = {uri: document for uri, (document, _) in others.items()}
         return self._cached(
-            ("json_schema", text, key_order, spaces, lenient),
-            lambda: self._json_schema(parsed, key_order == "any", spaces, lenient),
+            ("json_schema", text, key_order, spaces, lenient, texts),
+            lambda: self._json_schema(parsed, key_order == "any", spaces, lenient, documents),
         )
 
-    def json_object(self, *, max_whitespace: int = 20, compact: bool = False) -> Grammar:
+    def json_object(self, *, max_whitespace: int = _WHITESPACE, compact: bool = False) -> Grammar:
         """Any JSON object."""
         return self.json_schema({"type": "object"}, max_whitespace=max_whitespace, compact=compact)
 
@@ -159,12 +180,24 @@ class Compiler:
             mine.set_exception(error)
             raise
         with self._lock:
-            while len(self._grammars) > 1 and self._held() > self._cache_bytes:
-                self._grammars.popitem(last=False)
+            self._unmeasured += 1
+            if self._unmeasured * _MEASURED_EVERY > len(self._grammars):
+                self._unmeasured = 0
+                while len(self._grammars) > 1 and self._held() > self._cache_bytes:
+                    self._grammars.popitem(last=False)
         return mine.result()
 
+    def _basics_of(self, max_whitespace: int) -> Basics:
+        known = self._basics.get(max_whitespace)
+        if known is None:
+            like = self._basics[_WHITESPACE]
+            known = settled_basics(self.vocabulary.slices.heads, max_whitespace, like)
+            if len(self._basics) < _MOST_BASICS:
+                self._basics[max_whitespace] = known
+        return known
+
     def _expressions(self) -> Expressions:
-        return Expressions(self._heads, self.limits)
+        return Expressions(self.vocabulary.slices.heads, self.limits)
 
     def _grammar(
         self,
@@ -176,7 +209,7 @@ class Compiler:
         automaton = Automaton(expressions, root)
         if automaton.start == DEAD:
             raise empty()
-        return Grammar(automaton, self.vocabulary, self._slices, warnings=warnings)
+        return Grammar(automaton, self.vocabulary, warnings=warnings)
 
     def _regex(self, pattern: str, flags: int) -> Grammar:
         expressions = self._expressions()
@@ -201,10 +234,24 @@ class Compiler:
         root = lark(expressions, source)
         return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
 
-    def _json_schema(self, schema: object, any_order: bool, max_whitespace: int, lenient: bool) -> Grammar:
-        expressions = self._expressions()
+    def _json_schema(
+        self,
+        schema: object,
+        any_order: bool,
+        max_whitespace: int,
+        lenient: bool,
+        resources: Mapping[str, object],
+    ) -> Grammar:
+        basics = self._basics_of(max_whitespace).copy(self.limits)
+        expressions = basics.expressions
         root, warnings = json_schema(
-            expressions, schema, max_whitespace=max_whitespace, any_order=any_order, lenient=lenient
+            expressions,
+            schema,
+            max_whitespace=max_whitespace,
+            any_order=any_order,
+            lenient=lenient,
+            resources=resources,
+            basics=basics,
         )
         return self._grammar(
             expressions, root, lambda: InvalidSchema("no value satisfies the schema", path=""), warnings

@@ -6,6 +6,7 @@ ConstrainError (ValueError)
 │   └── UnsupportedPattern   a construct that is not regular (or not yet ours), by name and position
 ├── InvalidSchema        not a JSON Schema, or one that no value satisfies
 │   └── UnsupportedSchema    a keyword that cannot be enforced exactly, with its path
+├── InvalidGrammar       not a grammar in GBNF or Lark's notation, with line and column
 ├── InvalidVocabulary    token bytes or ids that cannot be right
 └── GrammarTooLarge      one of `Limits` is reached
 """
@@ -50,11 +51,12 @@ class UnsupportedSchema(InvalidSchema):
 
 
 class InvalidGrammar(ConstrainError):
-    """`line` counts from 1."""
+    """`line` and `column` count characters from 1; `column` is None when the grammar as a whole is wrong."""
 
-    def __init__(self, message: str, *, line: int) -> None:
-        super().__init__(f"{message} (line {line})")
+    def __init__(self, message: str, *, line: int, column: int | None = None) -> None:
+        super().__init__(f"{message} (line {line}{'' if column is None else f', column {column}'})")
         self.line = line
+        self.column = column
 
 
 class InvalidVocabulary(ConstrainError):

@@ -9,8 +9,9 @@ counts; nothing is unrolled. Knows nothing of states, tokens or where an express
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 from sgl_constrain.codepoints import ANY, Ranges
 from sgl_constrain.errors import GrammarTooLarge
@@ -19,6 +20,7 @@ from sgl_constrain.utf8 import NO_HEAD, Heads
 
 FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
+FAR = 1 << 60  # a length that is not known, or has no end
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -113,19 +115,41 @@ class Expressions:
     def __init__(self, heads: Heads, limits: Limits) -> None:
         self.heads = heads
         self.limits = limits
+        self._most = limits.expressions
         self.nodes: list[Node] = []
         self.tables: list[WordTable] = []
-        self._interned: dict[tuple[type, Node], int] = {}
+        # By kind, because equal tuples of two kinds are equal; and so a plain tuple finds a node.
+        self._interned: dict[type, dict[tuple[Any, ...], int]] = {kind: {} for kind in get_args(Node)}
+        self._sequences, self._choices = self._interned[Sequence], self._interned[Choice]
+        self._literals: dict[str | bytes, int] = {}
         self._table_numbers: dict[WordTable, int] = {}
         self._nullable: list[bool] = []
+        self._shortest: dict[int, int] = {}
         self._rules: list[int | None] = []
         self._sources: list[_Source] = []
+        self.settled = 0  # below this number each expression is known to match something, or is FAIL
         self.dead: set[int] = set()  # references to rules that match nothing, once pruning has found them
         self._deferred: dict[int, int] = {}
-        assert self._intern(Fail()) == FAIL
-        assert self._intern(Empty()) == EMPTY
+        assert self._intern(Fail(), False) == FAIL
+        assert self._intern(Empty(), True) == EMPTY
         self.any_character = self.character(ANY)
         self.any_string = self.repeat(self.any_character, 0, ENDLESS)
+
+    def copy(self, limits: Limits) -> Expressions:
+        """A table of its own with the same expressions and numbers, to which `limits` apply anew. Not for
+        tables with deferred expressions. All that is there must be settled.
+        """
+        assert not self._sources and self.settled == len(self.nodes)
+        other = copy.copy(self)
+        other.limits, other._most = limits, self.settled + limits.expressions
+        other.nodes, other._nullable = self.nodes.copy(), self._nullable.copy()
+        other.tables, other._table_numbers = self.tables.copy(), self._table_numbers.copy()
+        other._interned = {kind: known.copy() for kind, known in self._interned.items()}
+        other._sequences, other._choices = other._interned[Sequence], other._interned[Choice]
+        other._literals, other._shortest = self._literals.copy(), self._shortest.copy()
+        other._rules = self._rules.copy()
+        other._sources, other._deferred, other.dead = [], {}, set()
+        return other
 
     # -- leaves ----------------------------------------------------------------------------------------------
 
@@ -136,89 +160,110 @@ class Expressions:
 
     def of_head(self, head: int) -> int:
         """One character as a head of `heads`."""
-        return self._intern(Character(head))
+        return self._intern(Character(head), False)
 
     def literal(self, text: str | bytes) -> int:
-        data = text.encode() if isinstance(text, str) else text
-        return self.words({data: EMPTY})
+        known = self._literals.get(text)
+        if known is None:
+            data = text.encode() if isinstance(text, str) else text
+            known = self._literals[text] = self.words({data: EMPTY})
+        return known
 
     def words(self, follow: Mapping[bytes, int]) -> int:
         """One of the words, then the expression that belongs to it."""
-        kept = sorted((word, node) for word, node in follow.items() if node != FAIL)
+        kept = [pair for pair in follow.items() if pair[1] != FAIL]
         if not kept:
             return FAIL
-        if kept[-1][0] == b"":  # the only word is the empty one
+        kept.sort()
+        if not kept[-1][0]:  # the only word is the empty one
             return kept[0][1]
-        table = WordTable(tuple(word for word, _ in kept), tuple(node for _, node in kept))
+        table = WordTable(*zip(*kept, strict=True))
         number = self._table_numbers.get(table)
         if number is None:
             self.tables.append(table)
             number = self._table_numbers[table] = len(self.tables) - 1
-        return self._intern(Words(number, 0, len(kept), 0))
+        return self.rest_of_words(number, 0, len(kept), 0)
 
     def rest_of_words(self, table: int, low: int, high: int, depth: int) -> int:
         """The words low..high of a table, which are alike in their first `depth` bytes, from there on."""
-        return self._intern(Words(table, low, high, depth))
+        words, follow = self.tables[table]
+        ends = len(words[low]) == depth and self._nullable[follow[low]]
+        return self._intern(Words(table, low, high, depth), ends)
 
     # -- combinations ----------------------------------------------------------------------------------------
 
     def sequence(self, *parts: int) -> int:
         flat: list[int] = []
         for part in parts:
-            node = self.nodes[part]
             if part == FAIL:
                 return FAIL
-            if isinstance(node, Sequence):
+            node = self.nodes[part]
+            if type(node) is Sequence:
                 flat += node.parts
             elif part != EMPTY:
                 flat.append(part)
         if not flat:
             return EMPTY
-        return flat[0] if len(flat) == 1 else self._intern(Sequence(tuple(flat)))
+        if len(flat) == 1:
+            return flat[0]
+        key = tuple(flat)
+        known = self._sequences.get((key,))
+        if known is not None:
+            return known
+        return self._intern(Sequence(key), all(map(self._nullable.__getitem__, flat)))
 
     def choice(self, options: Iterable[int]) -> int:
         """Alternatives that begin with text are gathered into one table, so a common beginning is
         read once.
         """
+        nodes = self.nodes
         rest: dict[int, None] = {}
-        words: dict[bytes, dict[int, None]] = {}
-        texts: list[int] = []
+        texts: dict[int, None] = {}
         pending = list(options)[::-1]
         while pending:
             option = pending.pop()
-            node = self.nodes[option]
-            if isinstance(node, Choice):
-                pending += node.options[::-1]
-                continue
-            table = self._words_at_start(option)
-            if table is None:
-                if option != FAIL:
-                    rest[option] = None
-                continue
-            texts.append(option)
-            for word, follow in table:
-                words.setdefault(word, {})[follow] = None
+            node = nodes[option]
+            kind = type(node)
+            if kind is Choice:
+                pending += cast(Choice, node).options[::-1]
+            elif kind is Words or kind is Sequence:
+                (texts if self._begins_with_text(node) else rest)[option] = None
+            elif option != FAIL:
+                rest[option] = None
         if len(texts) > 1:
+            words: dict[bytes, dict[int, None]] = {}
+            for option in texts:
+                for word, follow in self._words_at_start(option):
+                    words.setdefault(word, {})[follow] = None
             rest[self.words({word: self.choice(follow) for word, follow in words.items()})] = None
         else:
-            rest.update(dict.fromkeys(texts))
+            rest.update(texts)
         if len(rest) <= 1:
             return next(iter(rest), FAIL)
-        if EMPTY in rest and all(self.is_nullable(option) for option in rest):
+        if EMPTY in rest and all(map(self._nullable.__getitem__, rest)):
             del rest[EMPTY]
             return self.choice(rest)
-        return self._intern(Choice(tuple(sorted(rest))))
+        parts = tuple(sorted(rest))
+        known = self._choices.get((parts,))
+        if known is not None:
+            return known
+        return self._intern(Choice(parts), any(map(self._nullable.__getitem__, parts)))
 
-    def _words_at_start(self, option: int) -> list[tuple[bytes, int]] | None:
+    def _begins_with_text(self, node: Node) -> bool:
+        if type(node) is Sequence:
+            node = self.nodes[node.parts[0]]
+        return type(node) is Words and not node.depth
+
+    def _words_at_start(self, option: int) -> list[tuple[bytes, int]]:
+        """The words with which an alternative begins, each with what follows it."""
         node = self.nodes[option]
         parts: tuple[int, ...] = ()
-        if isinstance(node, Sequence):
+        if type(node) is Sequence:
             parts = node.parts[1:]
             node = self.nodes[node.parts[0]]
-        if not isinstance(node, Words) or node.depth:
-            return None
-        table = self.tables[node.table]
-        return [(word, self.sequence(follow, *parts)) for word, follow in zip(*table, strict=True)]
+        assert type(node) is Words and not node.depth
+        pairs = zip(*self.tables[node.table], strict=True)
+        return [(word, self.sequence(follow, *parts)) for word, follow in pairs]
 
     def optional(self, body: int) -> int:
         return self.repeat(body, 0, 1)
@@ -240,7 +285,7 @@ class Expressions:
                 return self.repeat(inner.body, least, ENDLESS)
             if inner.least == 0:  # (x{0,a}){0,b} is x{0,ab}
                 return self.repeat(inner.body, 0, ENDLESS if most == ENDLESS else inner.most * most)
-        return self._intern(Repeat(body, least, most))
+        return self._intern(Repeat(body, least, most), least == 0)
 
     def both(self, left: int, right: int) -> int:
         if left == FAIL or right == FAIL:
@@ -249,21 +294,21 @@ class Expressions:
             return left
         if left == self.any_string:
             return right
-        return self._intern(Both(left, right))
+        return self._intern(Both(left, right), self._nullable[left] and self._nullable[right])
 
     def without(self, left: int, right: int) -> int:
         if right == FAIL or left == FAIL:
             return left
         if left == right or right == self.any_string:
             return FAIL
-        return self._intern(Without(left, right))
+        return self._intern(Without(left, right), self._nullable[left] and not self._nullable[right])
 
     # -- rules and deferred expressions ----------------------------------------------------------------------
 
     def rule(self) -> int:
         """A new rule; `define` says later what it stands for."""
         self._rules.append(None)
-        return self._intern(Reference(len(self._rules) - 1))
+        return self._intern(Reference(len(self._rules) - 1), False)
 
     def define(self, reference: int, body: int) -> None:
         node = self.nodes[reference]
@@ -295,7 +340,7 @@ class Expressions:
         """
         self._sources.append(_Source(make, witness))
         number = len(self._sources) - 1
-        return lambda state: self._intern(Deferred(number, state))
+        return lambda state: self._intern(Deferred(number, state), False)
 
     def witness(self, node: Deferred) -> int:
         return self._sources[node.source].witness(node.state)
@@ -315,25 +360,43 @@ class Expressions:
         """Does it match the empty string? Rules and deferred expressions count as not matching it."""
         return self._nullable[expression]
 
-    def _compute_nullable(self, node: Node) -> bool:
+    def shortest(self, expression: int) -> int:
+        """How many bytes the shortest string has; FAR where a product, a rule or a deferred expression hides
+        it.
+        """
+        known = self._shortest
+        pending = [expression]
+        while pending:
+            current = pending[-1]
+            if current in known:
+                pending.pop()
+                continue
+            parts = _parts(self, self.nodes[current])
+            missing = [part for part in parts if part not in known]
+            if missing:
+                pending += missing
+            else:
+                known[current] = self._shortest_of(self.nodes[current])
+        return known[expression]
+
+    def _shortest_of(self, node: Node) -> int:
+        known = self._shortest
         match node:
             case Empty():
-                return True
+                return 0
+            case Character(head):
+                return self.heads.shortest(head)
             case Sequence(parts):
-                return all(self.is_nullable(part) for part in parts)
+                return min(FAR, sum(known[part] for part in parts))
             case Choice(options):
-                return any(self.is_nullable(option) for option in options)
+                return min(known[option] for option in options)
             case Repeat(body, least, _):
-                return least == 0 or self.is_nullable(body)
-            case Words(table, low, _, depth):
+                return min(FAR, known[body] * least)
+            case Words(table, low, high, depth):
                 words, follow = self.tables[table]
-                return len(words[low]) == depth and self.is_nullable(follow[low])
-            case Both(left, right):
-                return self.is_nullable(left) and self.is_nullable(right)
-            case Without(left, right):
-                return self.is_nullable(left) and not self.is_nullable(right)
+                return min(FAR, *(len(words[i]) - depth + known[follow[i]] for i in range(low, high)))
             case _:
-                return False
+                return FAR
 
     def nonempty(self, expression: int) -> int:
         """The same strings except the empty one. Not for expressions with rules that may be empty."""
@@ -364,13 +427,28 @@ class Expressions:
             case _:
                 return FAIL
 
-    def _intern(self, node: Node) -> int:
-        key = (type(node), node)
-        number = self._interned.get(key)
+    def _intern(self, node: Node, nullable: bool) -> int:
+        interned = self._interned[type(node)]
+        number = interned.get(node)
         if number is None:
-            if len(self.nodes) >= self.limits.expressions:
+            if len(self.nodes) >= self._most:
                 raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
             self.nodes.append(node)
-            self._nullable.append(self._compute_nullable(node))
-            number = self._interned[key] = len(self.nodes) - 1
+            self._nullable.append(nullable)
+            number = interned[node] = len(self.nodes) - 1
         return number
+
+
+def _parts(expressions: Expressions, node: Node) -> tuple[int, ...]:
+    """What the length of the shortest string of `node` depends on."""
+    match node:
+        case Sequence(parts):
+            return parts
+        case Choice(options):
+            return options
+        case Repeat(body, _, _):
+            return (body,)
+        case Words(table, low, high, _):
+            return expressions.tables[table].follow[low:high]
+        case _:
+            return ()

@@ -8,95 +8,61 @@ of the original. Tokens by name or number (`<[12]>`) are refused: they are not t
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 from sgl_constrain.codepoints import MAX, Ranges, complement, union
-from sgl_constrain.errors import GrammarTooLarge, InvalidGrammar
 from sgl_constrain.expression import EMPTY, ENDLESS, FAIL, Expressions
-from sgl_constrain.recursion import left_recursion
+from sgl_constrain.reading import Reader
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-", "^": "^"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
-_COUNTS = re.compile(r"\{\s*(\d+)\s*(?:(,)\s*(\d+)?\s*)?\}", re.ASCII)
+_COUNTS = re.compile(r"\{\s*(\d{1,15})\s*(?:(,)\s*(\d{1,15})?\s*)?\}", re.ASCII)
 _BLANKS = re.compile(r"(?:[ \t]|#[^\n\r]*)*")
 _BLANKS_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\n\r]*)*")
+_BEGINNING = re.compile(r"(?:\s|(?:#|//)[^\n\r]*+)*+[A-Za-z0-9_-]++[ \t]*+::=")  # no way back: linear time
 
 
 def gbnf(expressions: Expressions, source: str) -> int:
     """The texts of the rule `root`. Raises InvalidGrammar, GrammarTooLarge."""
-    if len(source) > expressions.limits.source_chars:
-        raise GrammarTooLarge(f"the grammar has {len(source)} characters", limit="source_chars")
     return _Parser(expressions, source).parse()
+
+
+def is_gbnf(source: str) -> bool:
+    """Is this in GBNF rather than in Lark's notation? By how its first rule is defined."""
+    return _BEGINNING.match(source) is not None
 
 
 class _Parser:
     def __init__(self, expressions: Expressions, source: str) -> None:
         self._e = expressions
-        self._source = source
-        self._at = 0
-        self._depth = 0
-        self._rules: dict[str, int] = {}
-        self._used_at: dict[str, int] = {}
-        self._defined: set[str] = set()
+        self._read = Reader(expressions, source)
 
     def parse(self) -> int:
-        self._skip(_BLANKS_AND_LINES)
-        while self._at < len(self._source):
+        read = self._read
+        read.match(_BLANKS_AND_LINES)
+        while not read.ended():
             self._rule()
-            self._skip(_BLANKS_AND_LINES)
-        for name, position in self._used_at.items():
-            if name not in self._defined:
-                self._fail(f"the rule {name!r} is not defined", position)
-        if "root" not in self._defined:
-            self._fail("there is no rule named 'root'", 0)
-        names = {rule: name for name, rule in self._rules.items()}
-        cycle = left_recursion(self._e, self._rules.values())
-        if cycle:
-            self._fail(f"left recursion: {' -> '.join(names[rule] for rule in cycle)}", 0)
-        return self._rules["root"]
-
-    def _fail(self, message: str, position: int) -> NoReturn:
-        line = self._source.count("\n", 0, position) + 1
-        raise InvalidGrammar(message, line=line)
-
-    def _skip(self, blanks: re.Pattern[str]) -> None:
-        found = blanks.match(self._source, self._at)
-        assert found is not None
-        self._at = found.end()
-
-    def _take(self, text: str) -> bool:
-        found = self._source.startswith(text, self._at)
-        self._at += len(text) * found
-        return found
-
-    def _reference(self, name: str) -> int:
-        if name not in self._rules:
-            self._rules[name] = self._e.rule()
-        return self._rules[name]
+            if not (read.ended() or read.ahead(("\r", "\n"))):
+                read.fail(f"unexpected {read.next_shown()}: a rule ends with its line, except inside ( )")
+            read.match(_BLANKS_AND_LINES)
+        return read.rule("root")
 
     def _rule(self) -> None:
-        start = self._at
-        name = _NAME.match(self._source, start)
+        read = self._read
+        start = read.at
+        name = read.match(_NAME)
         if name is None:
-            self._fail("expected the name of a rule", start)
-        self._at = name.end()
-        self._skip(_BLANKS)
-        if not self._take("::="):
-            self._fail(f"expected '::=' after {name.group()!r}", self._at)
-        if name.group() in self._defined:
-            self._fail(f"the rule {name.group()!r} is defined twice", start)
-        self._defined.add(name.group())
-        self._skip(_BLANKS_AND_LINES)
-        body = self._alternatives(nested=False)
-        self._e.define(self._reference(name.group()), body)
-        if self._at < len(self._source) and self._source[self._at] not in "\r\n":
-            self._fail(f"unexpected {self._source[self._at]!r}", self._at)
+            read.fail("expected the name of a rule: `name ::= ...`", start)
+        read.match(_BLANKS)
+        if not read.take("::="):
+            read.fail(f"expected '::=' after {name.group()!r}")
+        read.match(_BLANKS_AND_LINES)
+        read.define(name.group(), self._alternatives(nested=False), start)
 
     def _alternatives(self, *, nested: bool) -> int:
         options = [self._sequence(nested=nested)]
-        while self._take("|"):
-            self._skip(_BLANKS_AND_LINES)
+        while self._read.take("|"):
+            self._read.match(_BLANKS_AND_LINES)
             options.append(self._sequence(nested=nested))
         return self._e.choice(options)
 
@@ -104,94 +70,91 @@ class _Parser:
         blanks = _BLANKS_AND_LINES if nested else _BLANKS
         parts: list[int] = []
         while (item := self._item()) is not None:
-            self._skip(blanks)
+            self._read.match(blanks)
             while (counts := self._counts()) is not None:
                 item = self._e.repeat(item, *counts)
-                self._skip(blanks)
+                self._read.match(blanks)
             parts.append(item)
         return self._e.sequence(*parts)
 
     def _item(self) -> int | None:
-        start = self._at
-        if self._take('"'):
+        read = self._read
+        start = read.at
+        if read.take('"'):
             return self._literal(start)
-        if self._take("["):
+        if read.take("["):
             return self._set(start)
-        if self._take("."):
+        if read.take("."):
             return self._e.any_character
-        if self._take("("):
-            self._depth += 1
-            if self._depth > self._e.limits.nesting:
-                raise GrammarTooLarge(f"groups nested deeper than {self._e.limits.nesting}", limit="nesting")
-            self._skip(_BLANKS_AND_LINES)
-            inside = self._alternatives(nested=True)
-            if not self._take(")"):
-                self._fail("expected ')'", self._at)
-            self._depth -= 1
+        if read.take("("):
+            with read.nested():
+                read.match(_BLANKS_AND_LINES)
+                inside = self._alternatives(nested=True)
+                if not read.take(")"):
+                    read.fail(f"expected ')', not {read.next_shown()}")
             return inside
-        if self._source.startswith(("<", "!<"), self._at):
-            self._fail("tokens are not text: write what they spell", start)
-        name = _NAME.match(self._source, start)
-        if name is None:
-            return None
-        self._at = name.end()
-        self._used_at.setdefault(name.group(), start)
-        return self._reference(name.group())
+        if read.ahead(("<", "!<")):
+            read.fail("tokens are not text: write what they spell", start)
+        name = read.match(_NAME)
+        return None if name is None else read.use(name.group(), start)
 
     def _counts(self) -> tuple[int, int] | None:
-        for sign, counts in (("*", (0, ENDLESS)), ("+", (1, ENDLESS)), ("?", (0, 1))):
-            if self._take(sign):
-                return counts
-        found = _COUNTS.match(self._source, self._at)
+        read = self._read
+        start = read.at
+        sign = read.take_sign()
+        if sign is not None or not read.ahead("{"):
+            return sign
+        found = read.match(_COUNTS)
         if found is None:
-            if self._source.startswith("{", self._at):
-                self._fail("expected {m}, {m,} or {m,n}", self._at)
-            return None
+            read.fail("expected {m}, {m,} or {m,n}", start)
         least = int(found[1])
         most = least if not found[2] else int(found[3]) if found[3] else ENDLESS
-        if most != ENDLESS and most < least:
-            self._fail(f"{found.group()} counts backwards", self._at)
-        self._at = found.end()
-        return least, most
+        return read.check_counts(least, most, start)
 
     def _literal(self, start: int) -> int:
         points: list[int] = []
-        while not self._take('"'):
-            points.append(self._character(start))
+        while not self._read.take('"'):
+            points.append(self._character(start, '"'))
         try:
             return self._e.literal("".join(map(chr, points))) if points else EMPTY
         except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form
             return FAIL
 
     def _set(self, start: int) -> int:
-        negated = self._take("^")
+        read = self._read
+        negated = read.take("^")
         ranges: list[tuple[int, int]] = []
-        while not self._take("]"):
-            low = high = self._character(start)
-            if self._source.startswith("-", self._at) and not self._source.startswith("-]", self._at):
-                self._at += 1
-                high = self._character(start)
+        while not read.take("]"):
+            position = read.at
+            low = high = self._character(start, "]")
+            if read.ahead("-") and not read.ahead("-]"):
+                read.take("-")
+                high = self._character(start, "]")
                 if high < low:
-                    self._fail("a range counts backwards", start)
+                    read.fail("a range counts backwards", position)
             ranges.append((low, high))
         members: Ranges = union(ranges)
         return self._e.character(complement(members) if negated else members)
 
-    def _character(self, start: int) -> int:
-        if self._at >= len(self._source):
-            self._fail("unterminated literal or set", start)
-        character = self._source[self._at]
-        self._at += 1
+    def _character(self, start: int, closing: str) -> int:
+        """One character of the literal or set that began at `start`, with its escapes."""
+        read = self._read
+        if read.ended():
+            read.fail(f"this is never closed: expected {closing}", start)
+        position = read.at
+        character = read.source[position]
+        read.at += 1
         if character != "\\":
             return ord(character)
-        letter = self._source[self._at : self._at + 1]
-        self._at += 1
+        letter = read.source[read.at : read.at + 1]
+        read.at += 1
         if letter in _HEX_DIGITS:
-            digits = self._source[self._at : self._at + _HEX_DIGITS[letter]]
-            self._at += len(digits)
-            if not re.fullmatch(f"[0-9A-Fa-f]{{{_HEX_DIGITS[letter]}}}", digits) or int(digits, 16) > MAX:
-                self._fail(f"bad escape \\{letter}{digits}", start)
+            count = _HEX_DIGITS[letter]
+            digits = read.source[read.at : read.at + count]
+            read.at += count
+            if not re.fullmatch(f"[0-9A-Fa-f]{{{count}}}", digits) or int(digits, 16) > MAX:
+                read.fail(f"\\{letter} is followed by {count} hexadecimal digits of a character", position)
             return int(digits, 16)
         if letter not in _ESCAPES:
-            self._fail(f"unknown escape \\{letter}", start)
+            read.fail(f"unknown escape \\{letter}: write \\\\ for a backslash", position)
         return ord(_ESCAPES[letter])

@@ -17,12 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.automaton import DEAD, DONE, Automaton
+from sgl_constrain.engine import walks
 from sgl_constrain.expression import ENDLESS
-from sgl_constrain.slices import Slices
+from sgl_constrain.slices import Slice
+from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
-from sgl_constrain.walk import Rows, Walk
+from sgl_constrain.walk import states_on_the_way
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
+_BYTES_PER_STEP = 120
 _BYTES_PER_STATE = 400  # what a state costs beside rows and masks, roughly
 
 
@@ -36,20 +39,16 @@ class Grammar:
     too far.
     """
 
-    def __init__(
-        self, automaton: Automaton, vocabulary: Vocabulary, slices: Slices, *, warnings: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, *, warnings: Iterable[str] = ()) -> None:
         self.vocabulary = vocabulary
         self.start: int = automaton.start
         self.warnings = tuple(warnings)
         self.epoch = 0  # counts how often masks were dropped: mask ids are valid within one epoch
         self._automaton = automaton
-        self._slices = slices
-        self._rows = Rows(automaton)
-        self._walks: dict[int | None, Walk] = {
-            None: Walk(automaton, self._rows, vocabulary.trie)
-        }  # by the head of their slice
+        self._slices = vocabulary.slices
+        self._walks = walks(automaton, vocabulary.trie, vocabulary.size)
         self._lock = threading.RLock()
+        self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
         self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
 
@@ -62,22 +61,21 @@ class Grammar:
 
     def step_bytes(self, state: int, data: bytes) -> int:
         """The state after `data`, which may begin and end inside a character; DEAD when it is not allowed."""
+        steps = self._steps
         for byte in data:
-            state = self._target(state, byte)
+            target = steps.get(state << 8 | byte)
+            state = self._target(state, byte) if target is None else target
             if state == DEAD:
                 break
         return state
 
     def _target(self, state: int, byte: int) -> int:
-        moves = self._automaton.known_moves[state]
-        if moves is None:
-            with self._lock:
-                self._automaton.start_clock()
-                moves = self._automaton.moves(state)
-        for mask, target in moves:
-            if mask >> byte & 1:
-                return target
-        return DEAD
+        with self._lock:
+            self._automaton.start_clock()
+            if len(self._steps) > self._automaton.limits.states:
+                self._steps.clear()
+            target = self._steps[state << 8 | byte] = self._automaton.step(state, byte)
+        return target
 
     def accepts(self, state: int) -> bool:
         """May the text end here?"""
@@ -122,12 +120,12 @@ class Grammar:
         whole = 0
         with self._lock:
             self._automaton.start_clock()
-            while len(forced) < _FORCED_BYTES and not self._automaton.accepts(state):
-                moves = self._automaton.moves(state)
-                if len(moves) != 1 or moves[0][0].bit_count() != 1:
+            while len(forced) < _FORCED_BYTES:
+                byte = self._automaton.only_byte(state)
+                if byte is None:
                     break
-                forced.append(moves[0][0].bit_length() - 1)
-                state = moves[0][1]
+                forced.append(byte)
+                state = self._automaton.step(state, byte)
                 if not self._automaton.within_character(state):
                     whole = len(forced)
         return bytes(forced[:whole])
@@ -154,40 +152,55 @@ class Grammar:
         """About how much memory the grammar holds now."""
         return (
             len(self._masks) * self.vocabulary.words * 4
-            + self._rows.nbytes
+            + self._walks.nbytes
             + len(self._automaton.states) * _BYTES_PER_STATE
+            + len(self._steps) * _BYTES_PER_STEP
         )
 
-    def _make_mask(self, state: int) -> NDArray[np.uint8]:
-        allowed = self._allowed(state)
+    def _make_mask(self, state: int) -> Bits:
+        if state in (DEAD, DONE):
+            bits = np.zeros(self.vocabulary.words * 4, dtype=np.uint8)
+        else:
+            most = self.vocabulary.trie.depth
+            simpler, farthest = self._automaton.unbounded(state, most)
+            bits = self._walk(simpler)
+            if self._automaton.farther > farthest:
+                bits = self._walk(self._automaton.unbounded(state, most, products=False)[0])
         if self.accepts(state):
-            allowed[list(self.vocabulary.eos)] = True
-        packed = np.zeros(self.vocabulary.words * 4, dtype=np.uint8)
-        packed[: (allowed.size + 7) // 8] = np.packbits(allowed, bitorder="little")
-        return packed
+            for token in self.vocabulary.eos:
+                bits[token >> 3] |= 1 << (token & 7)
+        return bits
 
-    def _allowed(self, state: int) -> NDArray[np.bool_]:
-        """[size] bool: the tokens whose text may come next."""
-        allowed = np.zeros(self.vocabulary.size + 1, dtype=np.bool_)
-        if state not in (DEAD, DONE):
-            self._rows.trim()
-            self._walk_for(state, allowed).mark(state, allowed)
-        return allowed[:-1]
+    def _walk(self, state: int) -> Bits:
+        found = self._automaton.run(state)
+        if found is not None:
+            head, times, other = found
+            run = self._slices.run(head)
+            if run is not None:
+                return self._walks.after(run, times, other)
+        part = self._slice(state)
+        return self._walks.whole(state) if part is None else self._walks.beside(part, state)
 
-    def _walk_for(self, state: int, allowed: NDArray[np.bool_]) -> Walk:
-        """The walk that is left to do, with the tokens it need not look at already set in `allowed`."""
+    def _slice(self, state: int) -> Slice | None:
+        """Tokens that are allowed for one reason: characters of a class that the state may read over and
+        over.
+        """
         loop = self._automaton.loop(state)
         if loop is not None:
-            head, times = loop
-            part = self._slices.of(head)
-            if part is not None and (times == ENDLESS or times >= part.longest):
-                allowed[:] = part.allowed
-                if head not in self._walks:
-                    self._walks[head] = Walk(self._automaton, self._rows, part.trie)
-                return self._walks[head]
-        return self._walks[None]
+            return self._slices.of(*loop)
+        excluding = self._automaton.excluding(state)
+        if excluding is None:
+            return None
+        head, left, right = excluding
+        part = self._slices.of(head, ENDLESS)
+        if part is None:
+            return None
+        on_the_way = states_on_the_way(self._automaton, self.vocabulary.trie, right)
+        if on_the_way is None or not all(self._automaton.differs(left, other) for other in on_the_way):
+            return None
+        return part
 
-    def _shared(self, packed: NDArray[np.uint8]) -> _Mask:
+    def _shared(self, packed: Bits) -> _Mask:
         """The one mask with these bits."""
         key = packed.tobytes()
         known = self._masks.get(key)

@@ -8,7 +8,9 @@ the grammar's. Bitmasks are int32 words, bit i % 32 of word i // 32 for token i,
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,9 +42,9 @@ class Matcher:
 
     def fill_bitmask(self, out: Any, row: int = 0) -> None:
         """Write the mask into row `row` of `out`, [n, words] int32: a numpy array or anything that shares
-        memory
-        with one through `numpy.asarray`, such as a torch tensor on the CPU."""
-        np.asarray(out)[row] = self.grammar.mask(self.state)
+        memory with one through `numpy.asarray`, such as a torch tensor on the CPU.
+        """
+        np.asarray(out)[row] = self.grammar.mask(self._states[-1])
 
     def mask_id(self) -> int:
         """The number of the mask among `grammar.masks()`."""
@@ -116,41 +118,86 @@ class Matcher:
         return self.grammar.forced(self.state)
 
     def jump_forward_tokens(self, encode: Callable[[bytes], Sequence[int]], tail: Sequence[int] = ()) -> Jump:
-        """The text that must follow, as the tokens the model itself would most likely have written.
+        """The text that must follow, as the tokens the model itself would most likely have written: the
+        tokenizer's, whatever text comes after.
 
-        `encode` is the tokenizer, without special tokens; `tail` the last tokens already accepted, which the
-        forced text may merge with. Forced text ends inside what would often be one token with the text after
-        it: so tokens at the end are left to the model as long as some token that the grammar allows starts
-        where they start and reaches beyond the forced text. Nothing is accepted: apply the jump with
-        `rollback` and `accept_tokens`.
+        `encode` is the tokenizer, without special tokens; it is given whole characters only. `tail`: the last
+        tokens already accepted, which the forced text may merge with. Forced text often ends inside what will
+        be one token with the text after it, and such a token may also change those before it. So wherever,
+        in the forced text, a token could begin that reaches beyond its end as the grammar allows, only the
+        tokens stay that are the same when the text stops there; the others are left to the model. For a
+        tokenizer that merges pairs (BPE) these are the canonical ones: a boundary between two of its tokens
+        parts the text before it from all influence of the text after it.
+
+        Nothing is accepted: apply the jump with `rollback` and `accept_tokens`.
         """
         forced = self.jump_forward_bytes()
         nothing = Jump(0, ())
         if not forced or len(tail) >= len(self._states):
             return nothing
         vocabulary = self.grammar.vocabulary
+        tail = self._from_a_character_on(tail)
         written = vocabulary.join(tail)
         text = written + forced
+        if _within_character(text, 0):
+            return nothing
         tokens = list(encode(text))
         if vocabulary.join(tokens) != text:
             return nothing  # the tokenizer changes the text: its tokens would not be accepted
+        stops = list(accumulate(len(vocabulary[token]) for token in tokens))
+        kept = len(tokens)
         end = self.grammar.step_bytes(self.state, forced)
-        kept, position = 0, 0
-        for token in tokens:
-            if self._reaches_beyond(text[position:], end):
-                break
-            position += len(vocabulary[token])
-            kept += 1
-        if position <= len(written):
+        longest = len(vocabulary.trie.levels)
+        for begin in range(len(text) - 1, max(-1, len(text) - longest), -1):
+            if self._reaches_beyond(text[begin:], end):
+                kept = min(kept, _in_common(tokens, encode(text[: _character_at(text, begin)])))
+        if kept == 0 or stops[kept - 1] <= len(written):
             return nothing
-        same = 0
-        while same < min(kept, len(tail)) and tokens[same] == tail[same]:
-            same += 1
+        same = _in_common(tokens[:kept], tail)
         return Jump(len(tail) - same, tuple(tokens[same:kept]))
 
+    def _from_a_character_on(self, tail: Sequence[int]) -> Sequence[int]:
+        """`tail` without the tokens at its start that begin inside a character."""
+        first = 0
+        while first < len(tail) and _within_character(self.grammar.vocabulary[tail[first]], 0):
+            first += 1
+        return tail[first:]
+
     def _reaches_beyond(self, rest: bytes, end: int) -> bool:
-        longer = self.grammar.vocabulary.longer(rest)
-        return any(self.grammar.step_bytes(end, word[len(rest) :]) != DEAD for word in longer)
+        """Does some token begin with `rest` and go on as the grammar allows in the state `end`?"""
+        words = self.grammar.vocabulary.trie.words
+        place = bisect_right(words, rest)
+        while place < len(words) and words[place].startswith(rest):
+            word, state, read = words[place], end, len(rest)
+            while state != DEAD and read < len(word):
+                state = self.grammar.step_bytes(state, word[read : read + 1])
+                read += 1
+            if state != DEAD:
+                return True
+            # None that begins alike is allowed: on to the first that does not.
+            place = bisect_left(words, True, place, key=lambda other: not other.startswith(word[:read]))
+        return False
+
+
+def _in_common(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many tokens two sequences have in common at their start."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _within_character(text: bytes, place: int) -> bool:
+    return place < len(text) and text[place] & 0xC0 == 0x80
+
+
+def _character_at(text: bytes, place: int) -> int:
+    """Where the character begins that the byte at `place` belongs to."""
+    while place > 0 and _within_character(text, place):
+        place -= 1
+    return place
 
 
 def allocate_bitmask(rows: int, vocabulary_size: int) -> NDArray[np.int32]:

@@ -6,7 +6,7 @@ The automaton, which reads from the left, would never stop expanding it, so such
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sgl_constrain.expression import (
     Choice,
@@ -20,39 +20,69 @@ from sgl_constrain.expression import (
 
 
 def left_recursion(expressions: Expressions, rules: Iterable[int]) -> list[int]:
-    """A cycle of references that comes back to its first without reading anything, or an empty list."""
+    """A cycle of references that comes back to its first without reading anything, or an empty list.
+
+    References that are not among `rules` (those of a schema inside a grammar) are taken to read something and
+    to lead nowhere: they stand for values, which are not empty and refer to no rule of the grammar.
+    """
     order = list(rules)
     nullable = _nullable_rules(expressions, order)
     edges = {rule: _leftmost(expressions, rule, nullable) for rule in order}
     done: set[int] = set()
     for start in order:
-        pending = [(start, iter(edges[start]))] if start not in done else []
-        path = [start] if pending else []
-        while pending:
-            for following in pending[-1][1]:
-                if following in path:
-                    return [*path[path.index(following) :], following]
-                if following not in done:
-                    path.append(following)
-                    pending.append((following, iter(edges[following])))
-                    break
-            else:
-                done.add(path.pop())
-                pending.pop()
+        path: dict[int, Iterator[int]] = {} if start in done else {start: iter(edges[start])}
+        while path:
+            rule, pending = next(reversed(path.items()))
+            following = next(pending, None)
+            if following is None:
+                done.add(rule)
+                del path[rule]
+            elif following in path:
+                cycle = list(path)
+                return [*cycle[cycle.index(following) :], following]
+            elif following in edges and following not in done:
+                path[following] = iter(edges[following])
     return []
 
 
 def _nullable_rules(expressions: Expressions, rules: list[int]) -> set[int]:
+    """The rules that may read nothing. A rule is looked at again when one that it mentions turns out to."""
+    users: dict[int, list[int]] = {}
+    for rule in rules:
+        for mentioned in _mentioned(expressions, expressions.body_of(rule)):
+            users.setdefault(mentioned, []).append(rule)
     nullable: set[int] = set()
-    while True:
-        found = {
-            r
-            for r in rules
-            if r not in nullable and _is_nullable(expressions, expressions.body_of(r), nullable)
-        }
-        if not found:
-            return nullable
-        nullable |= found
+    pending = list(rules)
+    while pending:
+        rule = pending.pop()
+        if rule not in nullable and _is_nullable(expressions, expressions.body_of(rule), nullable):
+            nullable.add(rule)
+            pending += users.get(rule, ())
+    return nullable
+
+
+def _mentioned(expressions: Expressions, root: int) -> set[int]:
+    """The references inside an expression, not looking into what they refer to."""
+    found: set[int] = set()
+    seen = {root}
+    pending = [root]
+    while pending:
+        expression = pending.pop()
+        match expressions.nodes[expression]:
+            case Reference():
+                found.add(expression)
+                continue
+            case Sequence(parts) | Choice(parts):
+                children: tuple[int, ...] = parts
+            case Repeat(body, _, _):
+                children = (body,)
+            case Words(table, low, high, _):
+                children = expressions.tables[table].follow[low:high]
+            case _:
+                continue
+        pending += (child for child in children if child not in seen)
+        seen.update(children)
+    return found
 
 
 def _is_nullable(expressions: Expressions, expression: int, rules: set[int]) -> bool:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+Bits = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,63 @@ class Level:
     token: Ints  # [the same]
 
 
-class Trie:
+class Nodes:
+    """The nodes of a trie: by level, and by number. Its arrays are never changed."""
+
+    def __init__(self, levels: list[Level], alias: Ints, aliased: Ints) -> None:
+        self.levels = levels
+        self.alias = alias  # tokens with the bytes of another one, and
+        self.aliased = aliased  # those others, which the trie has
+        self.nodes = levels[-1].stop if levels else 0
+        self.depth = len(levels)  # bytes of the longest token
+        self.byte = _joined([level.byte for level in levels])
+        self.token_at = np.full(self.nodes, -1, dtype=np.int32)
+        self.characters = np.empty(self.nodes, dtype=np.int32)  # how many begin on the way to a node
+        children = np.zeros(self.nodes + 1, dtype=np.int32)
+        above = np.zeros(1, dtype=np.int32)
+        for level in levels:
+            here = slice(level.start, level.stop)
+            self.token_at[level.token_node + level.start] = level.token
+            self.characters[here] = above[level.parent] + (level.byte & 0xC0 != 0x80)
+            above = self.characters[here]
+        for level, below in pairwise(levels):
+            children[level.start : level.stop] = np.bincount(below.parent, minlength=level.stop - level.start)
+        self.child_count = children[:-1].copy()
+        roots = levels[0].stop if levels else 0
+        self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        return self.nodes * 7 * 4
+
+    def without(self, tokens: Bools) -> Nodes:
+        """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""
+        token_at = self.token_at
+        ends = token_at >= 0
+        ends &= ~tokens[token_at]
+        needed = ends.copy()
+        for above, level in zip(self.levels[-2::-1], self.levels[:0:-1], strict=True):
+            needed[above.start + level.parent[needed[level.start : level.stop]]] = True
+        number = np.cumsum(needed, dtype=np.int32) - 1
+        levels: list[Level] = []
+        stop = above_start = 0
+        for level in self.levels:
+            here = needed[level.start : level.stop]
+            start, stop = stop, stop + int(np.count_nonzero(here))
+            if start == stop:
+                break
+            parent = level.parent[here]
+            if levels:
+                parent = number[above_start + parent] - np.int32(levels[-1].start)
+            token = np.flatnonzero(ends[level.start : level.stop]) + level.start
+            levels.append(
+                Level(start, stop, level.byte[here], parent, number[token] - np.int32(start), token_at[token])
+            )
+            above_start = level.start
+        return Nodes(levels, self.alias, self.aliased)
+
+
+class Trie(Nodes):
     """Built once per vocabulary, in time proportional to the bytes of all tokens. Empty tokens are
     left out.
     """
@@ -44,51 +102,46 @@ class Trie:
         for i in ids:
             first.setdefault(tokens[i], i)
         # Sorting is stable, so the smallest id of equal tokens comes first.
-        self.alias = np.array([i for i in ids if first[tokens[i]] != i], dtype=np.int32)
-        self.aliased = np.array([first[tokens[i]] for i in self.alias.tolist()], dtype=np.int32)
+        alias = [i for i in ids if first[tokens[i]] != i]
+        aliased = [first[tokens[i]] for i in alias]
         self.words = list(first)  # in order
-        self.ids = np.fromiter(first.values(), dtype=np.int32, count=len(first))
-        self.levels = self._levels()
-        self.nodes = self.levels[-1].stop if self.levels else 0
-        self.byte = np.concatenate([level.byte for level in self.levels] or [np.empty(0, dtype=np.int32)])
-        self.token_at = np.full(self.nodes, -1, dtype=np.int32)
-        children = np.zeros(self.nodes + 1, dtype=np.int32)
-        for level in self.levels:
-            self.token_at[level.token_node + level.start] = level.token
-        for level, below in pairwise(self.levels):
-            children[level.start : level.stop] = np.bincount(below.parent, minlength=level.stop - level.start)
-        self.child_count = children[:-1].copy()
-        roots = self.levels[0].stop if self.levels else 0
-        self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
+        levels = _levels(self.words, np.fromiter(first.values(), dtype=np.int32, count=len(first)))
+        super().__init__(levels, np.array(alias, dtype=np.int32), np.array(aliased, dtype=np.int32))
 
-    def _levels(self) -> list[Level]:
-        lengths = np.array([len(word) for word in self.words], dtype=np.int64)
-        offsets = np.cumsum(lengths) - lengths
-        data = np.frombuffer(b"".join(self.words), dtype=np.uint8)
-        node = np.zeros(len(self.words), dtype=np.int64)  # of each word, on the level above
-        active = np.arange(len(self.words))
-        levels: list[Level] = []
-        start = depth = 0
-        while active.size:
-            byte = data[offsets[active] + depth]
-            above = node[active]
-            fresh = np.ones(active.size, dtype=bool)
-            fresh[1:] = (byte[1:] != byte[:-1]) | (above[1:] != above[:-1])
-            local = np.cumsum(fresh) - 1
-            node[active] = local
-            ends = lengths[active] == depth + 1
-            stop = start + int(local[-1]) + 1
-            levels.append(
-                Level(
-                    start,
-                    stop,
-                    byte[fresh].astype(np.int32),
-                    above[fresh].astype(np.int32),
-                    local[ends].astype(np.int32),
-                    self.ids[active[ends]],
-                )
+
+def _levels(words: list[bytes], ids: Ints) -> list[Level]:
+    """words: sorted, without repetition; ids: the token of each."""
+    lengths = np.array([len(word) for word in words], dtype=np.int64)
+    offsets = np.cumsum(lengths) - lengths
+    data = np.frombuffer(b"".join(words), dtype=np.uint8)
+    node = np.zeros(len(words), dtype=np.int64)  # of each word, on the level above
+    active = np.arange(len(words))
+    levels: list[Level] = []
+    start = depth = 0
+    while active.size:
+        byte = data[offsets[active] + depth]
+        above = node[active]
+        fresh = np.ones(active.size, dtype=bool)
+        fresh[1:] = (byte[1:] != byte[:-1]) | (above[1:] != above[:-1])
+        local = np.cumsum(fresh) - 1
+        node[active] = local
+        ends = lengths[active] == depth + 1
+        stop = start + int(local[-1]) + 1
+        levels.append(
+            Level(
+                start,
+                stop,
+                byte[fresh].astype(np.int32),
+                above[fresh].astype(np.int32),
+                local[ends].astype(np.int32),
+                ids[active[ends]],
             )
-            active = active[~ends]
-            start = stop
-            depth += 1
-        return levels
+        )
+        active = active[~ends]
+        start = stop
+        depth += 1
+    return levels
+
+
+def _joined(parts: list[Ints]) -> Ints:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int32)

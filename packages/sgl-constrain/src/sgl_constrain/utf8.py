@@ -41,12 +41,17 @@ class Heads:
     def __init__(self) -> None:
         self.edges: list[tuple[Edge, ...]] = [()]
         self._interned: dict[tuple[Edge, ...], int] = {}
+        self._of_bytes: dict[int, int] = {}
         self._of_ranges: dict[Ranges, int] = {}
+        self._shortest: dict[int, int] = {NO_HEAD: 0}
         self._lock = threading.RLock()
 
     def of_bytes(self, mask: int) -> int:
         """One byte out of `mask`."""
-        return self._intern((Edge(mask, NO_HEAD, True),))
+        head = self._of_bytes.get(mask)
+        if head is None:
+            head = self._of_bytes[mask] = self._intern((Edge(mask, NO_HEAD, True),))
+        return head
 
     def of_characters(self, ranges: Ranges) -> int:
         """One character out of `ranges`; `NO_HEAD` when none of them has a UTF-8 form."""
@@ -55,6 +60,14 @@ class Heads:
             with self._lock:
                 head = self._of_ranges[ranges] = self._build(intersection(ranges, _SCALAR_VALUES))
         return head
+
+    def shortest(self, head: int) -> int:
+        """How many bytes the shortest character has that a head reads."""
+        known = self._shortest.get(head)
+        if known is None:
+            known = min(1 if edge.complete else 1 + self.shortest(edge.head) for edge in self.edges[head])
+            self._shortest[head] = known
+        return known
 
     def _build(self, ranges: Ranges) -> int:
         edges: list[Edge] = []

@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from sgl_constrain.errors import InvalidVocabulary
+from sgl_constrain.slices import Slices
 from sgl_constrain.sources import gguf_tokens, huggingface_tokens, sentencepiece_tokens, tiktoken_tokens
 from sgl_constrain.trie import Trie
 
@@ -45,6 +46,7 @@ class Vocabulary:
         for token in self.eos:
             self._tokens[token] = b""
         self.trie = Trie(self._tokens)
+        self.slices = Slices(self.trie, self.size)
 
     @classmethod
     def from_huggingface(

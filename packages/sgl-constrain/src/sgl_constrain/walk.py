@@ -12,20 +12,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sgl_constrain.automaton import Automaton
-from sgl_constrain.trie import Ints, Trie
+from sgl_constrain.automaton import Automaton, Moves
+from sgl_constrain.slices import Run, Slice, bytes_of, packed
+from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
 _PLAIN = 24  # living nodes up to which plain Python is faster than arrays
 _PLAIN_WORK = 96  # children to look at up to which plain Python is faster
 _FEW_CHILDREN = 8  # children up to which they are tried one by one
+_POSITIONS = 4096  # sets of bytes of which the positions are remembered
+_ON_THE_WAY = 256  # nodes up to which the ways of some texts through the trie are followed one by one
+_SINGLE = 4  # transitions of a state up to which they are made one by one
 _DENSE = 4  # a level is walked whole while more than 1 / _DENSE of it lives
 
 # Rows hold states times 256, ready to be added to a byte. 0: not known yet. DEAD is written as row 1, which
 # leads only to itself; the automaton's own state 1 (DONE) is never entered by a byte.
 _UNKNOWN = 0
 _SINK = 1 << 8
+_FIRST_ROWS = 128  # of which most grammars need no more; clearing the memory is part of the first mask
 
 
 class Rows:
@@ -33,10 +37,10 @@ class Rows:
 
     def __init__(self, automaton: Automaton) -> None:
         self._automaton = automaton
-        self._reset(1024)
+        self._positions_of: dict[int, Ints] = {}  # of sets of bytes: they come again and again
+        self._reset(_FIRST_ROWS)
 
     def _reset(self, capacity: int) -> None:
-        # Untouched rows of a zeroed matrix cost address space only.
         self.matrix = np.zeros((capacity, 256), dtype=np.int32)
         self.matrix[1] = _SINK
         self.flat = self.matrix.reshape(-1)
@@ -47,32 +51,53 @@ class Rows:
         level together.
         """
         if len(self._filled) > self._automaton.limits.rows:
-            self._reset(1024)
+            self._reset(_FIRST_ROWS)
 
     @property
     def nbytes(self) -> int:
         return len(self._filled) * 1024
 
-    def require(self, states: list[int]) -> None:
-        """Fill the rows of `states`, and make room for every state they lead to."""
-        rows = [(state, self._automaton.moves(state)) for state in states]
+    def _positions(self, mask: int) -> Ints:
+        known = self._positions_of.get(mask)
+        if known is None:
+            if len(self._positions_of) > _POSITIONS:
+                self._positions_of.clear()
+            known = self._positions_of[mask] = np.flatnonzero(bytes_of(mask)).astype(np.int32)
+        return known
+
+    def make_room(self) -> None:
+        """A row, filled or not, for every state there is: what a walk is about to look up."""
         needed = len(self._automaton.states)
         if needed > self.matrix.shape[0]:
             old, filled = self.matrix, sorted(self._filled)
             self._reset(max(needed, 2 * old.shape[0]))
             self.matrix[filled] = old[filled]
             self._filled = set(filled)
+
+    def fill(self, wanted: Ints) -> None:
+        """Make the single transitions `wanted`, [n] states times 256 plus byte, or whole rows if not
+        many more.
+        """
+        states = sorted(set((wanted >> 8).tolist()))
+        if wanted.size > _SINGLE * len(states):
+            self.require(states)
+            return
+        step = self._automaton.step
+        made = [step(code >> 8, code & 255) << 8 or _SINK for code in wanted.tolist()]
+        self.make_room()
+        self.flat[wanted] = made
+        self._filled.update(states)
+
+    def require(self, states: list[int]) -> None:
+        """Fill the rows of `states`, and make room for every state they lead to."""
+        rows = [(state, self._automaton.moves(state)) for state in states]
+        self.make_room()
         for state, moves in rows:
             row = self.matrix[state]
             row[:] = _SINK
             for mask, target in moves:
-                row[_positions(mask)] = target << 8
+                row[self._positions(mask)] = target << 8
         self._filled.update(states)
-
-
-def _positions(mask: int) -> NDArray[np.bool_]:
-    bits = np.unpackbits(np.frombuffer(mask.to_bytes(32, "little"), dtype=np.uint8), bitorder="little")
-    return bits.view(np.bool_)
 
 
 class Walk:
@@ -80,7 +105,7 @@ class Walk:
     saves time.
     """
 
-    def __init__(self, automaton: Automaton, rows: Rows, trie: Trie) -> None:
+    def __init__(self, automaton: Automaton, rows: Rows, trie: Nodes) -> None:
         self._automaton = automaton
         self._rows = rows
         self._trie = trie
@@ -91,7 +116,7 @@ class Walk:
         self._token_at = trie.token_at.data
         self._child_sets: dict[int, int] = {}
 
-    def mark(self, state: int, allowed: NDArray[np.bool_]) -> None:
+    def mark(self, state: int, allowed: Bools) -> None:
         """Set `allowed`, [vocabulary size + 1], for the tokens of the trie that may come next; the last
         element is
         scratch. Other tokens are left as they are."""
@@ -99,7 +124,19 @@ class Walk:
             self._walk(state, allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
 
-    def _walk(self, state: int, allowed: NDArray[np.bool_]) -> None:
+    def mark_after(self, run: Run, times: int, state: int, allowed: Bools) -> None:
+        """The same for what comes after every run of at most `times` characters: that which `state` reads."""
+        allowed[run.tokens_up_to(times)] = True
+        nodes: list[int] = []
+        codes: list[int] = []
+        for target, here in after_runs(run, times, self._automaton.moves(state)):
+            nodes += here
+            codes += [target << 8] * len(here)
+        allowed[self._trie.token_at[nodes]] = True
+        self._go_on(nodes, codes, allowed)
+        allowed[self._trie.alias] = allowed[self._trie.aliased]
+
+    def _walk(self, state: int, allowed: Bools) -> None:
         nodes: list[int] | Ints
         codes: list[int] | Ints
         if self._live_bytes(state) <= _PLAIN:
@@ -107,6 +144,10 @@ class Walk:
             self._plain(0, self._trie.levels[0].stop, state, nodes, codes, allowed)
         else:
             nodes, codes = self._dense(state, allowed)
+        self._go_on(nodes, codes, allowed)
+
+    def _go_on(self, nodes: list[int] | Ints, codes: list[int] | Ints, allowed: Bools) -> None:
+        """Down to the leaves from `nodes`, whose tokens are marked, reached in the states of `codes`."""
         while len(nodes):
             if len(nodes) <= _PLAIN:
                 nodes, codes = self._plain_step(nodes, codes, allowed)
@@ -120,16 +161,15 @@ class Walk:
 
     def _advance(self, codes: Ints, byte: Ints) -> Ints:
         """One transition of every code in `codes`, each on its own byte."""
+        self._rows.make_room()
         index = codes + byte
         found = self._rows.flat.take(index)
         while np.count_nonzero(found) != found.size:
-            missing = np.zeros(len(self._automaton.states), dtype=np.bool_)
-            missing[codes[found == _UNKNOWN] >> 8] = True
-            self._rows.require(np.flatnonzero(missing).tolist())
+            self._rows.fill(_distinct(index[found == _UNKNOWN]))
             found = self._rows.flat.take(index)
         return found
 
-    def _dense(self, state: int, allowed: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    def _dense(self, state: int, allowed: Bools) -> tuple[Ints, Ints]:
         """Whole levels from the root down; returns the living nodes of the first level that is
         mostly dead.
         """
@@ -145,7 +185,7 @@ class Walk:
                 return nodes + np.int32(level.start), codes[nodes]
         return nodes, codes
 
-    def _sparse_step(self, nodes: Ints, codes: Ints, allowed: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    def _sparse_step(self, nodes: Ints, codes: Ints, allowed: Bools) -> tuple[Ints, Ints]:
         """The living children of `nodes`, with their tokens marked."""
         counts = self._trie.child_count[nodes]
         before = np.cumsum(counts, dtype=np.int32) - counts
@@ -158,22 +198,24 @@ class Walk:
         return below, found[living]
 
     def _plain_step(
-        self, nodes: Ints | list[int], codes: Ints | list[int], allowed: NDArray[np.bool_]
+        self, nodes: Ints | list[int], codes: Ints | list[int], allowed: Bools
     ) -> tuple[list[int] | Ints, list[int] | Ints]:
         """The same in plain Python, unless the nodes have so many children that arrays are worth it after
         all.
         """
-        pairs = list(zip(_as_list(nodes), _as_list(codes), strict=True))
         first_child, child_count = self._first_child, self._child_count
-        work = sum(min(child_count[node], self._live_bytes(code >> 8)) for node, code in pairs)
+        # Leaves go no further: their states' moves are not asked for.
+        inner = [(n, c) for n, c in zip(_as_list(nodes), _as_list(codes), strict=True) if child_count[n]]
+        work = 0
+        for node, code in inner:
+            count = child_count[node]
+            work += count if count <= _FEW_CHILDREN else min(count, self._live_bytes(code >> 8))
         if work > _PLAIN_WORK:
             return self._sparse_step(np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed)
         below: list[int] = []
         found: list[int] = []
-        for node, code in pairs:
-            count = child_count[node]
-            if count:
-                self._plain(first_child[node], count, code >> 8, below, found, allowed)
+        for node, code in inner:
+            self._plain(first_child[node], child_count[node], code >> 8, below, found, allowed)
         return below, found
 
     def _plain(
@@ -183,19 +225,25 @@ class Walk:
         state: int,
         nodes: list[int],
         codes: list[int],
-        allowed: NDArray[np.bool_],
+        allowed: Bools,
     ) -> None:
         """Append the living ones of the nodes first..first + count, the children of a node reached in
         `state`.
         """
-        byte, token_at = self._byte, self._token_at
+        token_at = self._token_at
+        if count <= _FEW_CHILDREN:
+            step, byte = self._automaton.step, self._byte
+            for child in range(first, first + count):
+                target = step(state, byte[child])
+                if target:
+                    nodes.append(child)
+                    codes.append(target << 8)
+                    allowed[token_at[child]] = True
+            return
+        children = self._child_set(first, count)
         for mask, target in self._automaton.moves(state):
-            if count <= _FEW_CHILDREN:
-                living = [child for child in range(first, first + count) if mask >> byte[child] & 1]
-            else:
-                children = self._child_set(first, count)
-                living = [first + (children & (bit - 1)).bit_count() for bit in _bits(mask & children)]
-            for child in living:
+            for bit in _bits(mask & children):
+                child = first + (children & (bit - 1)).bit_count()
                 nodes.append(child)
                 codes.append(target << 8)
                 allowed[token_at[child]] = True
@@ -208,8 +256,92 @@ class Walk:
         return known
 
 
+class Walks:
+    """The masks of one automaton over one vocabulary, [words * 4] uint8: the tokens whose text may come next.
+
+    In three ways, for three kinds of state; what each of them needs to know is `Grammar`'s to find out.
+    """
+
+    def __init__(self, automaton: Automaton, trie: Nodes, size: int) -> None:
+        self._automaton = automaton
+        self._size = size
+        self._rows = Rows(automaton)
+        self._whole = Walk(automaton, self._rows, trie)
+        self._rests: dict[Nodes, Walk] = {}
+
+    @property
+    def nbytes(self) -> int:
+        return self._rows.nbytes
+
+    def whole(self, state: int) -> Bits:
+        """Every token, from the root of the trie."""
+        allowed = self._nothing()
+        self._whole.mark(state, allowed)
+        return packed(allowed[:-1])
+
+    def beside(self, part: Slice, state: int) -> Bits:
+        """The tokens of a slice, and of the others those that the walk finds."""
+        walk = self._rests.get(part.trie)
+        if walk is None:
+            walk = self._rests[part.trie] = Walk(self._automaton, self._rows, part.trie)
+        self._rows.trim()
+        allowed = part.allowed.copy()
+        walk.mark(state, allowed)
+        return packed(allowed[:-1])
+
+    def after(self, run: Run, times: int, state: int) -> Bits:
+        """Runs of at most `times` characters, and what `state` reads after each."""
+        allowed = self._nothing()
+        self._whole.mark_after(run, times, state, allowed)
+        return packed(allowed[:-1])
+
+    def _nothing(self) -> Bools:
+        self._rows.trim()
+        return np.zeros(self._size + 1, dtype=np.bool_)
+
+
+def states_on_the_way(automaton: Automaton, trie: Nodes, state: int) -> list[int] | None:
+    """The states in which tokens, and their beginnings, leave `state`; None when they are many, or not all
+    between two characters.
+    """
+    byte, first_child, child_count = trie.byte.data, trie.first_child.data, trie.child_count.data
+    found: list[int] = []
+    pending = [(state, 0, trie.levels[0].stop)] if trie.levels else []
+    while pending:
+        current, first, count = pending.pop()
+        reads = sum(mask for mask, _ in automaton.moves(current))
+        for child in range(first, first + count) if reads else ():
+            if reads >> byte[child] & 1:
+                if byte[child] >= 0x80 or len(found) == _ON_THE_WAY:
+                    return None
+                found.append(automaton.step(current, byte[child]))
+                if child_count[child]:
+                    pending.append((found[-1], first_child[child], child_count[child]))
+    return found
+
+
+def _distinct(values: Ints) -> Ints:
+    """As `np.unique`, which imports a large module when it is first called."""
+    values = np.sort(values)
+    fresh = np.ones(values.size, dtype=np.bool_)
+    np.not_equal(values[1:], values[:-1], out=fresh[1:])
+    return values[fresh]
+
+
 def _as_list(values: Ints | list[int]) -> list[int]:
     return values if isinstance(values, list) else values.tolist()
+
+
+def after_runs(run: Run, times: int, moves: Moves) -> Iterator[tuple[int, list[int]]]:
+    """(target, nodes) of what `moves` read after runs of at most `times` characters."""
+    for mask, target in moves:
+        bits = (
+            _bits(mask) if mask.bit_count() < len(run.after) else (1 << b for b in run.after if mask >> b & 1)
+        )
+        for bit in bits:
+            nodes = run.after_up_to(times, bit.bit_length() - 1)
+            if nodes:
+                yield target, nodes
 
 
 def _bits(mask: int) -> Iterator[int]:

@@ -5,14 +5,15 @@ or remembering which were seen (`uniqueItems`) is a state for each count or set.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.expression import EMPTY, ENDLESS, FAIL
-from sgl_constrain.schema.sets import ANYTHING, Arrays, Term, meet, opposite
+from sgl_constrain.schema.conditions import Arrays
 from sgl_constrain.schema.strings import escape
+from sgl_constrain.schema.terms import ANYTHING, NEVER, Term, meet, opposite
 
 if TYPE_CHECKING:
     from sgl_constrain.schema.writing import Writer
@@ -23,9 +24,9 @@ _MOST_VALUES = 64  # different values of items that must not repeat
 
 def write_array(writer: Writer, array: Arrays) -> int:
     if array.unique and array.high not in (0, 1):
-        values = _item_values(writer, array)
+        values = _values_by_place(writer, array)
         if values is not None:
-            return _different(writer, array, values)
+            return _Different(writer, array, values).write()
         writer.refuse("uniqueItems", f"items must be one of at most {_MOST_VALUES} known values")
     if array.contains:
         return _counted(writer, array)
@@ -62,7 +63,7 @@ def _counted(writer: Writer, array: Arrays) -> int:
     """A rule for each (items so far, items of each kind so far), as far as the numbers matter."""
     e, layout = writer.expressions, writer.layout
     kinds = sorted(array.contains, key=repr)
-    far = max(len(array.prefix), array.low, array.high or 0) + 1
+    far = max(len(array.prefix), array.low, array.high or 0, *(kind.start for kind in kinds)) + 1
     caps = [kind.low if kind.high is None else kind.high for kind in kinds]
     states = far + 1
     for cap in caps:
@@ -85,11 +86,7 @@ def _counted(writer: Writer, array: Arrays) -> int:
     while pending:
         items, counts = pending.pop()
         enough = all(count >= kind.low for count, kind in zip(counts, kinds, strict=True))
-        options = (
-            [layout.close_array if items else e.sequence(layout.close_array)]
-            if enough and items >= array.low
-            else []
-        )
+        options = [layout.close_array if items else e.literal("]")] if enough and items >= array.low else []
         if array.high is None or items < array.high:
             for term, found in _sorted_out(array, items, list(zip(kinds, counts, caps, strict=True))):
                 comma = layout.comma if items else EMPTY
@@ -106,6 +103,9 @@ def _sorted_out(
     """
     choices: list[list[tuple[Term, int]]] = []
     for kind, count, cap in kinds:
+        if index < kind.start:
+            choices.append([(ANYTHING, count)])
+            continue
         is_one: list[tuple[Term, int]] = []
         if kind.high is None:  # one more than needed changes nothing, so an item may be left uncounted
             is_one = [(ANYTHING, count)]
@@ -126,11 +126,22 @@ def _sorted_out(
 # -- items that must differ ----------------------------------------------------------------------------------
 
 
-def _item_values(writer: Writer, array: Arrays) -> list[bytes] | None:
-    """The texts of all values that an item can have, if they are few."""
-    if array.prefix or array.contains:
+def _values_by_place(writer: Writer, array: Arrays) -> list[list[bytes]] | None:
+    """The texts of all values that the items of the prefix, and those after it, can have, if they are few."""
+    if array.contains:
         return None
-    values = writer.reader.values(array.rest)
+    prefix = array.prefix if array.high is None else array.prefix[: array.high]
+    found = [_item_values(writer, term) for term in prefix]
+    found.append([] if array.high == len(prefix) else _item_values(writer, array.rest))
+    known = [texts for texts in found if texts is not None]
+    few = len({text for texts in known for text in texts}) <= _MOST_VALUES
+    return known if len(known) == len(found) and few else None
+
+
+def _item_values(writer: Writer, term: Term) -> list[bytes] | None:
+    if term == NEVER:
+        return []
+    values = writer.reader.values(term)
     if values.arrays or values.objects:
         return None
     texts = [{None: b"null", True: b"true", False: b"false"}[constant] for constant in values.constants]
@@ -143,28 +154,64 @@ def _item_values(writer: Writer, array: Arrays) -> list[bytes] | None:
         if strings.values is None:
             return None
         texts += (b'"%b"' % escape(v) for v in strings.values if writer.reader.holds(strings, v))
-    different = sorted(set(texts))
-    return different if len(different) <= _MOST_VALUES else None
+    return sorted(set(texts))
 
 
-def _different(writer: Writer, array: Arrays, texts: list[bytes]) -> int:
-    """Each text at most once: an expression for each set of texts already used, made when it is
-    first needed.
+class _Different:
+    """Each text at most once: an expression for each set of texts already used, made when it is first
+    needed. How many were used says which item comes next.
     """
-    e, layout = writer.expressions, writer.layout
-    if array.low > len(texts):
-        return FAIL
-    most = len(texts) if array.high is None else min(array.high, len(texts))
 
-    def make(state: Hashable) -> int:
-        used = cast(int, state)
+    def __init__(self, writer: Writer, array: Arrays, values: list[list[bytes]]) -> None:
+        self._writer = writer
+        self._array = array
+        self._texts = sorted({text for texts in values for text in texts})
+        number = {text: i for i, text in enumerate(self._texts)}
+        self._places = [[number[text] for text in texts] for texts in values]
+        self._finishes: dict[int, bool] = {}
+
+    def write(self) -> int:
+        e = self._writer.expressions
+        if not self._can_finish(0):
+            return FAIL
+        self._after = e.source(self._make, witness=lambda _: EMPTY)
+        return e.sequence(self._writer.layout.open_array, self._after(0))
+
+    def _unused(self, used: int) -> list[int]:
+        """The texts that may come next."""
         count = used.bit_count()
-        options: list[int] = [layout.close_array] if count >= array.low else []
-        if count < most:
-            unused: Iterable[int] = (i for i in range(len(texts)) if not used >> i & 1)
-            following = e.words({texts[i]: after(used | 1 << i) for i in unused})
-            options.append(e.sequence(layout.comma if count else EMPTY, following))
-        return e.choice(options)
+        if self._array.high is not None and count >= self._array.high:
+            return []
+        place = self._places[min(count, len(self._places) - 1)]
+        return [i for i in place if not used >> i & 1]
 
-    after = e.source(make, witness=lambda _: EMPTY)
-    return e.sequence(layout.open_array, after(0))
+    def _can_finish(self, used: int) -> bool:
+        count, prefix = used.bit_count(), len(self._places) - 1
+        missing = self._array.low - count
+        if missing <= 0:
+            return True
+        if count >= prefix:  # all the places left are alike
+            room = missing if self._array.high is None else self._array.high - count
+            return missing <= min(room, len(self._unused(used)))
+        known = self._finishes.get(used)
+        if known is None:
+            if len(self._finishes) > _MOST_COUNTS:
+                message = f"'uniqueItems' takes more than {_MOST_COUNTS} states"
+                raise GrammarTooLarge(message, limit="states")
+            known = any(self._can_finish(used | 1 << i) for i in self._unused(used))
+            self._finishes[used] = known
+        return known
+
+    def _make(self, state: Hashable) -> int:
+        used = cast(int, state)
+        e, layout = self._writer.expressions, self._writer.layout
+        options: list[int] = []
+        if used.bit_count() >= self._array.low:
+            options.append(layout.close_array if used else e.literal("]"))
+        following = {
+            self._texts[i]: self._after(used | 1 << i)
+            for i in self._unused(used)
+            if self._can_finish(used | 1 << i)
+        }
+        options.append(e.sequence(layout.comma if used else EMPTY, e.words(following)))
+        return e.choice(options)

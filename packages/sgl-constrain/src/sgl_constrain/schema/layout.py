@@ -22,4 +22,3 @@ class Layout:
         self.empty_array = sequence(literal("["), space, literal("]"))
         self.open_object = sequence(literal("{"), space)
         self.close_object = sequence(space, literal("}"))
-        self.empty_object = sequence(literal("{"), space, literal("}"))

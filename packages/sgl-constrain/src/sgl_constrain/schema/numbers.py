@@ -8,6 +8,7 @@ division by a fixed number.
 
 from __future__ import annotations
 
+import copy
 from decimal import Decimal
 
 from sgl_constrain.expression import EMPTY, FAIL, Expressions
@@ -37,6 +38,12 @@ class NumberTexts:
         self.any_integer = e.sequence(minus, self._natural)
         self.any_number = e.sequence(self.any_integer, e.optional(self._fraction), e.optional(exponent))
         self._multiples: dict[Decimal, int] = {}
+
+    def over(self, expressions: Expressions) -> NumberTexts:
+        """The same over a copy of the table."""
+        other = copy.copy(self)
+        other._e, other._multiples = expressions, self._multiples.copy()
+        return other
 
     def within(
         self,

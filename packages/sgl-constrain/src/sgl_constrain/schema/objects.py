@@ -6,177 +6,258 @@ What may come next is a table of keys, made when the text gets there: an express
 can be at. Whether an object can be finished at all is asked of a plain chain of rules with the same values
 (the witness). A key is written in one way only (see `strings`), so a named key cannot come back under another
 spelling.
+
+Other keys may repeat, and then the last one counts. So where some key must have a value (`Some`), that is
+asked of the last other key of its kind: every object can be written so, though not in every order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.expression import EMPTY, ENDLESS, FAIL
-from sgl_constrain.schema.sets import ANYTHING, NEVER, Objects, Term, meet
+from sgl_constrain.schema.conditions import Objects
+from sgl_constrain.schema.keys import OtherKeys, Way, ways
 from sgl_constrain.schema.strings import escape
+from sgl_constrain.schema.terms import NEVER
 
 if TYPE_CHECKING:
     from sgl_constrain.schema.writing import Writer
 
-_MOST_PATTERNS = 6  # patterns for keys that may overlap
-_MOST_COUNTED = 20_000  # keys times counts, for min- and maxProperties
+_MOST_COUNTED = 20_000  # keys times counts times conditions met, for one object
 
 
 @dataclass(frozen=True)
 class _Member:
     key: bytes  # as written, with its first quote and without its last
-    value: int
     required: bool
+    ways: tuple[Way, ...]
+
+
+class _State(NamedTuple):
+    """A point at which an object can be. `place`: how many members lie behind, or the set of those used."""
+
+    place: int
+    keys: int  # so far, as far as it matters
+    met: int  # the conditions (a bit each) that hold whatever comes
+    last: int  # the conditions that hold unless another key of their kind comes
 
 
 def write_object(writer: Writer, o: Objects) -> int:
     names = [term for term in o.names if term]
     named = dict(o.named)
-    for key in sorted(o.required - named.keys()):
+    excluded = {key for some in o.some for key in some.excluded}
+    for key in sorted((o.required | excluded) - named.keys()):
         named[key] = o.unnamed(key, writer.patterns.matches)
     if any(named[key] == NEVER or not writer.allows_key(names, key) for key in o.required):
         return FAIL
     members = [
-        _Member(b'"' + escape(key), writer.value(term), key in o.required)
+        _Member(b'"' + escape(key), key in o.required, tuple(ways(writer, o, key, term)))
         for key, term in named.items()
         if term != NEVER and writer.allows_key(names, key)
     ]
-    other = writer.expressions.rule()
-    writer.expressions.define(other, writer.expressions.choice(_others(writer, o, names, list(named))))
-    return _Object(writer, o, members, other).write()
+    return _Object(writer, o, members, OtherKeys(writer, o, names, list(named))).write()
 
 
 class _Object:
     """One object being written. Counts stop at `cap`, beyond which they make no difference."""
 
-    def __init__(self, writer: Writer, o: Objects, members: list[_Member], other: int) -> None:
+    def __init__(self, writer: Writer, o: Objects, members: list[_Member], others: OtherKeys) -> None:
         self._writer = writer
         self._e = writer.expressions
         self._layout = writer.layout
         self._o = o
         self._members = members
-        self._other = other
+        self._others = others
+        self._all_met = (1 << len(o.some)) - 1
         self._cap = max(o.low, 0 if o.high is None else o.high + 1, 1)
-        if self._cap * (len(members) + 1) > _MOST_COUNTED:
-            raise GrammarTooLarge("minProperties or maxProperties is too large here", limit="expressions")
+        if self._cap * (len(members) + 1) << 2 * len(o.some) > _MOST_COUNTED:
+            raise GrammarTooLarge("counting the keys of an object takes too much here", limit="expressions")
         self._quote = self._e.sequence(self._e.literal('"'), self._layout.colon)
+        self._witnesses: dict[_State, int] = {}
 
     def write(self) -> int:
-        e = self._e
-        self._witness = self._chain()
+        start = _State(0, 0, 0, 0)
+        counts = self._o.low or self._o.high is not None or self._o.some
+        if not self._members and not counts:
+            return self._e.sequence(self._layout.open_object, self._in_order(start))
+        witness = self._chain(start) if counts else self._all_required()
         make = self._in_any_order if self._writer.any_order else self._in_order
-        self._after = e.source(make, witness=lambda _: self._witness[0][0])
-        return e.sequence(self._layout.open_object, self._after((0, 0)), self._layout.close_object)
+        self._after = self._e.source(make, witness=lambda _: witness)
+        return self._e.sequence(self._layout.open_object, self._after(start))
 
-    def _chain(self) -> list[list[int]]:
-        """rules[i][c]: the rest of an object from member i on, after c keys."""
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    def _taken(self, state: _State, place: int, way: Way, kind: int = 0) -> _State:
+        met = state.met | way.met
+        last = (state.last & ~kind | way.last) & ~met
+        return _State(place, min(state.keys + 1, self._cap), met, last)
+
+    def _room(self, state: _State) -> bool:
+        return self._o.high is None or state.keys < self._o.high
+
+    def _is_met(self, state: _State) -> bool:
+        return state.met | state.last == self._all_met
+
+    def _follow(self, way: Way, after: _State) -> int:
+        return self._e.sequence(self._quote, way.value, self._after(after))
+
+    def _comma(self, state: _State) -> int:
+        return self._layout.comma if state.keys else EMPTY
+
+    def _close(self, state: _State) -> int:
+        """The end. In `{}` there is one place for whitespace, after the first brace."""
+        return self._layout.close_object if state.keys else self._e.literal("}")
+
+    # -- can it be finished? ---------------------------------------------------------------------------------
+
+    def _all_required(self) -> int:
+        """Where nothing is counted: each required member needs a value. What may be there is named too, since
+        a value is known to be dead only where it can be reached from the root."""
         e = self._e
-        rules = [[e.rule() for _ in range(self._cap + 1)] for _ in range(len(self._members) + 1)]
-        for count, rule in enumerate(rules[-1]):
-            e.define(rule, self._rest(count))
+        values = [(m, e.choice([w.value for w in m.ways])) for m in self._members]
+        parts = [value if m.required else e.optional(value) for m, value in values]
+        return e.sequence(*parts, e.optional(self._others.any))
+
+    def _is_lost(self, state: _State) -> bool:
+        """Can the object not be finished from here? Without a rule of its own as little as from its start."""
+        return self._witnesses.get(state, EMPTY) in self._e.dead
+
+    def _chain(self, start: _State) -> int:
+        """A rule for each state that can be met in order: the rest of the object from there."""
+        e, rules = self._e, self._witnesses
+        pending: list[_State] = []
+
+        def rule(state: _State) -> int:
+            if state not in rules:
+                rules[state] = e.rule()
+                pending.append(state)
+            return rules[state]
+
+        first = rule(start)
+        while pending:
+            state = pending.pop()
+            if state.place == len(self._members):
+                options = [e.sequence(more, rule(after)) for more, after in self._one_more(state)]
+                more, may_end = self._rest(state)
+                e.define(rules[state], e.choice([*options, more, EMPTY if may_end else FAIL]))
+                continue
+            member, place = self._members[state.place], state.place + 1
+            options = [] if member.required else [rule(state._replace(place=place))]
+            if self._room(state):
+                options += (e.sequence(w.value, rule(self._taken(state, place, w))) for w in member.ways)
+            e.define(rules[state], e.choice(options))
+        return first
+
+    def _least(self, used: int, missing: int) -> float:
+        """How many more keys it takes at least, when `missing` conditions are to be met."""
+        dead = self._e.dead
+        least: dict[int, float] = {missing: 0}
         for i, member in enumerate(self._members):
-            for count, rule in enumerate(rules[i]):
-                taken = (
-                    e.sequence(member.value, rules[i + 1][self._next(count)]) if self._room(count) else FAIL
-                )
-                e.define(rule, taken if member.required else e.choice([taken, rules[i + 1][count]]))
-        return rules
+            if used >> i & 1 or not (member.required or missing):
+                continue
+            before, least = least, {} if member.required else dict(least)
+            for left, keys in before.items():
+                for way in member.ways:
+                    if way.value not in dead:
+                        now = left & ~(way.met | way.last)
+                        least[now] = min(least.get(now, keys + 1), keys + 1)
+        for _ in range(missing.bit_count()):
+            for left, keys in list(least.items()):
+                for other in self._others.ways:
+                    if other.way.value not in dead:
+                        now = left & ~(other.way.met | other.way.last)
+                        least[now] = min(least.get(now, keys + 1), keys + 1)
+        return least.get(0, float("inf"))
 
-    def _next(self, count: int) -> int:
-        return min(count + 1, self._cap)
+    def _can_finish(self, state: _State) -> bool:
+        room = float("inf") if self._o.high is None else self._o.high - state.keys
+        return self._least(state.place, self._all_met & ~(state.met | state.last)) <= room
 
-    def _room(self, count: int) -> bool:
-        return self._o.high is None or count < self._o.high
+    # -- in the order of the schema --------------------------------------------------------------------------
 
-    def _follow(self, member: _Member, after: tuple[int, int]) -> int:
-        return self._e.sequence(self._quote, member.value, self._after(after))
-
-    def _in_order(self, state: Hashable) -> int:
-        """What may come after member i - 1 and `count` keys in all."""
-        i, count = cast(tuple[int, int], state)
+    def _in_order(self, key: Hashable) -> int:
+        """What may come after the members that lie behind."""
+        state = cast(_State, key)
         e, dead = self._e, self._e.dead
         keys: dict[bytes, int] = {}
-        rest = FAIL
-        for j in range(i, len(self._members) + 1):
-            if j == len(self._members):
-                rest = self._rest(count)
-                break
-            member = self._members[j]
-            following = self._witness[j + 1][self._next(count)]
-            if self._room(count) and member.value not in dead and following not in dead:
-                keys[member.key] = self._follow(member, (j + 1, self._next(count)))
+        for place in range(state.place, len(self._members)):
+            member = self._members[place]
+            following = []
+            for way in member.ways if self._room(state) else ():
+                after = self._taken(state, place + 1, way)
+                if way.value not in dead and not self._is_lost(after):
+                    following.append(self._follow(way, after))
+            keys[member.key] = e.choice(following)
             if member.required:
-                break
-        return e.choice([e.sequence(self._layout.comma if count else EMPTY, e.words(keys)), rest])
+                return e.sequence(self._comma(state), e.words(keys))
+        options = [e.sequence(self._comma(state), e.words(keys))]
+        state = state._replace(place=len(self._members))
+        for more, after in self._one_more(state):
+            if not self._is_lost(after):
+                options.append(e.sequence(more, self._after(after)))
+        more, may_end = self._rest(state)
+        options.append(e.sequence(more, self._layout.close_object))
+        options.append(self._close(state) if may_end else FAIL)
+        return e.choice(options)
 
-    def _in_any_order(self, state: Hashable) -> int:
-        """What may come after the members in the bit set `used`, and `count` keys in all."""
-        used, count = cast(tuple[int, int], state)
-        e, o, dead = self._e, self._o, self._e.dead
-        unused = [(i, m) for i, m in enumerate(self._members) if not used >> i & 1 and m.value not in dead]
-        needed = sum(member.required for _, member in unused)
-        room = None if o.high is None else o.high - count
-        options: list[int] = []
-        if room is None or room > 0:
-            spare = room is None or room > needed
-            keys = {
-                member.key: self._follow(member, (used | 1 << i, self._next(count)))
-                for i, member in unused
-                if member.required or spare
-            }
-            options.append(e.words(keys))
-            if spare and self._other not in dead:
-                options.append(e.sequence(self._other, self._after((used, self._next(count)))))
-        comma = self._layout.comma if count else EMPTY
-        may_end = EMPTY if not needed and count >= o.low else FAIL
-        return e.choice([e.sequence(comma, e.choice(options)), may_end])
+    def _one_more(self, state: _State) -> Iterator[tuple[int, _State]]:
+        """Another key without a name of its own, where it matters which one comes last."""
+        if self._o.some and self._room(state):
+            for other in self._others.ways:
+                if other.way.value not in self._e.dead:
+                    after = self._taken(state, state.place, other.way, other.kind)
+                    yield self._e.sequence(self._comma(state), other.way.value), after
 
-    def _rest(self, count: int) -> int:
-        """Keys without a name of their own, after `count` others."""
+    def _rest(self, state: _State) -> tuple[int, bool]:
+        """All the keys without a name of their own, at least one, where it does not matter which; and may
+        there be none?
+        """
         e, o, comma = self._e, self._o, self._layout.comma
-        other = FAIL if self._other in e.dead else self._other
-        least = max(o.low - count, 0)
-        most = ENDLESS if o.high is None else o.high - count
+        other = FAIL if self._others.any in e.dead else self._others.any
+        least = max(o.low - state.keys, 0)
+        most = ENDLESS if o.high is None else o.high - state.keys
         if most != ENDLESS and most < least:
-            return FAIL
-        if least > 1 and e.body_of(self._other) != FAIL:
+            return FAIL, False
+        if least > 1 and self._others.ways:
             self._writer.refuse(
                 "minProperties", "keys without a name of their own could repeat and then count only once"
             )
             least = 1
-        if count:
-            return e.repeat(e.sequence(comma, other), least, most)
-        more = e.repeat(e.sequence(comma, other), 0, most if most <= 0 else most - 1)
-        some = e.sequence(other, more) if most else FAIL
-        return some if least else e.choice([some, EMPTY])
+        may_end = least == 0 and self._is_met(state)
+        if most == 0 or o.some:
+            return FAIL, may_end
+        some = max(least, 1)
+        if state.keys:
+            return e.repeat(e.sequence(comma, other), some, most), may_end
+        more = e.repeat(e.sequence(comma, other), some - 1, most if most == ENDLESS else most - 1)
+        return e.sequence(other, more), may_end
 
+    # -- in any order ----------------------------------------------------------------------------------------
 
-def _others(writer: Writer, o: Objects, names: list[Term], named: list[str]) -> Iterator[int]:
-    """Key and value of keys without a name, for each way in which a key can match the patterns."""
-    e = writer.expressions
-    patterns = list(dict.fromkeys(pattern for layer in o.layers for pattern, _ in layer.patterns))
-    if len(patterns) > _MOST_PATTERNS:
-        raise GrammarTooLarge(
-            f"more than {_MOST_PATTERNS} patterns for the keys of one object", limit="expressions"
-        )
-    content = writer.key(names, named)
-    for matching in product((True, False), repeat=len(patterns)):
-        found = dict(zip(patterns, matching, strict=True))
-        term = ANYTHING
-        for layer in o.layers:
-            wanted = [value for pattern, value in layer.patterns if found[pattern]]
-            for value in wanted or [layer.fallback]:
-                term = meet(term, value)
-        if term == NEVER:
-            continue
-        key = content
-        for pattern, matches in found.items():
-            search = writer.patterns.search(pattern)
-            key = e.both(key, search) if matches else e.without(key, search)
-        quote = e.literal('"')
-        yield e.sequence(quote, key, quote, writer.layout.colon, writer.value(term))
+    def _in_any_order(self, key: Hashable) -> int:
+        """What may come after the members in the bit set `place`."""
+        state = cast(_State, key)
+        e, dead = self._e, self._e.dead
+        unused = [(i, member) for i, member in enumerate(self._members) if not state.place >> i & 1]
+        options: list[int] = []
+        if self._room(state):
+            keys: dict[bytes, int] = {}
+            for i, member in unused:
+                steps = [(w, self._taken(state, state.place | 1 << i, w)) for w in member.ways]
+                keys[member.key] = e.choice(
+                    self._follow(w, after)
+                    for w, after in steps
+                    if w.value not in dead and self._can_finish(after)
+                )
+            options.append(e.words(keys))
+            for other in self._others.ways:
+                after = self._taken(state, state.place, other.way, other.kind)
+                if other.way.value not in dead and self._can_finish(after):
+                    options.append(e.sequence(other.way.value, self._after(after)))
+        ends = not any(member.required for _, member in unused) and state.keys >= self._o.low
+        may_end = self._close(state) if ends and self._is_met(state) else FAIL
+        return e.choice([e.sequence(self._comma(state), e.choice(options)), may_end])

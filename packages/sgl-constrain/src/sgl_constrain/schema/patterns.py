@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from sgl_constrain.automaton import DEAD, Automaton
 from sgl_constrain.errors import InvalidPattern, InvalidSchema, UnsupportedPattern, UnsupportedSchema
-from sgl_constrain.expression import Expressions
 from sgl_constrain.regex import Dialect, regex
-from sgl_constrain.schema.strings import FORMATS, JsonLetters, escape
+from sgl_constrain.schema.basics import Basics
+from sgl_constrain.schema.strings import escape
 
 
 class Patterns:
-    def __init__(self, expressions: Expressions, letters: JsonLetters) -> None:
-        self._expressions = expressions
-        self._letters = letters
-        self._read: dict[tuple[str, bool], int] = {}
+    def __init__(self, basics: Basics) -> None:
+        self._basics = basics
+        self._expressions = basics.expressions
+        self._read: dict[str, int] = {}
         self._automata: dict[int, Automaton] = {}
 
     def check(self, pattern: object, keyword: str, path: str) -> str:
@@ -33,11 +33,16 @@ class Patterns:
 
     def search(self, pattern: str) -> int:
         """The contents of JSON strings in which `pattern` matches somewhere."""
-        return self._expression(pattern, anywhere=True)
+        known = self._read.get(pattern)
+        if known is None:
+            known = self._read[pattern] = regex(
+                self._expressions, pattern, dialect=Dialect.ECMA, anywhere=True, letters=self._basics.letters
+            )
+        return known
 
     def format(self, name: str) -> int:
         """The contents of JSON strings of a format."""
-        return self._expression(FORMATS[name], anywhere=False)
+        return self._basics.format(name)
 
     def matches(self, pattern: str, text: str) -> bool:
         return self.accepts(self.search(pattern), text)
@@ -51,11 +56,3 @@ class Patterns:
         for byte in escape(text):
             state = next((target for mask, target in automaton.moves(state) if mask >> byte & 1), DEAD)
         return automaton.accepts(state)
-
-    def _expression(self, pattern: str, *, anywhere: bool) -> int:
-        known = self._read.get((pattern, anywhere))
-        if known is None:
-            known = self._read[pattern, anywhere] = regex(
-                self._expressions, pattern, dialect=Dialect.ECMA, anywhere=anywhere, letters=self._letters
-            )
-        return known

@@ -8,18 +8,20 @@ JSON has.
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Final
 
 from sgl_constrain.codepoints import ANY, Ranges, complement, contains, intersection
 from sgl_constrain.expression import EMPTY, Expressions
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 
 
 def escape(text: str) -> bytes:
     """The text between the quotes of its JSON string. A lone surrogate is written as an escape."""
-    return json.dumps(text, ensure_ascii=False)[1:-1].encode("utf-8", "backslashreplace")
+    return _ENCODER.encode(text)[1:-1].encode("utf-8", "backslashreplace")
 
 
 class JsonLetters:
@@ -30,6 +32,12 @@ class JsonLetters:
         self._known: dict[Ranges, int] = {}
         self.any_character = self.character(ANY)
         self.any_string = expressions.repeat(self.any_character, 0)
+
+    def over(self, expressions: Expressions) -> JsonLetters:
+        """The same over a copy of the table."""
+        other = copy.copy(self)
+        other._expressions, other._known = expressions, self._known.copy()
+        return other
 
     def character(self, ranges: Ranges) -> int:
         known = self._known.get(ranges)

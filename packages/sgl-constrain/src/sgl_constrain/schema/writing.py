@@ -6,21 +6,23 @@ written at once, so that every refusal comes before the first token.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import Decimal
 
 from sgl_constrain.errors import UnsupportedSchema
-from sgl_constrain.expression import EMPTY, FAIL, Expressions
+from sgl_constrain.expression import EMPTY, FAIL
 from sgl_constrain.schema.arrays import write_array
-from sgl_constrain.schema.layout import Layout
-from sgl_constrain.schema.numbers import NumberTexts
+from sgl_constrain.schema.basics import Basics
+from sgl_constrain.schema.conditions import Numbers, Strings
 from sgl_constrain.schema.objects import write_object
 from sgl_constrain.schema.patterns import Patterns
 from sgl_constrain.schema.reading import Reader
-from sgl_constrain.schema.sets import EVERYTHING, NEVER, Numbers, Strings, Term, Values
-from sgl_constrain.schema.strings import JsonLetters, any_content, escape
+from sgl_constrain.schema.sets import ANY_NUMBERS, ANY_STRINGS, EVERYTHING, Values
+from sgl_constrain.schema.strings import escape
+from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
 _MOST_LISTED = 200  # integers up to which a bounded range is written as a list
+_CONSTANTS = {b"null": None, b"true": True, b"false": False}
+_ANY_INTEGER = Numbers(integer=True)
 
 
 class Writer:
@@ -30,24 +32,24 @@ class Writer:
 
     def __init__(
         self,
-        expressions: Expressions,
-        letters: JsonLetters,
+        basics: Basics,
         patterns: Patterns,
         reader: Reader,
-        layout: Layout,
         *,
         any_order: bool,
     ) -> None:
-        self.expressions = expressions
-        self.letters = letters
+        self.expressions = basics.expressions
+        self.letters = basics.letters
         self.patterns = patterns
         self.reader = reader
-        self.layout = layout
+        self.layout = basics.layout
         self.any_order = any_order
-        self._numbers = NumberTexts(expressions)
-        self._quote = expressions.literal('"')
-        self._any_string = expressions.sequence(self._quote, any_content(expressions), self._quote)
+        self._numbers = basics.numbers
+        self._quote = basics.quote
+        self._any_string = basics.any_string
         self._rules: dict[Term, int] = {NEVER: FAIL}
+        if basics.any_value is not None:
+            self._rules[ANYTHING] = basics.any_value
         self._pending: list[tuple[Term, int]] = []
         self._path = ""
 
@@ -77,23 +79,22 @@ class Writer:
 
     def _values(self, values: Values) -> int:
         e = self.expressions
-        words = {b"null": None, b"true": True, b"false": False}
-        return e.choice(
-            [
-                e.words({word: EMPTY for word, value in words.items() if value in values.constants}),
-                *(self._number(condition) for condition in values.numbers),
-                *(self._string(condition) for condition in values.strings),
-                *(write_array(self, condition) for condition in values.arrays),
-                *(write_object(self, condition) for condition in values.objects),
-            ]
-        )
+        options: list[int] = []
+        if values.constants:
+            words = {word: EMPTY for word, value in _CONSTANTS.items() if value in values.constants}
+            options.append(e.words(words))
+        options += [self._number(condition) for condition in values.numbers]
+        options += [self._string(condition) for condition in values.strings]
+        options += [write_array(self, condition) for condition in values.arrays]
+        options += [write_object(self, condition) for condition in values.objects]
+        return options[0] if len(options) == 1 else e.choice(options)
 
     # -- numbers ---------------------------------------------------------------------------------------------
 
     def _number(self, n: Numbers) -> int:
-        if n == Numbers():
+        if n == ANY_NUMBERS[0]:
             return self._numbers.any_number
-        if n == Numbers(integer=True):
+        if n == _ANY_INTEGER:
             return self._numbers.any_integer
         listed = self.integers(n)
         if listed is not None:
@@ -122,19 +123,19 @@ class Writer:
             int(n.low.to_integral_value("ROUND_CEILING")),
             int(n.high.to_integral_value("ROUND_FLOOR")),
         )
+        first += n.low_open and first == n.low
+        last -= n.high_open and last == n.high
         return [
             value
             for value in range(first, last + 1)
-            if not (n.low_open and value == n.low)
-            and not (n.high_open and value == n.high)
-            and all(Decimal(value) % divisor == 0 for divisor in n.multiples)
+            if all(Decimal(value) % divisor == 0 for divisor in n.multiples)
             and all(Decimal(value) % divisor != 0 for divisor in n.not_multiples)
         ]
 
     # -- strings ---------------------------------------------------------------------------------------------
 
     def _string(self, condition: Strings) -> int:
-        if condition == Strings():
+        if condition == ANY_STRINGS[0]:
             return self._any_string
         return self.expressions.sequence(self._quote, self.content(condition), self._quote)
 
@@ -159,8 +160,7 @@ class Writer:
 
     def key(self, names: Iterable[Term], excluded: Iterable[str]) -> int:
         """Contents of strings that satisfy all of `names`, except those in `excluded`."""
-        condition: tuple[Strings, ...] = (Strings(),)
-        values = replace(EVERYTHING, strings=condition)
+        values = EVERYTHING
         for term in names:
             values = values.meet(self.reader.values(term), self.patterns.matches)
         bare = self.expressions.choice(self.content(strings) for strings in values.strings)

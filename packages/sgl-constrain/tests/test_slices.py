@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a vocabulary before any grammar, and the walks that use it: masks are those of brute
+force, however far a repetition has been counted.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from sgl_constrain import DEAD, Compiler, Grammar, Vocabulary
+from sgl_constrain.codepoints import complement
+from sgl_constrain.expression import ENDLESS
+from sgl_constrain.trie import Trie
+
+
+def tokens() -> list[bytes]:
+    """Every byte, runs of blanks and letters up to 40 long with other things after them, and some twice."""
+    rng = random.Random(11)
+    found = [bytes([byte]) for byte in range(256)]
+    for _ in range(500):
+        body = rng.choice([" \n", " ", "ab", "aé日", "\\n"]) * 40
+        start = rng.choice(["", "", '"', "x", ': "'])
+        end = rng.choice(["", "", '"', '",', "z", "é"[:1], "{", "1"])
+        found.append((start + body[: rng.randint(1, 40)] + end).encode())
+    found += [token[:-1] for token in found[-60:] if len(token) > 2]  # some end inside a character
+    return found + found[-90::3]
+
+
+@pytest.fixture(autouse=True)
+def both_engines(engine: str) -> None:
+    """Every test is run with both."""
+
+
+@pytest.fixture(scope="module")
+def runs() -> Vocabulary:
+    return Vocabulary(tokens(), eos=[0])
+
+
+def test_a_trie_without_some_tokens_is_the_trie_of_the_others() -> None:
+    everything = tokens()
+    rng = random.Random(3)
+    for share in (0.0, 0.1, 0.7, 1.0):
+        out = np.array([rng.random() < share for _ in everything] + [False])
+        trie = Trie(everything)
+        out[trie.alias] = out[trie.aliased]  # equal tokens are left out together
+        expected = Trie([b"" if gone else token for token, gone in zip(everything, out, strict=False)])
+        found = trie.without(out)
+        for name in ("byte", "token_at", "first_child", "child_count", "characters"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        for level, other in zip(found.levels, expected.levels, strict=True):
+            assert (level.start, level.stop) == (other.start, other.stop)
+            assert np.array_equal(level.parent, other.parent) and np.array_equal(level.token, other.token)
+
+
+@pytest.mark.parametrize("times", [8, 16, 23, 1000, ENDLESS])
+def test_a_slice_has_only_tokens_inside_its_class_and_its_trie_the_others(
+    runs: Vocabulary, times: int
+) -> None:
+    head = runs.slices.heads.of_characters(complement(((0x78, 0x78),)))
+    for _ in range(3):  # a class is made when it is met again, and so is a slice of it
+        part = runs.slices.of(head, times)
+    assert part is not None
+    inside = set(np.flatnonzero(part.allowed).tolist())
+    assert inside and not any(b"x" in runs[i] for i in inside)
+    assert times == ENDLESS or max(sum(byte & 0xC0 != 0x80 for byte in runs[i]) for i in inside) <= times
+    kept = {i for i in part.trie.token_at.tolist() if i >= 0}
+    kept |= {
+        a for a, b in zip(part.trie.alias.tolist(), part.trie.aliased.tolist(), strict=True) if b in kept
+    }
+    assert kept == {i for i in range(runs.size) if runs[i]} - inside
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        '[ \n]{0,20}"[^"\\\\]{0,30}"[ \n]{0,20},',
+        '([ \n]{0,9}"((ab)*|[^"\\\\\x00-\x1f]{2,17}|\\\\n)*"){1,3}',
+        "[ \n]{7}x?",
+        "[ \n]{0,20}[ \nx]",  # what follows begins like the run: not to be walked as one
+        "[ab]{3,50}[^ab]{0,60}",
+        "[aé日]{0,33}z",
+        "(x[ab]{0,100}){20,200}",
+        "x{100}|x[ab]{0,30}",
+        '(?=.{1,38}$)"[^"]*"',
+        "[^x]{39,45}x",
+    ],
+)
+def test_masks_of_counted_runs_are_those_of_brute_force(
+    runs: Vocabulary, allowed: Callable[[Grammar, int], list[int]], pattern: str
+) -> None:
+    grammar = Compiler(runs).regex(pattern)
+    rng = random.Random(pattern)
+    for _ in range(6):
+        state = grammar.start
+        for _ in range(14):
+            expected = {token for token in range(runs.size) if grammar.step(state, token) != DEAD}
+            assert set(allowed(grammar, state)) == expected
+            texts = [token for token in expected if token not in runs.eos]
+            if not texts:
+                break
+            state = grammar.step(state, rng.choice(texts))
+
+
+def test_states_that_differ_in_counts_no_token_reaches_have_one_mask(runs: Vocabulary) -> None:
+    grammar = Compiler(runs).regex('"[^"]{0,5000}"')
+    first = grammar.step_bytes(grammar.start, b'"')
+    grammar.mask(first)
+    known = grammar.nbytes
+    state = first
+    for _ in range(2000):
+        state = grammar.step_bytes(state, b"a")
+        assert grammar.mask_id(state) == grammar.mask_id(first)
+    assert grammar.nbytes < known + 2000 * 4096, "states were added, rows of transitions were not"
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        '(?!(abab|"|é日|x)")[^"]*"',
+        '(?!(ab|a)*")[^"]*"',
+        '(ab|aé|z)"|(?!(ab|z)")[^"]*"',
+        '(?!日)[^"]*',
+        "(?!ab)[^x]*é",
+    ],
+)
+def test_masks_of_any_text_but_some_are_those_of_brute_force(
+    runs: Vocabulary, allowed: Callable[[Grammar, int], list[int]], pattern: str
+) -> None:
+    compiler = Compiler(runs)
+    for text in ("", "a", "ab", "é", "z", "aba"):
+        grammar = compiler.regex(pattern)
+        state = grammar.step_bytes(grammar.start, text.encode())
+        expected = {token for token in range(runs.size) if grammar.step(state, token) != DEAD}
+        assert set(allowed(grammar, state)) == expected
+
+
+@pytest.mark.parametrize("pattern", ["(?=[^z]{0,230}$)(a|b{120}c)*", "(?!a{231}|[^z]{231,})(a|b{120}c)*"])
+def test_a_product_is_entered_only_where_its_counts_leave_room_to_finish(
+    runs: Vocabulary, allowed: Callable[[Grammar, int], list[int]], pattern: str
+) -> None:
+    grammar = Compiler(runs).regex(pattern)  # a `b` needs 121 characters, of 230 in all
+    single = {runs[token]: token for token in range(1, 256)}
+    for read in (0, 1, 90, 109, 110, 111, 125, 130, 131, 150, 229):
+        state = grammar.step_bytes(grammar.start, b"a" * read)
+        found = allowed(grammar, state)
+        assert single[b"a"] in found
+        assert (single[b"b"] in found) == (read + 121 <= 230) == (grammar.step(state, single[b"b"]) != DEAD)
+    assert not allowed(grammar, grammar.step_bytes(grammar.start, b"a" * 230))[1:], "only the end is left"
+
+
+def test_states_made_without_a_walk_have_room_in_the_next_one(
+    runs: Vocabulary, allowed: Callable[[Grammar, int], list[int]]
+) -> None:
+    grammar = Compiler(runs).regex("[a-c]{1,3000}(d[^x]*)?")
+    state = grammar.start
+    for _ in range(2500):
+        state = grammar.step_bytes(state, b"b")
+    for text in (b"", b"d"):
+        state = grammar.step_bytes(state, text)
+        assert set(allowed(grammar, state)) - {0} == {
+            token for token in range(1, runs.size) if grammar.step(state, token) != DEAD
+        }
+
+
+def test_a_vocabulary_travels_with_its_classes(runs: Vocabulary) -> None:
+    masks = []
+    for vocabulary in (pickle.loads(pickle.dumps(runs)), runs):
+        grammar = Compiler(vocabulary).regex('"[^"]*"')
+        masks.append(grammar.mask(grammar.step_bytes(grammar.start, b'"a')).tolist())
+    assert masks[0] == masks[1]
