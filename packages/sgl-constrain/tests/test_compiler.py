@@ -126,5 +126,5 @@ def test_what_a_choice_refuses(vocabulary: Vocabulary) -> None:
     with pytest.raises(InvalidPattern, match="lone surrogate"):
         compiler.choice(["yes", "\ud800"])
     for options in ("yes", ["yes", 1]):
-        with pytest.raises(TypeError, match="^options: "):
+        with pytest.raises(TypeError, match=r"^options: "):
             compiler.choice(options)  # type: ignore[arg-type]
