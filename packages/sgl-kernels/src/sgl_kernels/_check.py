@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)  # of caches
 INTEGERS = (torch.int32, torch.int64)
 
 

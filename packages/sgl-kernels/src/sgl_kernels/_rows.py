@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+from sgl_kernels._check import FLOAT8
 
 
 def put_rows(pairs: Iterable[tuple[Tensor, Tensor]], index: Tensor) -> None:
@@ -40,4 +40,4 @@ def take_rows(source: Tensor, index: Tensor) -> Tensor:
 
 def _plain(x: Tensor) -> Tensor:
     """x, or its bytes if it is float8, which torch does not index."""
-    return x.view(torch.uint8) if x.dtype in _FLOAT8 else x
+    return x.view(torch.uint8) if x.dtype in FLOAT8 else x

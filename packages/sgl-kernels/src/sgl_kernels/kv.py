@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from sgl_kernels._backend import fast
-from sgl_kernels._check import FLOATS, INTEGERS, check, require
+from sgl_kernels._check import FLOAT8, FLOATS, INTEGERS, check, require
 from sgl_kernels._rows import put_rows, take_rows
 
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
-_CACHED = MappingProxyType({dtype: (dtype, *FP8) for dtype in FLOATS})  # what may hold rows of a dtype
+_CACHED = MappingProxyType({dtype: (dtype, *FLOAT8) for dtype in FLOATS})  # what may hold rows of a dtype
 _HEADS = (None, None, None)
 
 
@@ -73,7 +72,7 @@ def gather_kv(
     Raises ValueError as `store_kv`. A slot beyond the cache is an IndexError on a CPU, and gives zeros on a
     GPU.
     """
-    dtype = dtype or (torch.bfloat16 if k_cache.dtype in FP8 else k_cache.dtype)
+    dtype = dtype or (torch.bfloat16 if k_cache.dtype in FLOAT8 else k_cache.dtype)
     require(dtype in FLOATS, "dtype", f"must be float32, float16 or bfloat16, not {dtype}")
     check("k_cache", k_cache, _HEADS, dtypes=_CACHED[dtype], rows=True)
     if v_cache is not None:
@@ -90,7 +89,7 @@ def gather_kv(
             require(not len(found), "slots", "the cache has none")
             return cache.new_empty(0, *cache.shape[1:], dtype=dtype)
         rows = take_rows(cache, found)
-        rows = (rows.float() * scale).to(dtype) if cache.dtype in FP8 else rows
+        rows = (rows.float() * scale).to(dtype) if cache.dtype in FLOAT8 else rows
         return rows.masked_fill_(none, 0)
 
     return read(k_cache, k_scale), None if v_cache is None else read(v_cache, v_scale)
@@ -105,7 +104,7 @@ def copy_kv(k_cache: Tensor, v_cache: Tensor | None, source: Tensor, target: Ten
     Raises ValueError as `store_kv`. A slot beyond the cache is an IndexError on a CPU, and moves nothing on a
     GPU.
     """
-    check("k_cache", k_cache, _HEADS, dtypes=(*FLOATS, *FP8), rows=True)
+    check("k_cache", k_cache, _HEADS, dtypes=(*FLOATS, *FLOAT8), rows=True)
     if v_cache is not None:
         check("v_cache", v_cache, [*k_cache.shape[:2], None], like=k_cache, rows=True)
     check("source", source, [None], like=k_cache, dtypes=INTEGERS)
@@ -188,7 +187,7 @@ def check_store(
 
 def to_cache(x: Tensor, dtype: torch.dtype, scale: float) -> Tensor:
     """x as it is stored in a cache of this dtype."""
-    if dtype not in FP8:
+    if dtype not in FLOAT8:
         return x
     most = torch.finfo(dtype).max
     return (x.float() * (1.0 / scale)).clamp_(-most, most).to(dtype)
@@ -199,4 +198,4 @@ def check_scales(k_scale: float, v_scale: float, dtype: torch.dtype) -> None:
         return
     for argument, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
         require(1e-30 <= scale <= 1e30, argument, f"must be between 1e-30 and 1e30, not {scale}")
-        require(scale == 1.0 or dtype in FP8, argument, f"must be 1.0 for a cache of {dtype}, not {scale}")
+        require(scale == 1.0 or dtype in FLOAT8, argument, f"must be 1.0 for a cache of {dtype}, not {scale}")

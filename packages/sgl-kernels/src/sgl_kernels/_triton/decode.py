@@ -26,6 +26,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from sgl_kernels._check import FLOAT8
 from sgl_kernels._triton.decode_plan import LANE, MERGE, PIECE, DecodePlan, Tile, plan_decode, tile_at
 from sgl_kernels._triton.merge import merge_pieces
 from sgl_kernels._triton.overlap import overlapping
@@ -34,7 +35,6 @@ __all__ = ["DecodePlan", "plan_decode", "run_decode"]
 
 _LOG2E = 1.4426950408889634
 _ROOM = 190_000  # bytes
-_FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @triton.jit
@@ -306,7 +306,7 @@ def run_decode(
     width = max(16, triton.next_power_of_2(spec.v_dim))
     same = v_cache.data_ptr() == k_cache.data_ptr() and v_cache.stride() == k_cache.stride()
     latent = same and spec.v_dim == first
-    float8 = k_cache.dtype in _FLOAT8 and q.dtype != torch.float32
+    float8 = k_cache.dtype in FLOAT8 and q.dtype != torch.float32
     scale = spec.scale * k_scale
     overlap = overlapping(q.device)
     cramped = (spec.head_dim > 256 and not latent) or not _roomy(q.device)

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sgl_kernels._check import FLOATS, INTEGERS, check, require
+from sgl_kernels._check import FLOAT8, FLOATS, INTEGERS, check, require
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout
-
-FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 class Size(NamedTuple):

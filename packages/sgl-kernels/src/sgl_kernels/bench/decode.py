@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix, available, load_attention
+from sgl_kernels._check import FLOAT8
 from sgl_kernels.bench.harness import Call, Case, Prepared, relative_error
 
 _LLAMA = AttentionSpec(32, 8, 128, 128, 128**-0.5)
@@ -38,7 +39,7 @@ def cases() -> Iterator[Case]:
     ragged = [128 * (1 + i * 37 % 64) for i in range(64)]
     yield _case("decode", _LLAMA, ragged, size="64 x 128 to 8192")
     yield _case("decode, window 1024, soft-cap", replace(_LLAMA, window=1024, softcap=50.0), [8192] * 64)
-    for kind in (torch.float8_e4m3fn, torch.float8_e5m2):
+    for kind in FLOAT8:
         yield _case(f"decode, {str(kind).removeprefix('torch.')}", _LLAMA, [2048] * 64, kind=kind)
     for rows, length in ((1, 8192), (64, 2048)):
         yield _case("decode, latent, 16 heads", _LATENT, [length] * rows)
