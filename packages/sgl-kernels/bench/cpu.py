@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import accumulate
 from statistics import median
 
 import numpy as np
@@ -108,8 +107,6 @@ def attention_cases(dtype: torch.dtype) -> Iterator[Case]:
     for shape, q_lens, kv_lens, shuffled in batches:
         total = sum(kv_lens)
         layout = PagedLayout(
-            torch.tensor(list(accumulate(q_lens, initial=0)), dtype=torch.int32),
-            torch.tensor(list(accumulate(kv_lens, initial=0)), dtype=torch.int32),
             (torch.randperm(SLOTS)[:total] if shuffled else torch.arange(total)).int(),
             tuple(q_lens),
             tuple(kv_lens),

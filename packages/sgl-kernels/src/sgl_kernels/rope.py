@@ -110,8 +110,9 @@ def rope_and_store_kv(
 
     The heads of q and k are normalised with q_weight and k_weight [d] (`rms_norm`, or with `gemma`
     `gemma_rms_norm`; left out where they are None), then rotated as by `apply_rope`. q is changed in place;
-    the keys and v go into their slots as by `store_kv`. k and v are not changed: none but the caches has the
-    rotated keys. Arguments, and what is raised, are as there; the weights are contiguous and of q's dtype.
+    the keys and v go into their slots as by `store_kv`. v is not changed; what k holds afterwards is not
+    said: a reader of rotated keys finds them in the caches. Arguments, and what is raised, are as there; the
+    weights are contiguous and of q's dtype.
 
     The reference rounds to q's dtype after each of the steps, the kernel once, at the end.
     """
@@ -134,9 +135,7 @@ def rope_and_store_kv(
     if q_weight is not None and k_weight is not None:
         norm = gemma_rms_norm if gemma else rms_norm
         q.copy_(norm(q, q_weight, eps))
-        k = norm(k, k_weight, eps)
-    else:
-        k = k.clone()
+        k.copy_(norm(k, k_weight, eps))
     apply_rope(q, k, cos, sin, positions=positions, interleaved=interleaved)
     store_kv(k, v, k_cache, v_cache, slots, k_scale=k_scale, v_scale=v_scale)
 

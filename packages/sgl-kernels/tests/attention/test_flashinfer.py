@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -128,8 +127,6 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> FlashInferAttention:
 def make_layout(lens: list[tuple[int, int]], dtype: torch.dtype = torch.int32) -> PagedLayout:
     q_lens, kv_lens = tuple(q for q, _ in lens), tuple(kv for _, kv in lens)
     return PagedLayout(
-        torch.tensor(list(accumulate(q_lens, initial=0)), dtype=torch.int32),
-        torch.tensor(list(accumulate(kv_lens, initial=0)), dtype=torch.int32),
         torch.randperm(90)[: sum(kv_lens)].to(dtype),
         q_lens,
         kv_lens,

@@ -25,12 +25,22 @@ def make_layout(lens: list[tuple[int, int]], slots: Tensor) -> PagedLayout:
     """(q_len, kv_len) of each request, whose tokens lie in `slots`, one request after another."""
     q_lens, kv_lens = tuple(q for q, _ in lens), tuple(kv for _, kv in lens)
     return PagedLayout(
-        q_indptr=torch.tensor(list(accumulate(q_lens, initial=0)), dtype=torch.int32),
-        kv_indptr=torch.tensor(list(accumulate(kv_lens, initial=0)), dtype=torch.int32),
         kv_slots=slots[: sum(kv_lens)],
         q_lens=q_lens,
         kv_lens=kv_lens,
     )
+
+
+def spread(layout: PagedLayout) -> PagedLayout:
+    """The same requests, whose tokens lie apart and in another order, as in a page table."""
+    starts = list(accumulate(layout.kv_lens, initial=0))
+    order = list(range(len(layout.kv_lens)))[::-1]
+    rows, first, at = [], [0] * len(order), 0
+    for r in order:
+        rows += [layout.kv_slots.new_full((3,), 1 << 20), layout.kv_slots[starts[r] : starts[r + 1]]]
+        first[r] = at + 3
+        at += 3 + layout.kv_lens[r]
+    return replace(layout, kv_slots=torch.cat(rows), kv_starts=tuple(first))
 
 
 def expected(layout: PagedLayout, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> NDArray[Any]:
@@ -174,7 +184,7 @@ def test_a_plan_is_refilled() -> None:
     backend = load_attention("reference", [spec], CPU)
     k, v = torch.randn(2, 60, 2, 8)
     plan = backend.plan(make_layout([(1, 9), (1, 12), (3, 20)], torch.randperm(60).int()), spec)
-    for lens in ([(1, 30)], [(2, 3), (1, 1), (2, 37)], [(1, 9), (1, 12), (3, 20)]):
+    for lens in ([(1, 30)], [(3, 4), (1, 1), (1, 36)], [(1, 9), (1, 12), (3, 20)]):
         layout = make_layout(lens, torch.randperm(60).int())
         q = torch.randn(sum(layout.q_lens), 4, 8)
         assert backend.plan(layout, spec, plan) is plan
@@ -188,7 +198,7 @@ def test_a_plan_is_refilled() -> None:
     [
         ([(1, 2), (1, 2), (1, 2)], "into: was made for at most 2 requests, the layout has 3"),
         ([(1, 11), (1, 5)], "into: was made for at most 15 tokens, the layout has 16"),
-        ([(2, 6)], "into: was made for one query a request, the layout has more"),
+        ([(2, 6)], "into: was made for at most 0 requests with several queries, the layout has 1"),
     ],
 )
 def test_a_plan_does_not_grow(lens: list[tuple[int, int]], message: str) -> None:
@@ -202,16 +212,30 @@ def test_a_plan_does_not_grow(lens: list[tuple[int, int]], message: str) -> None
         backend.plan(make_layout([(1, 3)], torch.arange(60)), replace(spec, scale=1.0), plan)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_tokens_of_requests_may_lie_apart(window: int | None) -> None:
+    spec = AttentionSpec(4, 2, 8, 8, 0.3, window=window)
+    layout = make_layout([(1, 5), (2, 7), (1, 20), (6, 6)], torch.randperm(60))
+    q, (k, v) = torch.randn(10, 4, 8), torch.randn(2, 60, 2, 8)
+    backend = load_attention("reference", [spec], CPU)
+    outs = [backend.run(backend.plan(each, spec), q, k, v) for each in (layout, spread(layout))]
+    torch.testing.assert_close(*outs)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"q_lens": (1, 2, 1)}, "kv_lens: has 2 requests, q_lens has 3"),
         ({"q_lens": (0, 3)}, "q_lens: every request needs a query"),
         ({"q_lens": (1, 8)}, "kv_lens: counts a request's queries too"),
-        ({"q_indptr": torch.zeros(2, dtype=torch.int32)}, r"q_indptr: must be of shape \[3\]"),
-        ({"kv_indptr": torch.zeros(3)}, "kv_indptr: must be int32, not float32"),
+        ({"kv_starts": (0,)}, "kv_starts: has 1 requests, q_lens has 2"),
+        ({"kv_starts": (0, -1)}, "kv_starts: must not be negative"),
+        ({"kv_starts": (0, 6)}, "kv_slots: has 12 slots, and the tokens of a request end at 13"),
         ({"kv_slots": torch.zeros(40)}, "kv_slots: must be int32 or int64"),
-        ({"kv_slots": torch.zeros(11, dtype=torch.int32)}, "kv_slots: has 11 slots for 12 tokens"),
+        (
+            {"kv_slots": torch.zeros(11, dtype=torch.int32)},
+            "kv_slots: has 11 slots, and the tokens of a request end at 12",
+        ),
     ],
 )
 def test_a_layout_that_disagrees_is_refused(changed: dict[str, Any], message: str) -> None:
@@ -345,13 +369,7 @@ def test_cuda_equals_cpu(lens: list[tuple[int, int]]) -> None:
     k, v = torch.randn(2, 1000, 2, 16)
     outs = []
     for device in ("cpu", "cuda"):
-        moved = PagedLayout(
-            layout.q_indptr.to(device),
-            layout.kv_indptr.to(device),
-            layout.kv_slots.to(device),
-            layout.q_lens,
-            layout.kv_lens,
-        )
+        moved = replace(layout, kv_slots=layout.kv_slots.to(device))
         backend = load_attention("reference", [spec], torch.device(device))
         outs.append(backend.run(backend.plan(moved, spec), q.to(device), k.to(device), v.to(device)).cpu())
     torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-4)

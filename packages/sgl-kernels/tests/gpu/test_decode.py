@@ -26,15 +26,7 @@ def make_layout(lengths: Sequence[int], shared: Sequence[SharedPrefix] = (), spa
     for first, rows, tokens in shared:
         for r in range(first, first + rows):
             slots[starts[r] : starts[r] + tokens] = slots[starts[first] : starts[first] + tokens]
-    n = len(lengths)
-    return PagedLayout(
-        torch.arange(n + 1, dtype=torch.int32, device="cuda"),
-        torch.tensor(starts, dtype=torch.int32, device="cuda"),
-        slots,
-        (1,) * n,
-        tuple(lengths),
-        tuple(shared),
-    )
+    return PagedLayout(slots, (1,) * len(lengths), tuple(lengths), shared=tuple(shared))
 
 
 def tensors(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import accumulate
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from sgl_kernels import AttentionBackend, AttentionSpec, PagedLayout, available, load_attention
 from sgl_kernels._triton import extend, extend_plan
+from sgl_kernels.attention.arguments import kv_starts, starts
 from sgl_kernels.attention.flashinfer import FlashInferAttention
 
 pytestmark = pytest.mark.gpu
@@ -39,18 +39,11 @@ SPECS = {
 
 def make_layout(lens: Lens, slots: int) -> PagedLayout:
     q_lens, kv_lens = tuple(q for q, _ in lens), tuple(kv for _, kv in lens)
-    q_indptr, kv_indptr = (
-        torch.tensor(list(accumulate(x, initial=0)), dtype=torch.int32, device="cuda")
-        for x in (q_lens, kv_lens)
-    )
-    return PagedLayout(
-        q_indptr, kv_indptr, torch.randperm(slots, device="cuda")[: sum(kv_lens)].int(), q_lens, kv_lens
-    )
+    return PagedLayout(torch.randperm(slots, device="cuda")[: sum(kv_lens)].int(), q_lens, kv_lens)
 
 
 def on_cpu(layout: PagedLayout) -> PagedLayout:
-    q_indptr, kv_indptr, slots = (x.cpu() for x in (layout.q_indptr, layout.kv_indptr, layout.kv_slots))
-    return replace(layout, q_indptr=q_indptr, kv_indptr=kv_indptr, kv_slots=slots)
+    return replace(layout, kv_slots=layout.kv_slots.cpu())
 
 
 def exact(layout: PagedLayout, spec: AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -115,14 +108,12 @@ def test_every_way(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None
         q = torch.randn(sum(layout.q_lens), spec.q_heads, spec.head_dim, device="cuda").bfloat16()
         k, v = caches(layout, spec, 6000, torch.bfloat16)
         out = torch.full_like(q, float("nan"))
-        starts = (layout.q_indptr.tolist(), layout.kv_indptr.tolist())
+        first = starts(layout.q_lens).tolist(), kv_starts(layout).tolist()
         chosen = [0, 2, 3, 4, 6, 7]
-        extend.run_extend(
-            extend.plan_extend(layout, spec, chosen, starts[0], starts[1]), q, k, v, out, 1.0, 1.0
-        )
+        extend.run_extend(extend.plan_extend(layout, spec, chosen, *first), q, k, v, out, 1.0, 1.0)
         expected = exact(layout, spec, q, k, v)
         for r in range(len(MIXED)):
-            rows = slice(int(layout.q_indptr[r]), int(layout.q_indptr[r + 1]))
+            rows = slice(first[0][r], first[0][r] + layout.q_lens[r])
             if r in chosen:
                 assert close(out[rows], expected[rows], ERROR[torch.bfloat16])
             else:

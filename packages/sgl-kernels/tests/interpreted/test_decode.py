@@ -19,6 +19,7 @@ from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix, load_attention
 from sgl_kernels._triton import decode_plan
 from sgl_kernels._triton.decode import run_decode
 from sgl_kernels._triton.decode_plan import DecodePlan, Tile, Tuning, plan_decode
+from sgl_kernels.attention.arguments import kv_starts, starts
 from sgl_kernels.attention.triton import TritonAttention
 
 CPU = torch.device("cpu")
@@ -28,25 +29,27 @@ NARROW, WIDE = Tile(16, 16, 2, 3, 2, narrow=True), Tile(16, 16, 4, 3, 2)
 
 def make_layout(lens: Lens, slots: Tensor, shared: Sequence[SharedPrefix] = ()) -> PagedLayout:
     q_lens, kv_lens = tuple(q for q, _ in lens), tuple(kv for _, kv in lens)
-    starts = list(accumulate(kv_lens, initial=0))
-    slots = slots[: starts[-1]].clone()
-    for first, rows, tokens in shared:
-        for r in range(first, first + rows):
-            slots[starts[r] : starts[r] + tokens] = slots[starts[first] : starts[first] + tokens]
-    return PagedLayout(
-        torch.tensor(list(accumulate(q_lens, initial=0)), dtype=torch.int32),
-        torch.tensor(starts, dtype=torch.int32),
-        slots,
-        q_lens,
-        kv_lens,
-        tuple(shared),
-    )
+    first = list(accumulate(kv_lens, initial=0))
+    slots = slots[: first[-1]].clone()
+    for leader, rows, tokens in shared:
+        for r in range(leader, leader + rows):
+            slots[first[r] : first[r] + tokens] = slots[first[leader] : first[leader] + tokens]
+    return PagedLayout(slots, q_lens, kv_lens, shared=tuple(shared))
+
+
+def in_a_page_table(layout: PagedLayout) -> PagedLayout:
+    """The same requests, in the rows of a page table, the last one first."""
+    table = torch.full((len(layout.q_lens) + 1, 80), 1 << 20, dtype=layout.kv_slots.dtype)
+    begins = kv_starts(layout).tolist()
+    for r, (begin, length) in enumerate(zip(begins, layout.kv_lens, strict=True)):
+        table[-1 - r, :length] = layout.kv_slots[begin : begin + length]
+    rows = tuple(80 * (len(table) - 1 - r) for r in range(len(begins)))
+    return replace(layout, kv_slots=table.flatten(), kv_starts=rows)
 
 
 def plan_of(layout: PagedLayout, spec: AttentionSpec, tuning: Tuning, into: DecodePlan | None = None):
-    q_starts, kv_starts = layout.q_indptr.tolist(), layout.kv_indptr.tolist()
     single = [r for r, q_len in enumerate(layout.q_lens) if q_len == 1]
-    return plan_decode(layout, spec, single, q_starts, kv_starts, into, tuning)
+    return plan_decode(layout, spec, single, starts(layout.q_lens), kv_starts(layout), into, tuning)
 
 
 def tensors(
@@ -83,7 +86,7 @@ def compare(
     """Rows of requests with one query are the reference's, others are not touched; twice, as by layers."""
     reference = expected(layout, plan.spec, q, k, v, *scales)
     single = [r for r, q_len in enumerate(layout.q_lens) if q_len == 1]
-    rows = layout.q_indptr[single].long()
+    rows = torch.from_numpy(starts(layout.q_lens))[single]
     others = torch.ones(len(q), dtype=torch.bool).index_fill_(0, rows, False)
     for _ in range(times):
         out = torch.full((len(q), plan.spec.q_heads, plan.spec.v_dim + 3), float("nan"), dtype=q.dtype)[
@@ -243,9 +246,11 @@ def test_the_backend_divides_a_batch(backend: TritonAttention, lens: Lens) -> No
     spec = AttentionSpec(4, 2, 16, 16, 0.3, window=33, softcap=9.0)
     layout = make_layout(lens, torch.randperm(150))
     q, k, v = tensors(layout, spec)
-    out = backend.run(backend.plan(layout, spec), q, k, v, k_scale=0.5, v_scale=2.0)
-    assert out.shape == (len(q), 4, 16)
-    torch.testing.assert_close(out, expected(layout, spec, q, k, v, 0.5, 2.0), rtol=2e-5, atol=2e-5)
+    reference = expected(layout, spec, q, k, v, 0.5, 2.0)
+    for each in (layout, in_a_page_table(layout)):
+        out = backend.run(backend.plan(each, spec), q, k, v, k_scale=0.5, v_scale=2.0)
+        assert out.shape == (len(q), 4, 16)
+        torch.testing.assert_close(out, reference, rtol=2e-5, atol=2e-5)
 
 
 def test_the_backend_refills_a_plan(backend: TritonAttention) -> None:

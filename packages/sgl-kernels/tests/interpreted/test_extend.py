@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import accumulate
 from random import Random
 
 import numpy as np
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from sgl_kernels import AttentionSpec, PagedLayout, load_attention
 from sgl_kernels._triton import extend, extend_plan
+from sgl_kernels.attention.arguments import kv_starts, starts
 
 CPU = torch.device("cpu")
 Lens = list[tuple[int, int]]  # (q_len, kv_len) of each request
@@ -28,8 +28,6 @@ WAYS = ["paged", "gathered"]
 def make_layout(lens: Lens, slots: Tensor) -> PagedLayout:
     q_lens, kv_lens = tuple(q for q, _ in lens), tuple(kv for _, kv in lens)
     return PagedLayout(
-        torch.tensor(list(accumulate(q_lens, initial=0)), dtype=torch.int32),
-        torch.tensor(list(accumulate(kv_lens, initial=0)), dtype=torch.int32),
         slots[: sum(kv_lens)],
         q_lens,
         kv_lens,
@@ -47,7 +45,7 @@ def plan_of(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(extend_plan, "way_of", lambda *_: way)
         return extend.plan_extend(
-            layout, spec, chosen, layout.q_indptr.tolist(), layout.kv_indptr.tolist(), into
+            layout, spec, chosen, starts(layout.q_lens).tolist(), kv_starts(layout).tolist(), into
         )
 
 
@@ -69,8 +67,8 @@ def compare(
     backend = load_attention("reference", [spec], CPU)
     wide = (q.float(), k.float(), v.float())
     expected = backend.run(backend.plan(layout, spec), *wide, k_scale=scales[0], v_scale=scales[1])
-    for r in range(len(layout.q_lens)):
-        rows = slice(int(layout.q_indptr[r]), int(layout.q_indptr[r + 1]))
+    for r, (begin, q_len) in enumerate(zip(starts(layout.q_lens), layout.q_lens, strict=True)):
+        rows = slice(begin, begin + q_len)
         if requests is None or r in requests:
             torch.testing.assert_close(out[rows].float(), expected[rows], rtol=tolerance, atol=tolerance)
         else:

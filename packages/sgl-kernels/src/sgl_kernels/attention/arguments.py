@@ -6,14 +6,16 @@ Looks only at what the host knows. That the slots lie inside the caches is the c
 
 from __future__ import annotations
 
-from operator import gt
+from collections.abc import Sequence
+from operator import add, gt
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from sgl_kernels._check import FLOAT8, FLOATS, INTEGERS, check, require
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout
+from sgl_kernels.attention.splits import I64
 
 
 class Size(NamedTuple):
@@ -22,7 +24,12 @@ class Size(NamedTuple):
     requests: int
     queries: int
     tokens: int
-    decode: bool  # one query a request
+    extends: int  # requests with several queries
+
+    @property
+    def decode(self) -> bool:
+        """One query a request."""
+        return not self.extends
 
 
 def check_layout(layout: PagedLayout) -> Size:
@@ -36,15 +43,28 @@ def check_layout(layout: PagedLayout) -> Size:
         "counts a request's queries too, so it is no less than q_lens",
     )
     queries, tokens = sum(layout.q_lens), sum(layout.kv_lens)
-    check("q_indptr", layout.q_indptr, [n + 1], dtypes=(torch.int32,))
-    check("kv_indptr", layout.kv_indptr, [n + 1], like=layout.q_indptr)
-    check("kv_slots", layout.kv_slots, [None], like=layout.q_indptr, dtypes=INTEGERS, contiguous=True)
-    require(
-        layout.kv_slots.shape[0] >= tokens,
-        "kv_slots",
-        f"has {layout.kv_slots.shape[0]} slots for {tokens} tokens",
-    )
-    return Size(n, queries, tokens, queries == n)
+    check("kv_slots", layout.kv_slots, [None], dtypes=INTEGERS, contiguous=True)
+    room, end = layout.kv_slots.shape[0], tokens
+    if layout.kv_starts is not None:
+        require(
+            len(layout.kv_starts) == n, "kv_starts", f"has {len(layout.kv_starts)} requests, q_lens has {n}"
+        )
+        require(min(layout.kv_starts, default=0) >= 0, "kv_starts", "must not be negative")
+        end = max(map(add, layout.kv_starts, layout.kv_lens), default=0)
+    require(room >= end, "kv_slots", f"has {room} slots, and the tokens of a request end at {end}")
+    return Size(n, queries, tokens, sum(q_len > 1 for q_len in layout.q_lens))
+
+
+def starts(lengths: Sequence[int] | I64) -> I64:
+    """Where each of so many things begins, if they lie one after another."""
+    ends = np.asarray(lengths, np.int64)
+    first: I64 = ends.cumsum() - ends
+    return first
+
+
+def kv_starts(layout: PagedLayout) -> I64:
+    """[n]: where each request's tokens begin in kv_slots."""
+    return starts(layout.kv_lens) if layout.kv_starts is None else np.array(layout.kv_starts, np.int64)
 
 
 def check_no_larger(new: Size, made_for: Size) -> None:
@@ -53,11 +73,9 @@ def check_no_larger(new: Size, made_for: Size) -> None:
         ("requests", new.requests, made_for.requests),
         ("queries", new.queries, made_for.queries),
         ("tokens", new.tokens, made_for.tokens),
+        ("requests with several queries", new.extends, made_for.extends),
     ):
         require(have <= most, "into", f"was made for at most {most} {what}, the layout has {have}")
-    require(
-        new.decode or not made_for.decode, "into", "was made for one query a request, the layout has more"
-    )
 
 
 def check_run(spec: AttentionSpec, queries: int, q: Tensor, k_cache: Tensor, v_cache: Tensor) -> None:

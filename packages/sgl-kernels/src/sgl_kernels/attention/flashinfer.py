@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,7 @@ class FlashInferAttention:
     """
 
     name = "flashinfer"
+    refills: Literal["none", "decode", "any"] = "decode"
 
     def __init__(self, device: torch.device) -> None:
         found = available()["flashinfer"]
@@ -122,7 +123,7 @@ class FlashInferAttention:
         spec, layout = plan.spec, plan.layout
         missing = plan.made_for.requests - len(layout.kv_lens) if plan.made_for.decode else 0
         kv_lens = (*layout.kv_lens, *[1] * missing)
-        slots = layout.kv_slots[: sum(layout.kv_lens)].int()
+        slots = _slots(layout).int()
         if missing:
             slots = F.pad(slots, (0, missing))
         kv_indptr, ones = _indptr(kv_lens), torch.ones(len(kv_lens), dtype=torch.int32)
@@ -190,6 +191,14 @@ class FlashInferAttention:
         caches = (k_cache.unsqueeze(1), v_cache.unsqueeze(1))
         out: Tensor = plan.wrapper.run(q, caches, k_scale=k_scale, v_scale=v_scale)
         return out[:queries]
+
+
+def _slots(layout: PagedLayout) -> Tensor:
+    """[Σkv]: one request's after another's, as FlashInfer wants them."""
+    if layout.kv_starts is None or not layout.kv_lens:
+        return layout.kv_slots[: sum(layout.kv_lens)]
+    own = zip(layout.kv_starts, layout.kv_lens, strict=True)
+    return torch.cat([layout.kv_slots[start : start + length] for start, length in own])
 
 
 def _indptr(lengths: tuple[int, ...]) -> Tensor:

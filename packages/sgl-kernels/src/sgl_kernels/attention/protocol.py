@@ -10,7 +10,7 @@ position kv_len - q_len + i and sees the positions up to its own, or the last `w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -45,16 +45,16 @@ class SharedPrefix(NamedTuple):
 class PagedLayout:
     """The n requests of one step; shared by all layers. Pages are single tokens.
 
-    Request r owns queries [q_indptr[r], q_indptr[r+1]) and its kv_lens[r] tokens, in order of position, lie
-    in the slots kv_slots[kv_indptr[r] : kv_indptr[r+1]] of every layer's cache. 0 < q_len <= kv_len. All of
-    these slots exist and hold finite values, those before a window too: a backend may read a few of them.
+    The queries of the requests lie one after another. The kv_lens[r] tokens of request r, in order of
+    position, lie in the slots kv_slots[kv_starts[r] :][: kv_lens[r]] of every layer's cache; so kv_slots may
+    be a page table as it is, seen as one row. 0 < q_len <= kv_len. All of these slots exist and hold finite
+    values, those before a window too: a backend may read a few of them.
     """
 
-    q_indptr: Tensor  # [n+1] int32
-    kv_indptr: Tensor  # [n+1] int32
-    kv_slots: Tensor  # [Σkv] int32 or int64
-    q_lens: tuple[int, ...]  # [n] host copies, for planners that must look
+    kv_slots: Tensor  # [any] int32 or int64
+    q_lens: tuple[int, ...]  # [n]
     kv_lens: tuple[int, ...]  # [n]
+    kv_starts: tuple[int, ...] | None = None  # [n]; None: the tokens, too, lie one after another
     # Disjoint, ascending; a hint that lets a backend read common tokens once for all rows of a group. Each
     # member has a query of its own beyond the prefix: tokens <= kv_len - q_len.
     shared: tuple[SharedPrefix, ...] = ()
@@ -68,6 +68,8 @@ class AttentionBackend(Protocol):
     """Paged attention on one device."""
 
     name: str
+    # Plans of which steps may be refilled on a CUDA device, and so captured: of one query a request, or any.
+    refills: Literal["none", "decode", "any"]
 
     def supports(self, spec: AttentionSpec) -> bool:
         """Whether `plan` accepts this spec."""
@@ -79,8 +81,8 @@ class AttentionBackend(Protocol):
         into: a plan of this backend and spec, whose buffers are refilled and which is returned. A CUDA graph
         captured with it computes the new layout when replayed, provided that the layout's tensors are the
         ones it was captured with (same addresses, new contents). The new layout must be no larger: at most as
-        many requests, queries and tokens as that plan's layout had, and one query a request if that had.
-        Raises ValueError otherwise. `plan` itself is never captured.
+        many requests, requests with several queries, queries and tokens as that plan's layout had. Raises
+        ValueError otherwise. `plan` itself is never captured.
         """
         ...
 

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from operator import add
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sgl_kernels._check import require
-from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run
+from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run, kv_starts, starts
 from sgl_kernels.attention.buckets import partition
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout, Plan
 
@@ -92,6 +93,7 @@ class ReferenceAttention:
     """The backend called "reference". One `run` at a time: they share a workspace."""
 
     name = "reference"
+    refills: Literal["none", "decode", "any"] = "none"
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -107,8 +109,8 @@ class ReferenceAttention:
         on a CUDA device `into` is refused with a ValueError."""
         size = check_layout(layout)
         single = [r for r, q_len in enumerate(layout.q_lens) if q_len == 1]
-        q_starts = list(accumulate(layout.q_lens, initial=0))
-        kv_stops = list(accumulate(layout.kv_lens))
+        q_starts = starts(layout.q_lens).tolist()
+        kv_stops = list(map(add, kv_starts(layout).tolist(), layout.kv_lens))
         buckets = self._buckets(layout, spec, single, q_starts, kv_stops)
         extends = [
             _extend(layout, spec, q_starts[r], kv_stops[r], q_len, layout.kv_lens[r])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import sub
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from sgl_kernels._check import require
 from sgl_kernels._triton.decode import DecodePlan, plan_decode, run_decode
 from sgl_kernels._triton.extend import ExtendPlan, plan_extend, run_extend, supports_extend
-from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run
+from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run, kv_starts, starts
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout, Plan
 from sgl_kernels.attention.splits import I64
 
@@ -36,6 +37,7 @@ class TritonAttention:
     """The backend called "triton". One `run` of a plan at a time: its launches share a workspace."""
 
     name = "triton"
+    refills: Literal["none", "decode", "any"] = "any"
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -49,12 +51,12 @@ class TritonAttention:
         size = check_layout(layout)
         _check_shared(layout)
         require(self.supports(spec), "spec", f"the backend 'triton' does not support {spec}")
-        q_lens, kv_lens = np.array(layout.q_lens, np.int64), np.array(layout.kv_lens, np.int64)
-        starts = q_lens.cumsum() - q_lens, kv_lens.cumsum() - kv_lens
+        q_lens = np.array(layout.q_lens, np.int64)
+        first = starts(q_lens), kv_starts(layout)
         single, several = (q_lens == 1).nonzero()[0], (q_lens > 1).nonzero()[0]
         if into is None:
-            decode = plan_decode(layout, spec, single, *starts) if single.size else None
-            extend = _plan_extend(layout, spec, several, starts) if several.size else None
+            decode = plan_decode(layout, spec, single, *first) if single.size else None
+            extend = _plan_extend(layout, spec, several, first) if several.size else None
             return _TritonPlan(spec, size, size.queries, decode, extend)
         require(isinstance(into, _TritonPlan) and into.spec == spec, "into", "is of another backend or spec")
         assert isinstance(into, _TritonPlan)
@@ -62,9 +64,9 @@ class TritonAttention:
         if into.decode is None:  # its graph has no such launch; the other kernel computes one query too
             single, several = single[:0], np.arange(size.requests)
         if into.extend is not None:
-            _plan_extend(layout, spec, several, starts, into.extend)
+            _plan_extend(layout, spec, several, first, into.extend)
         if into.decode is not None:
-            plan_decode(layout, spec, single, *starts, into.decode)
+            plan_decode(layout, spec, single, *first, into.decode)
         into.queries = size.queries
         return into
 
@@ -92,10 +94,10 @@ def _plan_extend(
     layout: PagedLayout,
     spec: AttentionSpec,
     requests: I64,
-    starts: tuple[I64, I64],
+    first: tuple[I64, I64],
     into: ExtendPlan | None = None,
 ) -> ExtendPlan:
-    return plan_extend(layout, spec, requests.tolist(), starts[0].tolist(), starts[1].tolist(), into)
+    return plan_extend(layout, spec, requests.tolist(), first[0].tolist(), first[1].tolist(), into)
 
 
 def _check_shared(layout: PagedLayout) -> None:

@@ -74,9 +74,7 @@ def _case(
         if groups:
             each = slots.view(groups, rows // groups, lengths[0])
             each[:, :, :prefix] = each[:, :1, :prefix].clone()
-        layout = PagedLayout(
-            _indptr([1] * rows), _indptr(lengths), slots, (1,) * rows, tuple(lengths), shared
-        )
+        layout = PagedLayout(slots, (1,) * rows, tuple(lengths), shared=shared)
         q = torch.randn(rows, spec.q_heads, spec.head_dim, device="cuda").bfloat16()
         k = _random(tokens, spec.kv_heads, spec.head_dim, kind)
         v = k[..., : spec.v_dim] if latent else _random(tokens, spec.kv_heads, spec.v_dim, kind)
@@ -110,7 +108,7 @@ class _Work:
             _workspace(), "NHD", use_tensor_cores=tensor_cores
         )
         wrapper.plan(
-            self.layout.kv_indptr,
+            _indptr(self.layout.kv_lens),
             self.layout.kv_slots,
             torch.ones(len(self.layout.kv_lens), dtype=torch.int32, device="cuda"),
             spec.q_heads,

@@ -90,16 +90,16 @@ def _prepare(spec: AttentionSpec, lens: _Lens, stored: torch.dtype, in_a_row: bo
     )
 
 
+def _indptr(lens: tuple[int, ...]) -> Tensor:
+    return torch.tensor(list(accumulate(lens, initial=0)), dtype=torch.int32)
+
+
 def _layout(lens: _Lens, in_a_row: bool) -> PagedLayout:
     q_lens, kv_lens = (tuple(part) for part in zip(*lens, strict=True))
     tokens = sum(kv_lens)
-    q_indptr, kv_indptr = (
-        torch.tensor(list(accumulate(part, initial=0)), dtype=torch.int32, device="cuda")
-        for part in (q_lens, kv_lens)
-    )
     order = torch.arange if in_a_row else torch.randperm
     slots = order(tokens + 64, device="cuda")[:tokens].int()
-    return PagedLayout(q_indptr, kv_indptr, slots, q_lens, kv_lens)
+    return PagedLayout(slots, q_lens, kv_lens)
 
 
 def _others(spec: AttentionSpec, layout: PagedLayout, q: Tensor, k: Tensor, v: Tensor) -> dict[str, Call]:
@@ -133,7 +133,7 @@ def _flashinfer(kind: str, spec: AttentionSpec, layout: PagedLayout, q: Tensor, 
         workspace = torch.zeros(256 << 20, dtype=torch.uint8, device=q.device)
         planned = flashinfer.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=kind)
         planned.plan(
-            layout.q_indptr.cpu(), layout.kv_indptr.cpu(), layout.kv_slots,
+            *(_indptr(lens) for lens in (layout.q_lens, layout.kv_lens)), layout.kv_slots,
             torch.ones(len(layout.q_lens), dtype=torch.int32), spec.q_heads, spec.kv_heads, spec.head_dim, 1,
             causal=True, sm_scale=spec.scale, window_left=-1 if spec.window is None else spec.window - 1,
             logits_soft_cap=spec.softcap, q_data_type=q.dtype, kv_data_type=k.dtype,

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
-from sgl_kernels import store_kv
+from sgl_kernels import rope_and_store_kv, store_kv
 from sgl_kernels.attention import AttentionSpec
 from torch import Tensor, nn
 
 from sgl_runtime.layers.inputs import Inputs
+from sgl_runtime.layers.rotary import Rotation
 
 __all__ = ["AttentionSpec", "PagedAttention"]
 
 
 class PagedAttention(nn.Module):
-    """Store this pass's keys and values, then let every query see its own request up to its own position.
+    """Rotate, store this pass's keys and values, then let every query see its own request up to its position.
 
     `layer` is the index into the KV pool; `spec` counts this rank's heads.
     """
@@ -23,9 +24,15 @@ class PagedAttention(nn.Module):
         self.layer = layer
         self.spec = spec
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, rotation: Rotation | None = None
+    ) -> Tensor:
         """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [T, q_heads *
-        v_dim]."""
+        v_dim]. With a rotation, q and k are used up."""
         k_cache, v_cache = inputs.kv[self.layer]
-        store_kv(k, v, k_cache, v_cache, inputs.slots)
+        if rotation is None:
+            store_kv(k, v, k_cache, v_cache, inputs.slots)
+        else:
+            cos, sin, positions = rotation
+            rope_and_store_kv(q, k, v, cos, sin, k_cache, v_cache, inputs.slots, positions=positions)
         return inputs.attention.run(inputs.plans[self.layer], q, k_cache, v_cache).flatten(1)

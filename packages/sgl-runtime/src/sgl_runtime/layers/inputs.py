@@ -16,9 +16,9 @@ from sgl_runtime.layers.kv import KVPool
 class Inputs:
     """The T tokens of a batch, request after request, on the device."""
 
-    tokens: Tensor  # [T] int64, in [0, vocabulary)
-    positions: Tensor  # [T] int64
-    slots: Tensor  # [T] int64: where in the pool their keys and values go
+    tokens: Tensor  # [T] int32, in [0, vocabulary)
+    positions: Tensor  # [T] int32
+    slots: Tensor  # [T] int32: where in the pool their keys and values go; -1: nowhere
     kv: KVPool
     attention: AttentionBackend
     plans: Sequence[Plan]  # one per layer; layers of one spec share theirs

@@ -3,15 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from sgl_kernels.attention import AttentionSpec
 from torch import Tensor
 
+_NARROW: Mapping[str, torch.dtype] = MappingProxyType(
+    {"fp8_e5m2": torch.float8_e5m2, "fp8_e4m3": torch.float8_e4m3fn}
+)
+
+
+def cache_dtype(asked: str, dtype: torch.dtype) -> torch.dtype:
+    """Of keys and values in the pool, for activations of `dtype`; `asked` as --kv-cache-dtype.
+
+    Float8 without scales: what is beyond its range is stored as its largest number.
+    """
+    return dtype if asked == "auto" else _NARROW[asked]
+
 
 def bytes_per_slot(specs: Sequence[AttentionSpec], dtype: torch.dtype) -> int:
-    """Memory of one token over all layers on this rank."""
+    """Memory of one token over all layers on this rank, in a pool of this dtype."""
     return sum(spec.kv_heads * (spec.head_dim + spec.v_dim) for spec in specs) * dtype.itemsize
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rotary position embedding: the angles of all tokens once per pass, their application once per layer.
+"""Rotary position embedding: where the tokens of a pass are, once; their rotation, once per layer.
 
 The frequencies do not depend on the lengths in a batch: what is in the KV cache was rotated with the same
 ones.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sgl_kernels import apply_rope, rope_frequencies, rope_table
+from sgl_kernels import rope_frequencies, rope_table
 from torch import Tensor, nn
 
 from sgl_runtime.errors import ConfigError
@@ -17,14 +17,11 @@ from sgl_runtime.layers.build import Build
 
 
 class Rotation(NamedTuple):
-    """Where the tokens of one pass are, as the cosines and sines that `apply_rope` takes."""
+    """Where the tokens of one pass are, as the arguments of `sgl_kernels.rope_and_store_kv`."""
 
-    cos: Tensor  # [T, rotary_dim]
-    sin: Tensor  # [T, rotary_dim]
-
-    def apply(self, q: Tensor, k: Tensor) -> None:
-        """Rotate q [T, heads, head_dim] and k [T, KV heads, head_dim] in place."""
-        apply_rope(q, k, self.cos, self.sin)
+    cos: Tensor  # [T, rotary_dim], or of all positions
+    sin: Tensor
+    positions: Tensor | None  # [T]: which rows of the two; None: token t has row t
 
 
 class Rotary(nn.Module):
@@ -53,4 +50,6 @@ class Rotary(nn.Module):
         )  # no parameters: no checkpoint fills them
 
     def forward(self, positions: Tensor) -> Rotation:
-        return Rotation(self._cos.index_select(0, positions), self._sin.index_select(0, positions))
+        if positions.is_cuda:  # a kernel looks each up where it needs it
+            return Rotation(self._cos, self._sin, positions)
+        return Rotation(self._cos.index_select(0, positions), self._sin.index_select(0, positions), None)

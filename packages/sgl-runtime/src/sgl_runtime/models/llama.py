@@ -44,8 +44,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation, inputs: Inputs) -> Tensor:
         q, k, v = self.qkv_proj.split(x)
-        rotation.apply(q, k)
-        return self.o_proj(self.attend(q, k, v, inputs))
+        return self.o_proj(self.attend(q, k, v, inputs, rotation))
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ from typing import Never
 import torch
 from tqdm import tqdm
 
+from sgl_runtime import log
 from sgl_runtime.cache.prefix import NoCache
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
@@ -30,6 +31,7 @@ from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.scheduler import Scheduler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
+_logger = log.logger(__name__)
 _FOLLOWERS_CONNECT_S = 120.0
 
 
@@ -83,6 +85,11 @@ def run(
     with tqdm(desc="loading weights", unit=" tensors", disable=rank > 0, leave=False) as bar:
         runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
     phases.end("weights and KV pool")
+    with tqdm(desc="capturing CUDA graphs", disable=rank > 0 or device.type == "cpu", leave=False) as bar:
+        spent = runner.prepare(lambda done, total: _advance(bar, done, total))
+    if device.type == "cuda":
+        phases.end("CUDA graphs")
+        _logger.info("memory of %s:\n%s", device, spent.table())
     if rank > 0:
         tap: Tap[ToFollower] = Tap(leader, ToFollower)
         pipe.ready(Ready(seconds=phases.seconds))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Batch` -> `Inputs`: the host works out lengths and indices, the device looks up what only it knows.
+"""`Batch` -> `Pass`: what the host says of one forward pass, and what the device remembers of each row.
 
-`Rows` is what the device remembers of each page-table row between two passes: the slots of its tokens, and
-the token sampled last, so that a pass can begin before the host has seen the end of the one before.
+The host works out lengths and indices, in one array that travels in one copy. The device looks up what only
+it knows: `Rows` keeps the slots of each request's tokens and the token sampled last, so that a pass can begin
+before the host has seen the end of the one before.
 """
 
 from __future__ import annotations
@@ -14,146 +15,92 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sgl_kernels import AttentionBackend, AttentionSpec, PagedLayout
+from sgl_kernels import PagedLayout, SharedPrefix
 from torch import Tensor
 
-from sgl_runtime.layers import Inputs, KVPool
-from sgl_runtime.messages import I32, I64, Batch
-from sgl_runtime.runner.transfer import to_device
+from sgl_runtime.messages import I32, Batch, Prefix
 
-_NOTHING: I32 = np.empty(0, np.int32)
-_ZERO: I32 = np.zeros(1, np.int32)
+# What is said of each token, one array [T] each.
+TOKEN, POSITION, SLOT, ROW = range(4)
 
 
 class Rows:
-    """What the device remembers of each row: a page table [rows, width] and the last token [rows]."""
+    """A page table [rows + 1, width] and the last token of each row [rows + 1].
+
+    The last row is nobody's: what fills a pass up to the size of a CUDA graph lies there.
+    """
 
     def __init__(self, rows: int, width: int, device: torch.device) -> None:
         self.width = width
-        self.table = torch.zeros(
-            rows * width, dtype=torch.int32, device=device
-        )  # flat: row * width + position
-        self.last_token = torch.zeros(rows, dtype=torch.int64, device=device)
+        self.nobody = rows
+        self.table = torch.zeros((rows + 1) * width, dtype=torch.int32, device=device)
+        self.last_token = torch.zeros(rows + 1, dtype=torch.int32, device=device)
+
+    def enter(self, prefixes: Sequence[Prefix]) -> None:
+        """Requests entered these rows, with tokens that are already computed."""
+        cached = [prefix for prefix in prefixes if prefix.slots.size]
+        if not cached:
+            return
+        slots = torch.from_numpy(np.concatenate([prefix.slots for prefix in cached]))
+        if self.table.is_cuda:
+            slots = slots.pin_memory()
+        for prefix, own in zip(cached, slots.split([p.slots.size for p in cached]), strict=True):
+            start = prefix.row * self.width
+            self.table[start : start + own.shape[0]].copy_(own, non_blocking=True)
+
+    def note(self, ids: Tensor) -> None:
+        """Where a pass's tokens lie, ids [4, T]; before its attention is planned."""
+        entries = ids[ROW].long().mul_(self.width).add_(ids[POSITION])
+        self.table.index_copy_(0, entries, ids[SLOT])
+
+    def tokens(self, ids: Tensor) -> Tensor:
+        """The tokens of a pass, ids [4, T], with those that the host does not know: [T] int32."""
+        return torch.where(ids[TOKEN] < 0, self.last_token.index_select(0, ids[ROW]), ids[TOKEN])
 
     def remember(self, rows: Tensor, tokens: Tensor) -> None:
         """`tokens` [m] were sampled for `rows` [m].
 
         No valid token, -1, becomes 0: it may be embedded before the scheduler learns of it.
         """
-        self.last_token.index_copy_(0, rows, tokens.to(torch.int64).clamp_(min=0))
+        self.last_token.index_copy_(0, rows.long(), tokens.clamp(min=0))
 
 
 @dataclass(frozen=True)
-class Assembled:
-    """A batch on the device."""
+class Pass:
+    """One forward pass, as the host describes it."""
 
-    inputs: Inputs
-    sampled_rows: Tensor  # [m] int64: the rows of those that get a token
-    last: Tensor | None  # [m] int64: the last computed token of each, among the T; None: they are the T
-    input_index: Tensor  # [p] int64: tokens whose successor's log-probability is asked for
-    input_targets: Tensor  # [p] int64: those successors
+    ids: NDArray[np.int32]  # [4, T]
+    layout: PagedLayout  # its slots are the page table
+    last: I32 | None  # [m] the token of each sampled request, among the T; None: they are the T
+
+    @property
+    def requests(self) -> int:
+        return len(self.layout.q_lens)
+
+    @property
+    def tokens(self) -> int:
+        return self.ids.shape[1]
 
 
-class Assembler:
-    """Turns batches into inputs of a model whose layers have these `specs`."""
-
-    def __init__(
-        self,
-        rows: Rows,
-        kv: KVPool,
-        attention: AttentionBackend,
-        specs: Sequence[AttentionSpec],
-        device: torch.device,
-    ) -> None:
-        self._rows = rows
-        self._kv = kv
-        self._attention = attention
-        self._specs = specs
-        self._device = device
-
-    def __call__(self, batch: Batch) -> Assembled:
-        """Write the batch's slots into the page table and describe its pass. Host and device do not wait."""
-        assert batch.kv_lens.max() <= self._rows.width, (
-            "a request has no more tokens than a row of the page table"
-        )
-        q_ends, kv_ends = batch.q_lens.cumsum(), batch.kv_lens.cumsum()
-        row_starts = batch.rows.astype(np.int64) * self._rows.width
-        positions = _ranges(batch.kv_lens - batch.q_lens, batch.q_lens, q_ends)
-        carried = np.flatnonzero(batch.tokens < 0)
-        # In a pass of single tokens, their hidden states are those of the last tokens.
-        all_last = np.array_equal(batch.sampled, np.arange(batch.tokens.size))
-        long = to_device(
-            {
-                "tokens": batch.tokens,
-                "positions": positions,
-                "slots": batch.slots,
-                "entries": self._entries(batch, np.repeat(row_starts, batch.q_lens) + positions),
-                "kv_shift": row_starts - (kv_ends - batch.kv_lens),
-                "carried": carried,
-                "carried_rows": np.repeat(batch.rows, batch.q_lens)[carried],
-                "sampled_rows": batch.rows[batch.sampled],
-                "last": _NOTHING if all_last else q_ends[batch.sampled] - 1,
-                "input_index": _NOTHING if batch.logprobs is None else batch.logprobs.input_index,
-                "input_targets": _NOTHING if batch.logprobs is None else batch.logprobs.input_targets,
-            },
-            np.int64,
-            self._device,
-        )
-        short = to_device(
-            {
-                "slots": np.concatenate([*(prefix.slots for prefix in batch.prefixes), batch.slots]),
-                "q_indptr": np.concatenate([_ZERO, q_ends]),
-                "kv_indptr": np.concatenate([_ZERO, kv_ends]),
-                "kv_lens": batch.kv_lens,
-            },
-            np.int32,
-            self._device,
-        )
-        self._rows.table.index_copy_(0, long["entries"], short["slots"])
-        if carried.size:
-            sampled = self._rows.last_token.index_select(0, long["carried_rows"])
-            long["tokens"].index_copy_(0, long["carried"], sampled)
-        layout = PagedLayout(
-            q_indptr=short["q_indptr"],
-            kv_indptr=short["kv_indptr"],
-            kv_slots=self._kv_slots(long["kv_shift"], short["kv_lens"], int(kv_ends[-1])),
-            q_lens=tuple(batch.q_lens.tolist()),
-            kv_lens=tuple(batch.kv_lens.tolist()),
-        )
-        return Assembled(
-            inputs=self._inputs(long["tokens"], long["positions"], long["slots"], layout),
-            sampled_rows=long["sampled_rows"],
-            last=None if all_last else long["last"],
-            input_index=long["input_index"],
-            input_targets=long["input_targets"],
-        )
-
-    def _entries(self, batch: Batch, computed: I64) -> I64:
-        """Page-table entries of the prefixes, then of the tokens computed in this pass."""
-        if not batch.prefixes:
-            return computed
-        starts = [prefix.row * self._rows.width for prefix in batch.prefixes]
-        known = [
-            np.arange(start, start + prefix.slots.size)
-            for start, prefix in zip(starts, batch.prefixes, strict=True)
-        ]
-        return np.concatenate([*known, computed])
-
-    def _kv_slots(self, shift: Tensor, kv_lens: Tensor, total: int) -> Tensor:
-        """Slots of all visible tokens, request after request [total]: a gather whose size the host knows.
-
-        shift [n]: the page-table entry of each request's first token, less the visible tokens before it.
-        """
-        entries = torch.arange(total, device=self._device)
-        entries += torch.repeat_interleave(shift, kv_lens, output_size=total)
-        return self._rows.table.index_select(0, entries)
-
-    def _inputs(self, tokens: Tensor, positions: Tensor, slots: Tensor, layout: PagedLayout) -> Inputs:
-        """With one plan per layer; layers of one spec share theirs."""
-        plans = {spec: self._attention.plan(layout, spec) for spec in dict.fromkeys(self._specs)}
-        return Inputs(
-            tokens, positions, slots, self._kv, self._attention, [plans[spec] for spec in self._specs]
-        )
+def describe(batch: Batch, rows: Rows) -> Pass:
+    """The pass that a batch asks for, of requests that have entered their `rows`."""
+    assert batch.kv_lens.max() <= rows.width, "a request has no more tokens than a row of the page table"
+    q_ends = batch.q_lens.cumsum()
+    ids = np.empty((4, batch.tokens.size), np.int32)
+    ids[TOKEN] = batch.tokens
+    ids[POSITION] = _ranges(batch.kv_lens - batch.q_lens, batch.q_lens, q_ends)
+    ids[SLOT] = batch.slots
+    ids[ROW] = np.repeat(batch.rows, batch.q_lens)
+    # In a pass of single tokens, their hidden states are those of the last tokens.
+    all_last = np.array_equal(batch.sampled, np.arange(batch.tokens.size))
+    layout = PagedLayout(
+        kv_slots=rows.table,
+        q_lens=tuple(batch.q_lens.tolist()),
+        kv_lens=tuple(batch.kv_lens.tolist()),
+        kv_starts=tuple((batch.rows.astype(np.int64) * rows.width).tolist()),
+        shared=tuple(SharedPrefix(each.first, each.rows, each.tokens) for each in batch.shared),
+    )
+    return Pass(ids, layout, None if all_last else (q_ends[batch.sampled] - 1).astype(np.int32))
 
 
 def _ranges(first: NDArray[Any], lens: NDArray[Any], ends: NDArray[Any]) -> NDArray[Any]:

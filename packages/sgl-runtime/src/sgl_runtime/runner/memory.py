@@ -18,7 +18,7 @@ from sgl_runtime.errors import ConfigError
 
 _CPU_ROWS, _CUDA_ROWS = 256, 1024  # requests at once, when nobody says
 _CPU_SHARE = 0.2  # of the free memory of a computer that has other things to do
-_CUDA_SHARE = 0.88  # of the whole memory of a device that has not; the rest is for activations
+_CUDA_SHARE = 0.88  # of the whole memory of a device that has not, or less, if activations need more
 _MEANT_TO_FIT = 1024  # tokens that a suggested memory fraction makes room for
 _LARGEST_SUGGESTED = 0.98
 _TABLE_ENTRY = 4  # bytes of one entry of the page table
@@ -30,6 +30,30 @@ class Memory:
 
     free: int
     total: int
+
+
+@dataclass(frozen=True)
+class Spending:
+    """Where the bytes of one device went."""
+
+    total: int
+    weights: int
+    slots: int  # tokens
+    slot_bytes: int
+    reserve: int  # measured: what the largest step takes beside what stays
+    graphs: int
+    free: int  # of which the reserve is a part
+
+    def table(self) -> str:
+        """For a person: one line each."""
+        rows = (
+            ("weights", self.weights, ""),
+            ("keys and values", self.slots * self.slot_bytes, f"{self.slots:,} tokens"),
+            ("CUDA graphs", self.graphs, ""),
+            ("free", self.free, f"the largest step takes {gib(self.reserve)}"),
+            ("whole device", self.total, ""),
+        )
+        return "\n".join(f"  {name:<16}{gib(size):>12}  {note}".rstrip() for name, size, note in rows)
 
 
 @dataclass(frozen=True)
@@ -49,48 +73,73 @@ def free_memory(device: torch.device) -> Memory:
 
 
 def make_room(
-    config: ServeConfig, memory: Memory, *, kind: str, context_length: int, slot_bytes: int, neighbours: int
+    config: ServeConfig,
+    memory: Memory,
+    *,
+    kind: str,
+    context_length: int,
+    slot_bytes: int,
+    neighbours: int,
+    reserve: int = 0,
 ) -> Room:
     """What one rank gives to its pool and page table, of the `memory` that is left beside the weights.
 
     kind: "cpu" or "cuda". slot_bytes: of one token on this rank. neighbours: ranks that share this memory,
-    this one included. Raises ConfigError if what is asked for, or a single token, does not fit.
+    this one included. reserve: bytes that a step needs for itself. Raises ConfigError if what is asked for,
+    or a single token, does not fit.
     """
-    rows = config.max_running_requests
-    if rows is None:
-        rows = _CPU_ROWS if kind == "cpu" else _CUDA_ROWS
+    usable = Memory(memory.free - reserve, memory.total)
+    rows = rows_at_once(config, kind)
     table = rows * context_length * _TABLE_ENTRY
-    budget = _budget(config, memory, kind) // neighbours - table
+    budget = _budget(config, memory, kind, reserve) // neighbours - table
     slots = min(max(0, budget) // slot_bytes, rows * context_length)
     asked = config.max_total_tokens
     if asked is not None:
-        most = max(0, memory.free // neighbours - table) // slot_bytes
+        most = max(0, usable.free // neighbours - table) // slot_bytes
         if most and asked > most:
             raise ConfigError(
                 f"--max-total-tokens {asked} needs {gib(asked * slot_bytes)} "
-                f"and {gib(memory.free // neighbours)} is free: at most {most}",
+                f"and {gib(usable.free // neighbours)} is free: at most {most}",
                 param="max_total_tokens",
             )
         slots = min(asked, most)
     if slots < 1:
-        raise _too_small(memory, (table + _MEANT_TO_FIT * slot_bytes) * neighbours, slot_bytes)
+        raise _too_small(memory, (table + _MEANT_TO_FIT * slot_bytes) * neighbours, slot_bytes, reserve)
     return Room(slots=slots, rows=min(rows, slots), width=min(context_length, slots))
 
 
-def _budget(config: ServeConfig, memory: Memory, kind: str) -> int:
+def rows_at_once(config: ServeConfig, kind: str) -> int:
+    """Requests that may run at once, memory permitting."""
+    if config.max_running_requests is not None:
+        return config.max_running_requests
+    return _CPU_ROWS if kind == "cpu" else _CUDA_ROWS
+
+
+def _budget(config: ServeConfig, memory: Memory, kind: str, reserve: int) -> int:
     fraction = config.mem_fraction_static
     if fraction is None and kind == "cpu":
         return int(memory.free * _CPU_SHARE)
     # The fraction is of the whole memory and covers the weights, which are no longer free.
-    return memory.free - int(memory.total * (1 - (_CUDA_SHARE if fraction is None else fraction)))
+    left = int(memory.total * (1 - (_CUDA_SHARE if fraction is None else fraction)))
+    if fraction is None:
+        return memory.free - max(left, reserve)
+    if left < reserve <= memory.free and reserve:
+        largest = math.floor(100 * (1 - reserve / memory.total)) / 100
+        raise ConfigError(
+            f"--mem-fraction-static {fraction} leaves {gib(left)} beside weights and KV pool, and the "
+            f"largest step takes {gib(reserve)}: use {largest:.2f}, or a smaller --max-prefill-tokens",
+            param="mem_fraction_static",
+        )
+    return memory.free - left
 
 
-def _too_small(memory: Memory, needed: int, slot_bytes: int) -> ConfigError:
+def _too_small(memory: Memory, needed: int, slot_bytes: int, reserve: int) -> ConfigError:
     fraction = math.ceil(100 * (1 - (memory.free - needed) / memory.total)) / 100
+    fits = fraction <= min(_LARGEST_SUGGESTED, 1 - reserve / memory.total)
     remedy = (
         f"use --mem-fraction-static {fraction:.2f}"
-        if fraction <= _LARGEST_SUGGESTED
-        else "use a smaller model, or a smaller --context-length or --max-running-requests"
+        if fits
+        else "use a smaller model, --context-length, --max-running-requests or --max-prefill-tokens"
     )
     return ConfigError(
         f"no memory is left for keys and values, {slot_bytes} bytes a token: beside the weights, "

@@ -8,26 +8,41 @@ them the tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from sgl_kernels import AttentionBackend, AttentionSpec, load_attention
 from torch import Tensor
 
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
-from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import KVPool
-from sgl_runtime.layers.kv import bytes_per_slot
-from sgl_runtime.messages import Batch, Capacity, LogprobArrays
+from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
+from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays
 from sgl_runtime.parallel.tensor import TensorParallel
 from sgl_runtime.runner import logprobs
-from sgl_runtime.runner.assemble import Assembled, Assembler, Rows
+from sgl_runtime.runner.assemble import ROW, Pass, Rows, describe
+from sgl_runtime.runner.attention import choose_attention
+from sgl_runtime.runner.graphs import Graphs
 from sgl_runtime.runner.load import load_model
-from sgl_runtime.runner.memory import Room, free_memory, make_room
+from sgl_runtime.runner.memory import Room, Spending, free_memory, make_room
+from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.pending import Pending
+from sgl_runtime.runner.reserve import measure_reserve
 from sgl_runtime.runner.sampler import Sampler
+from sgl_runtime.runner.stream import on_stream
+from sgl_runtime.runner.transfer import to_device
 from sgl_runtime.runner.weights import Progress
+
+
+class _Computed(NamedTuple):
+    """What a pass left on the device."""
+
+    hidden: Tensor  # [T, hidden]
+    rows: Tensor  # [m] int32: page-table rows of those that are sampled
+    logits: Tensor | None  # [m, vocabulary]; None: nobody is sampled
 
 
 class Runner:
@@ -51,27 +66,72 @@ class Runner:
         progress: Progress | None = None,
     ) -> None:
         self._tp = tp
+        self._stream = torch.cuda.Stream(tp.device) if tp.device.type == "cuda" else None
+        with on_stream(self._stream):
+            self._build(config, model, path, progress)
+
+    def _build(self, config: ServeConfig, model: ModelConfig, path: Path, progress: Progress | None) -> None:
+        tp, before = self._tp, free_memory(self._tp.device)
         self._model, dtype = load_model(config, model, path, tp, progress)
         specs = self._model.attention_specs()
-        attention = _attention(config, specs, tp.device)
+        attention = choose_attention(config, specs, tp.device)
+        self._sampler = Sampler(model.vocab_size, tp.device, config.sampling_backend)
         context_length = config.context_length or model.context_length
+        cached = cache_dtype(config.kv_cache_dtype, dtype)
+        loaded = free_memory(tp.device)
+        reserve = measure_reserve(
+            config, self._model, attention, cached, context_length, self._sampler, tp.device
+        )
         room = self._agree(
             make_room(
                 config,
                 free_memory(tp.device),
                 kind=tp.device.type,
                 context_length=context_length,
-                slot_bytes=bytes_per_slot(specs, dtype),
+                slot_bytes=bytes_per_slot(specs, cached),
+                reserve=reserve,
                 # The ranks of a computer share its memory; those of CUDA have a device each.
                 neighbours=1 if tp.device.type == "cuda" else tp.size * config.data_parallel_size,
             )
         )
-        kv = KVPool(specs, room.slots, dtype, tp.device)
+        kv = KVPool(specs, room.slots, cached, tp.device)
+        self._spent = Spending(
+            total=loaded.total,
+            weights=before.free - loaded.free,
+            slots=room.slots,
+            slot_bytes=bytes_per_slot(specs, cached),
+            reserve=reserve,
+            graphs=0,
+            free=free_memory(tp.device).free,
+        )
         self._rows = Rows(room.rows, room.width, tp.device)
-        self._assemble = Assembler(self._rows, kv, attention, specs, tp.device)
-        self._sampler = Sampler(model.vocab_size, tp.device)
+        forward = torch.compile(self._model, dynamic=True) if config.enable_torch_compile else self._model
+        self._passes = Passes(forward, self._rows, kv, attention, specs)
         self.capacity = Capacity(room.slots, room.rows, context_length, model.vocab_size)
         self.asynchronous = tp.device.type == "cuda"
+        self._graphs = None
+        if self.asynchronous and not config.disable_cuda_graph and attention.refills != "none":
+            self._graphs = Graphs(
+                self._passes,
+                self._model.logits,
+                slots=room.slots,
+                rows=room.rows,
+                width=room.width,
+                extends=attention.refills == "any",
+            )
+
+    @torch.inference_mode()
+    def prepare(self, progress: Progress | None = None) -> Spending:
+        """Everything that would make a first pass slow. Every rank calls it, before the first batch.
+
+        Returns where the memory of this rank's device went.
+        """
+        if self._graphs is None:
+            return self._spent
+        with on_stream(self._stream):
+            self._graphs.prepare(progress)
+        free = free_memory(self._tp.device).free
+        return replace(self._spent, graphs=self._spent.free - free, free=free)
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Pending:
@@ -79,23 +139,43 @@ class Runner:
 
         Passes run in the order of the calls. On a follower, the result of the pending one means nothing.
         """
+        with on_stream(self._stream):
+            return self._forward(batch)
+
+    def _forward(self, batch: Batch) -> Pending:
         if self._tp.leads:
             self._sampler.begin(batch.sampling)
-        assembled = self._assemble(batch)
-        hidden = self._model(assembled.inputs)
+        self._rows.enter(batch.prefixes)
+        computed = self._compute(describe(batch, self._rows), batch.sampled.size > 0)
         of_prompt = None
         if batch.logprobs is not None and batch.logprobs.input_index.size:
-            of_prompt = self._of_prompt(batch.logprobs, assembled, hidden)
-        if not batch.sampled.size:
-            return Pending(assembled.sampled_rows, None, of_prompt)
-        last = hidden if assembled.last is None else hidden.index_select(0, assembled.last)
-        logits = self._model.logits(last)
-        tokens = self._choose(batch, logits)
-        self._rows.remember(assembled.sampled_rows, tokens)
+            of_prompt = self._of_prompt(batch.logprobs, computed.hidden)
+        if computed.logits is None:
+            return Pending(computed.rows, None, of_prompt)
+        tokens = self._choose(batch, computed.logits)
+        self._rows.remember(computed.rows, tokens)
         of_sampled = None
         if batch.logprobs is not None and self._tp.leads:
-            of_sampled = logprobs.of_sampled(logits, tokens, batch.logprobs)
+            of_sampled = logprobs.of_sampled(computed.logits, tokens, batch.logprobs)
         return Pending(tokens, of_sampled, of_prompt)
+
+    def _compute(self, step: Pass, sampled: bool) -> _Computed:
+        replayed = None if self._graphs is None else self._graphs.run(step)
+        if replayed is None:
+            ids, hidden = self._passes.run(step)
+            logits = None
+        else:
+            ids, hidden, logits = replayed
+        rows = ids[ROW]
+        if step.last is None:
+            return _Computed(hidden, rows, self._model.logits(hidden) if logits is None else logits)
+        last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
+        rows = rows.index_select(0, last)
+        if not sampled:
+            return _Computed(hidden, rows, None)
+        if logits is not None:
+            return _Computed(hidden, rows, logits.index_select(0, last))
+        return _Computed(hidden, rows, self._model.logits(hidden.index_select(0, last)))
 
     def _choose(self, batch: Batch, logits: Tensor) -> Tensor:
         """logits [m, V] -> tokens [m] int32, the same on every rank."""
@@ -105,11 +185,13 @@ class Runner:
             tokens = torch.empty(batch.sampled.size, dtype=torch.int32, device=logits.device)
         return self._tp.broadcast(tokens)
 
-    def _of_prompt(self, wanted: LogprobArrays, assembled: Assembled, hidden: Tensor) -> logprobs.Reported:
+    def _of_prompt(self, wanted: LogprobArrays, hidden: Tensor) -> logprobs.Reported:
+        arrays: dict[str, I32] = {"index": wanted.input_index, "targets": wanted.input_targets}
+        on_device = to_device(arrays, np.int64, self._tp.device)
         return logprobs.of_prompt(
-            hidden.index_select(0, assembled.input_index),
+            hidden.index_select(0, on_device["index"]),
             self._model.logits,
-            assembled.input_targets,
+            on_device["targets"],
             wanted.input_top,
             self.capacity.vocab_size,
         )
@@ -119,11 +201,3 @@ class Runner:
         mine = torch.tensor([room.slots], dtype=torch.int64, device=self._tp.device)
         slots = int(self._tp.all_gather(mine, [1] * self._tp.size).min())
         return Room(slots=slots, rows=min(room.rows, slots), width=min(room.width, slots))
-
-
-def _attention(config: ServeConfig, specs: list[AttentionSpec], device: torch.device) -> AttentionBackend:
-    name = None if config.attention_backend == "auto" else config.attention_backend
-    try:
-        return load_attention(name, specs, device)
-    except ValueError as error:
-        raise ConfigError(f"--attention-backend: {error}", param="attention_backend") from error

@@ -7,18 +7,27 @@ beside it do not notice.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 import torch
-from sgl_kernels import SamplingParameters, sample
+from sgl_kernels import SamplingParameters, available, sample
+from sgl_kernels.sampling import reference
 from torch import Tensor
 
+from sgl_runtime.errors import ConfigError
 from sgl_runtime.messages import I32, SamplingArrays
 from sgl_runtime.runner.penalties import Penalties
 from sgl_runtime.runner.transfer import to_device
 
+_Sample: TypeAlias = Callable[[Tensor, SamplingParameters], Tensor]
+
 
 class Sampler:
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, vocab_size: int, device: torch.device, backend: str = "auto") -> None:
+        """backend: as --sampling-backend. Raises ConfigError if it is not to be had here."""
+        self._sample = _backend(backend, device)
         self._penalties = Penalties(vocab_size, device)
         self._device = device
 
@@ -38,7 +47,7 @@ class Sampler:
             self._add_bias(scores, sampling)
         if penalised is not None:
             self._penalties.apply(scores, penalised)
-        tokens = sample(
+        tokens = self._sample(
             scores,
             SamplingParameters.of(
                 sampling.temperature,
@@ -58,3 +67,20 @@ class Sampler:
         where = to_device({"row": sampling.bias_rows, "token": sampling.bias_tokens}, np.int64, self._device)
         values = to_device({"value": sampling.bias_values}, np.float32, self._device)
         scores.index_put_((where["row"], where["token"]), values["value"], accumulate=True)
+
+
+def _backend(name: str, device: torch.device) -> _Sample:
+    if name == "flashinfer":
+        raise ConfigError(
+            "--sampling-backend flashinfer is not offered: the Triton kernels draw from the same "
+            "distributions in fewer reads of the logits, with a seed for each row; use auto",
+            param="sampling_backend",
+        )
+    if name == "reference":
+        return reference
+    if name == "triton" and (device.type != "cuda" or not available()["triton"].usable):
+        reason = (
+            available()["triton"].reason if device.type == "cuda" else f"it needs CUDA, not {device.type}"
+        )
+        raise ConfigError(f"--sampling-backend triton cannot be used: {reason}", param="sampling_backend")
+    return sample

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Passes`: runs the model on a described pass, kernel by kernel.
+
+    ids [4, T] ──► page table, tokens ──► model over the KV pool ──► hidden states of the T tokens
+
+`graphs` captures what this launches. Who is sampled, and how, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from sgl_kernels import AttentionBackend, AttentionSpec, PagedLayout
+from sgl_kernels.attention import Plan
+from torch import Tensor
+
+from sgl_runtime.layers import Inputs, KVPool
+from sgl_runtime.runner.assemble import POSITION, SLOT, Pass, Rows
+
+
+class Passes:
+    """The forward passes of one model over one KV pool."""
+
+    def __init__(
+        self,
+        model: Callable[[Inputs], Tensor],
+        rows: Rows,
+        kv: KVPool,
+        attention: AttentionBackend,
+        specs: Sequence[AttentionSpec],
+    ) -> None:
+        """model: its forward pass, compiled or not. specs: of its layers."""
+        self.rows = rows
+        self.kv = kv
+        self._model = model
+        self._attention = attention
+        self._specs = specs
+
+    def run(self, step: Pass) -> tuple[Tensor, Tensor]:
+        """Kernel by kernel: ids [4, T] on the device, and hidden states [T, hidden]."""
+        ids = torch.from_numpy(step.ids)
+        if self.rows.table.is_cuda:
+            ids = ids.pin_memory().to(self.rows.table.device, non_blocking=True)
+        return ids, self.compute(ids, self.plan(ids, step.layout))
+
+    def plan(
+        self, ids: Tensor, layout: PagedLayout, into: Mapping[AttentionSpec, Plan] | None = None
+    ) -> dict[AttentionSpec, Plan]:
+        """What the attention of every kind of layer is to do in a pass of tokens ids [4, T] on the device;
+        into: plans to be refilled."""
+        self.rows.note(ids)
+        return {
+            spec: self._attention.plan(layout, spec, None if into is None else into[spec])
+            for spec in dict.fromkeys(self._specs)
+        }
+
+    def compute(self, ids: Tensor, plans: Mapping[AttentionSpec, Plan]) -> Tensor:
+        """The planned pass, ids [4, T] -> [T, hidden]. Safe to capture in a CUDA graph."""
+        each = [plans[spec] for spec in self._specs]
+        tokens = self.rows.tokens(ids)
+        return self._model(Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each))

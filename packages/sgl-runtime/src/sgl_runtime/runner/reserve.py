@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much memory a step takes for itself, found by computing the largest one before the KV pool exists.
+
+The pass has as many prompt tokens as the scheduler will ever put together, and its logits as many rows as
+there can be requests. On a CPU, whose memory nobody shares out to the last byte, nothing is measured.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sgl_kernels import AttentionBackend
+
+from sgl_runtime.config import ServeConfig
+from sgl_runtime.layers import KVPool
+from sgl_runtime.messages import Batch, SamplingArrays
+from sgl_runtime.models.base import Model
+from sgl_runtime.runner.assemble import Rows, describe
+from sgl_runtime.runner.memory import rows_at_once
+from sgl_runtime.runner.passes import Passes
+from sgl_runtime.runner.sampler import Sampler
+
+_SLACK = 1.1  # memory in pieces that fit nothing
+_GRAPHS = 1 << 30  # for CUDA graphs and for what libraries take at their first use
+
+
+def measure_reserve(
+    config: ServeConfig,
+    model: Model,
+    attention: AttentionBackend,
+    cached: torch.dtype,
+    context_length: int,
+    sampler: Sampler,
+    device: torch.device,
+) -> int:
+    """Bytes beside weights and KV pool; they are free again afterwards, and the kernels of prompts warm."""
+    if device.type != "cuda":
+        return 0
+    tokens = config.max_prefill_tokens
+    if config.chunked_prefill_size <= 0:  # a prompt is never cut
+        tokens = max(tokens, context_length)
+    requests = _requests(tokens, min(context_length, tokens))
+    specs = model.attention_specs()
+    kv = KVPool(specs, tokens, cached, device)
+    rows = Rows(len(requests), min(context_length, tokens), device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    _, hidden = Passes(model, rows, kv, attention, specs).run(describe(_prompts(requests), rows))
+    logits = model.logits(hidden[: rows_at_once(config, device.type)])
+    sampler(logits, np.arange(len(logits), dtype=np.int32), _draws(len(logits)))
+    peak = torch.cuda.max_memory_allocated(device) - before
+    del kv, rows, hidden, logits
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    return int(peak * _SLACK) + _GRAPHS
+
+
+def _requests(tokens: int, longest: int) -> list[int]:
+    """Lengths of prompts that have so many tokens together."""
+    return [longest] * (tokens // longest) + [tokens % longest] * (tokens % longest > 0)
+
+
+def _prompts(lengths: list[int]) -> Batch:
+    """A pass that computes prompts of these lengths and samples nothing."""
+    q_lens, slots = np.array(lengths, np.int32), np.arange(sum(lengths), dtype=np.int32)
+    return Batch(
+        rows=np.arange(len(lengths), dtype=np.int32),
+        q_lens=q_lens,
+        kv_lens=q_lens,
+        tokens=np.zeros_like(slots),
+        slots=slots,
+        prefixes=(),
+        sampled=np.empty(0, np.int32),
+        sampling=_draws(0),
+    )
+
+
+def _draws(m: int) -> SamplingArrays:
+    """For m rows, in the way that takes most memory: from logits in float32."""
+    ones, zeros = np.ones(m, np.float32), np.zeros(m, np.float32)
+    first = np.zeros(min(m, 1), np.int32)
+    return SamplingArrays(
+        temperature=ones, top_p=ones, top_k=np.full(m, -1, np.int32), min_p=zeros, frequency_penalty=zeros,
+        presence_penalty=zeros, repetition_penalty=ones, seeds=np.zeros(m, np.int64),
+        steps=np.zeros(m, np.int32), bias_rows=first, bias_tokens=first, bias_values=zeros[: min(m, 1)],
+    )  # fmt: skip
