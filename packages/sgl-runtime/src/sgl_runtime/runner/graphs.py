@@ -2,9 +2,9 @@
 """CUDA graphs: a pass of few tokens as one launch, because launching its kernels takes longer than they do.
 
 A graph is for a number of tokens, and a pass is filled up to the next one there is; the steps between sizes
-are small beside the sizes. There are graphs of decoding requests alone, one token each, which compute the
-logits too, and such that also take a few prompts, or parts of them. What changes from pass to pass lies in
-buffers at fixed addresses: the ids of the tokens and the plans of attention.
+are small beside the sizes. There are graphs of decoding requests alone, one token each, and such that also
+take a few prompts, or parts of them. What changes from pass to pass lies in buffers at fixed addresses: the
+ids of the tokens and the plans of attention.
 
 All graphs take their memory from one pool: one runs at a time, and what it returns is read before the next.
 """
@@ -44,15 +44,6 @@ class _Graph:
     ids: Tensor  # [4, tokens]
     plans: dict[AttentionSpec, Plan]
     hidden: Tensor  # [tokens, hidden]
-    logits: Tensor | None  # [tokens, vocabulary]
-
-
-class Replayed(NamedTuple):
-    """Of the pass's T tokens; good until the next replay."""
-
-    ids: Tensor  # [4, T]
-    hidden: Tensor  # [T, hidden]
-    logits: Tensor | None  # [T, vocabulary]
 
 
 def decode_sizes(most: int) -> list[int]:
@@ -76,7 +67,6 @@ class Graphs:
     def __init__(
         self,
         passes: Passes,
-        logits: Callable[[Tensor], Tensor],
         *,
         slots: int,
         rows: int,
@@ -86,7 +76,6 @@ class Graphs:
         """slots, rows, width: of the KV pool and the page table. extends: whether the attention backend can
         refill plans of more than decoding requests."""
         self._passes = passes
-        self._logits = logits
         self._rows = rows
         self._tokens = min(rows * width, _OVER * slots)
         self._width = width
@@ -118,8 +107,11 @@ class Graphs:
         size = sizes[int(np.searchsorted(sizes, step.tokens))]
         return Shape(size, extends, bool(step.layout.shared) and not extends)
 
-    def run(self, step: Pass) -> Replayed | None:
-        """The pass by its graph, captured now if need be; None if it fits no graph."""
+    def run(self, step: Pass) -> tuple[Tensor, Tensor] | None:
+        """The pass by its graph, captured now if need be; None if it fits no graph.
+
+        Returns ids [4, T] and hidden states [T, hidden], which are good until the next replay.
+        """
         shape = self.shape_of(step)
         if shape is None:
             return None
@@ -133,8 +125,7 @@ class Graphs:
         graph.ids.copy_(filled, non_blocking=True)
         self._passes.plan(graph.ids, step.layout, graph.plans)
         graph.graph.replay()
-        logits = None if graph.logits is None else graph.logits[: step.tokens]
-        return Replayed(graph.ids[:, : step.tokens], graph.hidden[: step.tokens], logits)
+        return graph.ids[:, : step.tokens], graph.hidden[: step.tokens]
 
     def _pad(self, ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
         """Tokens of nobody: their keys go nowhere, and nobody attends to them."""
@@ -151,18 +142,14 @@ class Graphs:
         plans = self._passes.plan(ids, self._largest(shape))
         self._passes.plan(ids, self._least(shape), plans)
 
-        def compute() -> tuple[Tensor, Tensor | None]:
-            hidden = self._passes.compute(ids, plans)
-            return hidden, None if shape.extends else self._logits(hidden)
-
-        compute()
+        self._passes.compute(ids, plans)
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
         try:
-            hidden, logits = compute()
+            hidden = self._passes.compute(ids, plans)
         finally:
             graph.capture_end()
-        return _Graph(graph, ids, plans, hidden, logits)
+        return _Graph(graph, ids, plans, hidden)
 
     def _largest(self, shape: Shape) -> PagedLayout:
         """As many requests of each kind as any pass of the shape has, all at once, and as many tokens."""
@@ -175,7 +162,10 @@ class Graphs:
 
     def _least(self, shape: Shape) -> PagedLayout:
         """So many queries, which see nothing but themselves."""
-        q_lens = (1,) * (shape.tokens - 2) + (2,) if shape.extends else (1,) * shape.tokens
+        q_lens = (1,) * min(shape.tokens, self._rows)
+        if shape.extends:
+            several = max(2, shape.tokens - len(q_lens))
+            q_lens = (*q_lens[: shape.tokens - several], several)
         return self._layout(q_lens, q_lens, ())
 
     def _layout(

@@ -113,7 +113,6 @@ class Runner:
         if self.asynchronous and not config.disable_cuda_graph and attention.refills != "none":
             self._graphs = Graphs(
                 self._passes,
-                self._model.logits,
                 slots=room.slots,
                 rows=room.rows,
                 width=room.width,
@@ -161,20 +160,14 @@ class Runner:
 
     def _compute(self, step: Pass, sampled: bool) -> _Computed:
         replayed = None if self._graphs is None else self._graphs.run(step)
-        if replayed is None:
-            ids, hidden = self._passes.run(step)
-            logits = None
-        else:
-            ids, hidden, logits = replayed
+        ids, hidden = self._passes.run(step) if replayed is None else replayed
         rows = ids[ROW]
         if step.last is None:
-            return _Computed(hidden, rows, self._model.logits(hidden) if logits is None else logits)
+            return _Computed(hidden, rows, self._model.logits(hidden))
         last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
         rows = rows.index_select(0, last)
         if not sampled:
             return _Computed(hidden, rows, None)
-        if logits is not None:
-            return _Computed(hidden, rows, logits.index_select(0, last))
         return _Computed(hidden, rows, self._model.logits(hidden.index_select(0, last)))
 
     def _choose(self, batch: Batch, logits: Tensor) -> Tensor:
