@@ -110,6 +110,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     disable_overlap: Annotated[
         bool, _flag("plan a step only when the one before it has ended; on a CPU this is always so")
     ] = False
+    disable_regex_jump_forward: Annotated[
+        bool, _flag("sample every token of a constrained text, even where its grammar leaves no choice")
+    ] = False
     random_seed: Annotated[int | None, _flag("seed of everything random; none: a fresh one")] = None
     stream_interval: Annotated[int, _flag("tokens between two events of a stream"), Meta(ge=1)] = 1
 

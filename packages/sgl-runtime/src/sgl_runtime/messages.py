@@ -13,7 +13,7 @@ knows no socket, no torch, no tokenizer. After `engine.prepare` every value here
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -35,6 +35,13 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 # ------------------------------------------------------------------------------------------------- requests
 
 
+class Constraint(Value, frozen=True):
+    """The texts that a request may be answered with; each is known to compile."""
+
+    kind: Literal["regex", "json_schema", "ebnf"]
+    text: str  # a pattern as in Python's `re`; a schema as JSON; a grammar in llama.cpp's or Lark's notation
+
+
 class Sampling(Value, frozen=True):
     """How the tokens of one request are chosen and when it ends. Every field is already validated."""
 
@@ -52,6 +59,7 @@ class Sampling(Value, frozen=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
+    constraint: Constraint | None = None
 
 
 class LogprobSpec(Value, frozen=True):
@@ -97,12 +105,17 @@ class StoppedByLength(Message, frozen=True):
     length: int
 
 
+class StoppedByConstraint(Message, frozen=True):
+    """The text is complete: the request's constraint allows nothing after it."""
+
+
 class Aborted(Message, frozen=True):
     reason: str
     overloaded: bool = False  # the same request may succeed later
+    invalid: bool = False  # the request asks for what cannot be done
 
 
-Finish: TypeAlias = StoppedByToken | StoppedByString | StoppedByLength | Aborted
+Finish: TypeAlias = StoppedByToken | StoppedByString | StoppedByLength | StoppedByConstraint | Aborted
 
 
 class Logprobs(Value, frozen=True):
@@ -122,6 +135,7 @@ class Delta(Value, frozen=True):
     cached: int = 0  # prompt tokens whose keys and values were found in the prefix cache
     input_logprobs: Logprobs | None = None  # once, with the first delta that carries a token or a finish
     output_logprobs: Logprobs | None = None  # of `tokens`
+    forced: int = 0  # of `tokens`: not sampled, since the constraint left no choice
 
 
 class Load(Value, frozen=True):
@@ -137,6 +151,7 @@ class Load(Value, frozen=True):
     generated_tokens: int = 0
     retractions: int = 0
     steps: int = 0
+    forced_tokens: int = 0  # of the generated ones
 
 
 class Step(Message, frozen=True):
@@ -232,6 +247,17 @@ class Halt(Message, frozen=True):
 
 
 ToFollower: TypeAlias = Batch | Halt
+
+
+class Masks(msgspec.Struct, frozen=True, gc=False):
+    """Which tokens some of the rows that get one may take. Made after its batch, which it completes; it never
+    leaves the process.
+
+    Rows that may take the same tokens often share one array: it is read-only and named by its identity.
+    """
+
+    rows: I32  # [c] indices into the m of `Batch.sampled`, ascending
+    bits: list[I32]  # [c] of [ceil(vocab_size / 32)]: bit i of word w for token 32 w + i
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,7 @@ async def test_one_text() -> None:
             "id": "mine",
             "prompt_tokens": 5,
             "completion_tokens": 6,
+            "completion_tokens_wo_jump_forward": 6,
             "cached_tokens": 0,
             "finish_reason": {"type": "stop", "matched": EOS},
         },

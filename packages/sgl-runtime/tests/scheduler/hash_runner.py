@@ -16,15 +16,21 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sgl_constrain import Compiler, Matcher, Vocabulary
+
 from sgl_runtime.messages import (
     Aborted,
     Batch,
     Capacity,
+    Constraint,
     Finish,
     Generate,
     Logprobs,
+    Masks,
     Result,
+    Sampling,
     SamplingArrays,
+    StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
     StoppedByToken,
@@ -50,6 +56,24 @@ VOCABULARY: tuple[bytes, ...] = (
 V = len(VOCABULARY)
 EOS = frozenset({0})
 EMPTY_PREFIX = 0x5DEECE66D
+COMPILER = Compiler(Vocabulary(VOCABULARY, eos=EOS))
+
+
+def encode_text(text: bytes) -> list[int]:
+    """The tokenizer of this vocabulary: the longest token that fits, then on behind it."""
+    tokens: list[int] = []
+    while text:
+        fitting = [token for token in range(1, V) if VOCABULARY[token] and text.startswith(VOCABULARY[token])]
+        if not fitting:
+            return []
+        tokens.append(max(fitting, key=lambda token: len(VOCABULARY[token])))
+        text = text[len(VOCABULARY[tokens[-1]]) :]
+    return tokens
+
+
+def regex(pattern: str) -> Constraint:
+    return Constraint("regex", pattern)
+
 
 _MASK = (1 << 64) - 1
 
@@ -86,8 +110,9 @@ def next_token(
     bias: Sequence[tuple[int, float]],
     prompt: Collection[int],
     output: Counter[int],
+    allowed: Collection[int] = range(V),
 ) -> int:
-    """The token that the model chooses after a prefix."""
+    """The token that the model chooses after a prefix, -1 if there is none."""
     scores = [4 * unit(prefix, token) for token in range(V)]
     for token, value in bias:
         scores[token] += value
@@ -102,7 +127,8 @@ def next_token(
             mix(noise.seed, noise.step), hash((noise.temperature, noise.top_p, noise.top_k, noise.min_p))
         )
         scores = [score + noise.temperature * unit(draw, token) for token, score in enumerate(scores)]
-    return max(range(V), key=scores.__getitem__)
+    best = max(allowed, key=scores.__getitem__, default=-1)
+    return best if best >= 0 and scores[best] > -math.inf else -1
 
 
 def is_invalid(prefix: int, invalid: int) -> bool:
@@ -135,7 +161,8 @@ class HashRunner:
         self._decoder = decoder(ToFollower)
         self.shapes: list[tuple[list[int], int]] = []  # per batch: q_lens, requests that sample
 
-    def forward(self, batch: Batch) -> Result:
+    def forward(self, batch: Batch, masks: Callable[[], Masks | None] = lambda: None) -> Result:
+        """`masks` is asked when the memory has been read and written, as late as a real runner may ask."""
         batch = self._decoder.decode(encode(batch))  # what followers see is all there is
         self._enter(batch)
         q_lens, kv_lens, rows = batch.q_lens.tolist(), batch.kv_lens.tolist(), batch.rows.tolist()
@@ -161,7 +188,7 @@ class HashRunner:
                 self._kv[self._page[row][position]] = prefix[position]
         for row, prefix in zip(rows, spelled, strict=True):
             self._check(row, prefix)
-        return self._result(batch, rows, q_lens, kv_lens, spelled)
+        return self._result(batch, rows, q_lens, kv_lens, spelled, masks())
 
     def _enter(self, batch: Batch) -> None:
         for prefix in batch.prefixes:
@@ -212,9 +239,19 @@ class HashRunner:
             )
 
     def _result(
-        self, batch: Batch, rows: list[int], q_lens: list[int], kv_lens: list[int], spelled: list[list[int]]
+        self,
+        batch: Batch,
+        rows: list[int],
+        q_lens: list[int],
+        kv_lens: list[int],
+        spelled: list[list[int]],
+        masks: Masks | None,
     ) -> Result:
         sampling = batch.sampling
+        allowed: list[Collection[int]] = [range(V) for _ in batch.sampled]
+        if masks is not None:
+            for index, bits in zip(masks.rows.tolist(), masks.bits, strict=True):
+                allowed[index] = [token for token in range(V) if bits[0] >> token & 1]
         bias: list[list[tuple[int, float]]] = [[] for _ in batch.sampled]
         arrays = (sampling.bias_rows.tolist(), sampling.bias_tokens.tolist(), sampling.bias_values.tolist())
         for index, token, value in zip(*arrays, strict=True):
@@ -225,7 +262,8 @@ class HashRunner:
             row, prefix = rows[request], spelled[request][-1]
             prompt = self._prompts.get(row, set())
             output = self._outputs.setdefault(row, Counter())
-            token = next_token(prefix, _noise(sampling, index), bias[index], prompt, output)
+            noise = _noise(sampling, index)
+            token = next_token(prefix, noise, bias[index], prompt, output, allowed[index])
             token = -1 if is_invalid(prefix, self._invalid) else token
             self._last[row] = token
             output[token] += 1
@@ -275,7 +313,41 @@ class Answer:
     output_logprobs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
 
 
-def generate(message: Generate, capacity: Capacity, *, invalid: int) -> Answer:
+class Guide:
+    """What a constraint says about an output, each time from its first token on."""
+
+    def __init__(self, sampling: Sampling, stops: set[int]) -> None:
+        self._grammar = None if sampling.constraint is None else COMPILER.regex(sampling.constraint.text)
+        self._stops = stops
+
+    def allowed(self, output: list[int], *, early: bool) -> list[int]:
+        if self._grammar is None:
+            return list(range(V))
+        matcher = self._matcher(output)
+        ends = self._stops if matcher.is_complete() and not early else set()
+        return sorted(ends | {token for token in range(1, V) if matcher.validate_tokens([token])})
+
+    def is_complete(self, output: list[int]) -> bool:
+        if self._grammar is None:
+            return False
+        matcher = self._matcher(output)
+        return matcher.is_complete() and not any(matcher.validate_tokens([token]) for token in range(1, V))
+
+    def forced(self, output: list[int]) -> Sequence[int]:
+        if self._grammar is None:
+            return ()
+        matcher = self._matcher(output)
+        jump = matcher.jump_forward_tokens(encode_text, output[-3:])
+        return jump.tokens if not jump.drop else matcher.jump_forward_tokens(encode_text).tokens
+
+    def _matcher(self, output: list[int]) -> Matcher:
+        assert self._grammar is not None
+        matcher = Matcher(self._grammar)
+        assert matcher.accept_tokens(output) == len(output), "the output has left its grammar"
+        return matcher
+
+
+def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool = False) -> Answer:
     """What the request must be answered: one token after the other, the whole prefix each time, no memory, no
     batch."""
     sampling, answer, prompt = message.sampling, Answer(), message.tokens
@@ -294,7 +366,33 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int) -> Answer:
         answer.finish = StoppedByLength(0)
     prefix, text = hashes[-1], b""
     stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else EOS)
+    guide = Guide(sampling, stops)
+
+    def append(token: int) -> None:
+        nonlocal prefix, text
+        answer.tokens.append(token)
+        prefix = mix(prefix, token)
+        text += VOCABULARY[token]
+        found = [(text.find(stop), stop) for stop in sampling.stop if stop in text]
+        if token in stops:
+            answer.finish = StoppedByToken(token)
+        elif found:
+            answer.finish = StoppedByString(min(found, key=lambda where: where[0])[1])
+        elif (
+            len(answer.tokens) == sampling.max_new_tokens
+            or len(prompt) + len(answer.tokens) == capacity.context_length
+        ):
+            answer.finish = StoppedByLength(len(answer.tokens))
+
     while answer.finish is None:
+        while jumps and spec is None and not answer.finish and (forced := guide.forced(answer.tokens)):
+            for token in forced:
+                if answer.finish is None:
+                    append(token)
+        if answer.finish is None and guide.is_complete(answer.tokens):
+            answer.finish = StoppedByConstraint()
+        if answer.finish is not None:
+            break
         if len(prompt) + len(answer.tokens) > capacity.slots:
             answer.finish = Aborted("out of memory")
             break
@@ -313,23 +411,12 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int) -> Answer:
             sampling.seed,
             step,
         )
-        token = next_token(prefix, noise, bias, prompt, Counter(answer.tokens))
-        if is_invalid(prefix, invalid):
+        allowed = guide.allowed(answer.tokens, early=step < sampling.min_new_tokens)
+        token = next_token(prefix, noise, bias, prompt, Counter(answer.tokens), allowed)
+        if is_invalid(prefix, invalid) or token < 0:
             answer.finish = Aborted("not a number")
             break
-        answer.tokens.append(token)
         if spec is not None:
             answer.output_logprobs.append((logprob(prefix, token), top_logprobs(prefix, spec.top)))
-        prefix = mix(prefix, token)
-        text += VOCABULARY[token]
-        found = [(text.find(stop), stop) for stop in sampling.stop if stop in text]
-        if token in stops:
-            answer.finish = StoppedByToken(token)
-        elif found:
-            answer.finish = StoppedByString(min(found, key=lambda where: where[0])[1])
-        elif (
-            len(answer.tokens) == sampling.max_new_tokens
-            or len(prompt) + len(answer.tokens) == capacity.context_length
-        ):
-            answer.finish = StoppedByLength(len(answer.tokens))
+        append(token)
     return answer

@@ -6,17 +6,58 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import numpy as np
-from hash_runner import EOS, VOCABULARY, Answer, HashRunner, V, generate
+from hash_runner import COMPILER, EOS, VOCABULARY, Answer, HashRunner, V, encode_text, generate
+from sgl_constrain import ConstrainError
 
 from sgl_runtime.cache.prefix import NoCache, Node
 from sgl_runtime.cache.radix import RadixCache
-from sgl_runtime.messages import Aborted, Capacity, Delta, Generate, LogprobSpec, Result, Sampling
+from sgl_runtime.messages import (
+    Aborted,
+    Capacity,
+    Constraint,
+    Delta,
+    Generate,
+    LogprobSpec,
+    Masks,
+    Result,
+    Sampling,
+)
+from sgl_runtime.scheduler.constraint import CompiledGrammar, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.text.constraints import compile_constraint
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
+
+
+class LateGrammars(Grammars):
+    """A grammar is ready when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(partial(compile_constraint, COMPILER))
+        self._thread.shutdown()
+        self._waiting: list[tuple[Constraint, Future[CompiledGrammar]]] = []
+        self.late = False
+
+    def ask(self, constraint: Constraint) -> Future[CompiledGrammar]:
+        future: Future[CompiledGrammar] = Future()
+        self._waiting.append((constraint, future))
+        if not self.late:
+            self.compile()
+        return future
+
+    def compile(self) -> None:
+        """Everything that was asked for."""
+        for constraint, future in self._waiting:
+            try:
+                future.set_result(self._make(constraint))
+            except ConstrainError as error:
+                future.set_exception(error)
+        self._waiting.clear()
 
 
 class Replica:
@@ -31,11 +72,16 @@ class Replica:
         radix: bool = True,
         overlap: bool = False,
         invalid: int = 0,
+        jumps: bool = True,
         **options: Any,
     ) -> None:
         self.capacity = Capacity(slots=slots, rows=rows, context_length=context_length, vocab_size=V)
         self.cache = RadixCache() if radix else NoCache()
-        options = {"eos": EOS, "vocabulary": VOCABULARY, **options}
+        self.grammars = LateGrammars()
+        self.jumps = jumps
+        encode = encode_text if jumps else None
+        defaults = {"eos": EOS, "vocabulary": VOCABULARY, "grammars": self.grammars, "encode": encode}
+        options = {**defaults, **options}
         self.scheduler = Scheduler(self.capacity, self.cache, **options)
         self.runner = HashRunner(self.capacity, self._truth, invalid=invalid)
         self.overlap = overlap
@@ -45,6 +91,7 @@ class Replica:
         self.aborted: set[str] = set()
         self.answers: dict[str, Answer] = {}
         self.cached: dict[str, int] = {}
+        self.forced = 0
         self.order: list[str] = []  # rids, as their first tokens arrived
 
     # ------------------------------------------------------------------------------------------ driving
@@ -73,11 +120,19 @@ class Replica:
         assert len(self.launched) <= self.overlap, "too many batches in flight"
         batch = self.scheduler.plan()
         if batch is not None:
-            self.launched.append(self.runner.forward(batch))
-        elif not self.launched:
+            self.launched.append(self.runner.forward(batch, self._masks))
+        elif not self.launched and not self.scheduler.compiling:
             assert self.scheduler.idle, "nothing planned and nothing in flight, but requests wait"
         self.receive(self.scheduler.take_deltas())
         return batch is not None
+
+    def _masks(self) -> Masks | None:
+        """Asked by the runner between model and sampler, as of a leader."""
+        if not self.scheduler.constrained:
+            return None
+        while self.launched:
+            self.land()
+        return self.scheduler.masks()
 
     def land(self) -> None:
         """Commit the oldest batch in flight, if there is one."""
@@ -88,13 +143,14 @@ class Replica:
         """A turn of the leader's loop."""
         while len(self.launched) > self.overlap:
             self.land()
-        before = len(self.launched)
-        self.launch()
-        if before or not self.overlap:
+        ahead = 1 if self.launch() and self.overlap else 0
+        while len(self.launched) > ahead:
             self.land()
 
     def finish(self, *, steps: int = 20_000) -> None:
         """Run until everything is answered, checking the books."""
+        self.grammars.late = False
+        self.grammars.compile()
         while not self.scheduler.idle:
             self.step()
             self.check_books()
@@ -107,6 +163,8 @@ class Replica:
             answer = self.answers[delta.rid]
             assert answer.finish is None, "nothing follows the finish"
             assert delta.tokens or delta.finish is not None, "a delta says something"
+            assert 0 <= delta.forced <= len(delta.tokens)
+            self.forced += delta.forced
             if delta.rid not in self.cached:
                 self.cached[delta.rid] = delta.cached
                 self.order.append(delta.rid)
@@ -126,7 +184,8 @@ class Replica:
     def check_answers(self) -> None:
         """Every request was told what the model says without a scheduler; aborted ones, a beginning of it."""
         for rid, message in self.sent.items():
-            told, expected = self.answers[rid], generate(message, self.capacity, invalid=self.invalid)
+            told = self.answers[rid]
+            expected = generate(message, self.capacity, invalid=self.invalid, jumps=self.jumps)
             if rid in self.aborted:
                 assert told.tokens == expected.tokens[: len(told.tokens)]
                 assert told.finish is None

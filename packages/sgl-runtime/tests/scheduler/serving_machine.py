@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis.strategies as st
-from hash_runner import V
+import msgspec
+from hash_runner import V, regex
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -36,6 +37,7 @@ def configurations() -> st.SearchStrategy[dict[str, Any]]:
             "radix": st.sampled_from([True, True, False]),
             "overlap": st.booleans(),
             "invalid": st.sampled_from([0, 199]),
+            "jumps": st.sampled_from([True, True, False]),
             "chunked_prefill_size": st.sampled_from([8, 64, 3, 1, 0]),
             "max_prefill_tokens": st.sampled_from([16, 256, 5, 1]),
             "enable_mixed_chunk": st.booleans(),
@@ -73,7 +75,7 @@ def samplings() -> st.SearchStrategy[Sampling]:
         top_p=st.sampled_from([1.0, 0.5]),
         top_k=st.sampled_from([-1, 3]),
         min_p=st.sampled_from([0.0, 0.25]),
-        frequency_penalty=st.sampled_from([0.0, 0.5]),
+        frequency_penalty=st.sampled_from([0.0, 0.5, 2.0]),
         presence_penalty=st.sampled_from([0.0, -0.25]),
         repetition_penalty=st.sampled_from([1.0, 1.5]),
         seed=st.integers(0, 2**63 - 1),
@@ -82,7 +84,29 @@ def samplings() -> st.SearchStrategy[Sampling]:
         ignore_eos=st.booleans(),
         logit_bias=st.sampled_from([(), ((1, 2.5), (2, -1.0)), ((0, 3.0),)]),
     )
-    return st.one_of(plain, full)
+    return st.one_of(plain, full, constrained(plain), constrained(full))
+
+
+PATTERNS = (
+    r"abcabcabcabcabcabcabc",  # no choice at all
+    r"[abcd]{3,20}",
+    r"( abc(a|b|d)abcabcabc){2,9}d",
+    r"(a|b)*c{9}( a|d)+中{1,4}abcabc",
+    r"[^d]+",  # never complete, may always end
+    r"(abcd?){0,30}",
+    r"([a-d]{2}bbb){3,9}",  # what is forced is penalised where there is a choice
+    r"a{1,2}b",
+    r"中+( abcabcabcabc| abcabcabcdddd)a",
+)
+
+
+def constrained(samplings: st.SearchStrategy[Sampling]) -> st.SearchStrategy[Sampling]:
+    constraints = st.sampled_from(PATTERNS).map(regex)
+    return st.builds(
+        lambda sampling, constraint: msgspec.structs.replace(sampling, constraint=constraint),
+        samplings,
+        constraints,
+    )
 
 
 def logprob_specs() -> st.SearchStrategy[LogprobSpec | None]:
@@ -136,6 +160,11 @@ class Serving(RuleBasedStateMachine):
     @rule(which=st.integers(0, 99))
     def abort(self, which: int) -> None:
         self.replica.abort(f"r{which % len(self.replica.sent)}")
+
+    @rule(late=st.booleans())
+    def compile(self, late: bool) -> None:
+        self.replica.grammars.late = late
+        self.replica.grammars.compile()
 
     @rule()
     def flush(self) -> None:

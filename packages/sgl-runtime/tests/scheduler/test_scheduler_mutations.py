@@ -19,7 +19,9 @@ from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.cache.slots import SlotPool
 from sgl_runtime.messages import I32
 from sgl_runtime.scheduler import batch as batch_module
+from sgl_runtime.scheduler import scheduler as scheduler_module
 from sgl_runtime.scheduler.batch import Chunk
+from sgl_runtime.scheduler.constraint import Constrained
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.request import Request
 from sgl_runtime.scheduler.scheduler import Scheduler
@@ -163,6 +165,53 @@ def prompt_scored_again_in_the_next_chunk(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(PromptScores, "ask", mutant)
 
 
+def token_in_flight_survives_a_jump(patch: pytest.MonkeyPatch) -> None:
+    extend = Table.extend
+
+    def mutant(self: Table, request: Request) -> None:
+        owner = self.owner[request.row]
+        extend(self, request)
+        self.owner[request.row] = owner
+
+    patch.setattr(Table, "extend", mutant)
+
+
+def penalties_that_do_not_see_a_jump(patch: pytest.MonkeyPatch) -> None:
+    build = batch_module.build
+    patch.setattr(
+        scheduler_module,
+        "build",
+        lambda table, rows, slots, chunks, edited: build(table, rows, slots, chunks),
+    )
+
+
+def mask_that_is_a_token_late(patch: pytest.MonkeyPatch) -> None:
+    mask = Constrained.mask
+
+    def mutant(self: Constrained, generated: int) -> I32:
+        matcher = self.matcher
+        if generated < 2:
+            return mask(self, generated)
+        self.matcher = matcher.fork()
+        self.matcher.rollback(1)
+        late = mask(self, generated)
+        self.matcher = matcher
+        return late
+
+    patch.setattr(Constrained, "mask", mutant)
+
+
+def grammar_that_starts_again_after_retraction(patch: pytest.MonkeyPatch) -> None:
+    retract = Scheduler._retract
+
+    def mutant(self: Scheduler, request: Request) -> None:
+        retract(self, request)
+        if request.constrained is not None:
+            request.constrained.matcher.reset()
+
+    patch.setattr(Scheduler, "_retract", mutant)
+
+
 def _below(node: Node) -> list[Node]:
     return [each for child in node.children.values() for each in (child, *_below(child))]
 
@@ -192,6 +241,10 @@ OTHERS = [
     unknown_token_in_the_cache,
     sampling_that_starts_again_after_retraction,
     prompt_scored_again_in_the_next_chunk,
+    token_in_flight_survives_a_jump,
+    penalties_that_do_not_see_a_jump,
+    mask_that_is_a_token_late,
+    grammar_that_starts_again_after_retraction,
 ]
 
 
@@ -213,6 +266,11 @@ def test_the_property_test_catches(
     unknown_token_in_the_cache: the slot of a token in flight is cached under a guess of its value.
     sampling_that_starts_again_after_retraction: the output so far becomes prompt, and is counted and seeded
     anew. prompt_scored_again_in_the_next_chunk: one position of a prompt is reported by two passes.
+    token_in_flight_survives_a_jump: forced text is appended, and the token that was being sampled meanwhile
+    behind it. penalties_that_do_not_see_a_jump: the runner counts what it sampled alone.
+    mask_that_is_a_token_late: a token is sampled under the mask of the one before, as it would be if masks
+    were asked for before that one is known. grammar_that_starts_again_after_retraction: the output goes on,
+    its grammar does not.
     """
     bug(monkeypatch)
     with pytest.raises((AssertionError, IndexError)):

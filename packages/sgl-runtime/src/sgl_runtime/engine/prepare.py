@@ -14,10 +14,11 @@ from uuid import uuid4
 
 import msgspec
 
+from sgl_runtime.engine.constraints import Constraints
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
 from sgl_runtime.engine.sampling import SamplingBody, Spell, check_prompt, check_tokens, resolve, sample_of
 from sgl_runtime.errors import InvalidRequest
-from sgl_runtime.messages import Capacity, Generate, LogprobSpec, Sampling
+from sgl_runtime.messages import Capacity, Constraint, Generate, LogprobSpec, Sampling
 from sgl_runtime.text.tokenizer import Tokenizer
 
 MAX_SAMPLES = 4096  # of one request, all prompts together
@@ -46,6 +47,7 @@ class Preparation:
         self._tokenizer = tokenizer
         self._limits = limits
         self._seeds = seeds
+        self._constraints = Constraints()
 
     async def prepare(self, asks: Sequence[Ask]) -> PreparedRequest:
         """The samples of all asks, prompt by prompt. Raises InvalidRequest naming the field."""
@@ -56,6 +58,12 @@ class Preparation:
         for ask, prompt in zip(asks, tokens, strict=True):
             prompts.append(self._expand(ask, prompt, index))
             index += len(prompts[-1].samples)
+        checked: set[Constraint] = set()
+        for ask, (first, *_) in zip(asks, [prompt.samples for prompt in prompts], strict=True):
+            constraint = first.generate.sampling.constraint
+            if constraint is not None and constraint not in checked:
+                await self._constraints.check(constraint, ask.spell(constraint.kind))
+                checked.add(constraint)
         return PreparedRequest(prompts=tuple(prompts))
 
     async def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
@@ -91,6 +99,13 @@ class Preparation:
             seed=self._seeds.getrandbits(63),
             spell=ask.spell,
         )
+        if sampling.constraint is not None and self._tokenizer is None:
+            kind = ask.spell(sampling.constraint.kind)
+            raise InvalidRequest(
+                f"{kind}: a server without a tokenizer (--skip-tokenizer-init) cannot constrain text;"
+                " leave the field out",
+                param=kind,
+            )
         if sampling.stop and self._tokenizer is None:
             raise InvalidRequest(
                 f"{ask.spell('stop')}: a server without a tokenizer cannot find strings; use stop_token_ids",

@@ -10,17 +10,19 @@ one that was not is the endpoint's default, cut to what fits.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from sgl_runtime.errors import InvalidRequest
-from sgl_runtime.messages import Capacity, Sampling
+from sgl_runtime.messages import Capacity, Constraint, Sampling
 
 GREEDY_BELOW = 1e-6  # a temperature this low is 0
 _SEEDS = 2**63
+_CONSTRAINTS: tuple[Literal["regex", "json_schema", "ebnf"], ...] = ("regex", "json_schema", "ebnf")
 
 Spell: TypeAlias = Callable[[str], str]  # a field's name here -> the path under which the user wrote it
 
@@ -49,11 +51,11 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
-    # Constraints on the text, which this build does not have: anything but null is refused.
-    regex: Any = None
-    json_schema: Any = None
-    ebnf: Any = None
-    stop_regex: Any = None
+    # Constraints on the text, at most one of them.
+    regex: str | None = None
+    json_schema: str | dict[str, Any] | bool | None = None  # as JSON text or as the schema itself
+    ebnf: str | None = None  # in llama.cpp's notation (GBNF) or in Lark's
+    stop_regex: Any = None  # anything but null is refused
 
 
 class SamplingBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -71,12 +73,12 @@ def resolve(
     `default_length` stands in for max_new_tokens when none is given, None for all that fits; `seed` stands in
     for a seed. Raises InvalidRequest naming the field as `spell` writes it.
     """
-    for field in ("regex", "json_schema", "ebnf", "stop_regex"):
-        if getattr(body, field) is not None:
-            raise InvalidRequest(
-                f"{spell(field)}: this build cannot constrain its output yet; leave the field out",
-                param=spell(field),
-            )
+    if body.stop_regex is not None:
+        raise InvalidRequest(
+            f"{spell('stop_regex')}: patterns do not stop a text here; give strings in {spell('stop')}, or a"
+            f" {spell('regex')} that the text ends with",
+            param=spell("stop_regex"),
+        )
     if body.top_k == 0:
         raise InvalidRequest(
             f"{spell('top_k')} must be -1 (all tokens) or at least 1, got 0", param=spell("top_k")
@@ -110,7 +112,32 @@ def resolve(
         stop_token_ids=stop_tokens,
         ignore_eos=bool(body.ignore_eos),
         logit_bias=bias,
+        constraint=_constraint(body, spell),
     )
+
+
+def _constraint(body: SamplingBody, spell: Spell) -> Constraint | None:
+    """What the text must be; whether it can be enforced is for `Constraints` to say."""
+    given = [kind for kind in _CONSTRAINTS if getattr(body, kind) is not None]
+    if not given:
+        return None
+    if len(given) > 1:
+        raise InvalidRequest(
+            f"{spell(given[0])} and {spell(given[1])} are both given: a text can follow one constraint only",
+            param=spell(given[1]),
+        )
+    kind = given[0]
+    value = getattr(body, kind)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            f"{spell(kind)} is not valid Unicode: it holds half of a surrogate pair", param=spell(kind)
+        ) from None
+    except RecursionError:
+        raise InvalidRequest(f"{spell(kind)} is nested too deeply", param=spell(kind)) from None
+    return Constraint(kind, text)
 
 
 def sample_of(sampling: Sampling, sample: int) -> Sampling:

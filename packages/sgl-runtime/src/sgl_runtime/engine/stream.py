@@ -15,7 +15,7 @@ from typing import TypeAlias
 import msgspec
 
 from sgl_runtime.engine.request import Sample
-from sgl_runtime.errors import Overloaded, SglError
+from sgl_runtime.errors import InvalidRequest, Overloaded, SglError
 from sgl_runtime.messages import Aborted, Delta, Finish, Logprobs
 from sgl_runtime.text.detokenizer import Detokenizer
 from sgl_runtime.text.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ class Output(msgspec.Struct, frozen=True, kw_only=True):
     new_tokens: list[int]
     text: str  # all of it so far
     completion_tokens: int
+    forced_tokens: int  # of the completion: not sampled, since the constraint left no choice
     cached_tokens: int  # of the prompt, as the replica counts for this sample
     reused_tokens: int  # of the prompt, computed by an earlier request; for n > 1 that of `Prompt.first`
     finish: Finish | None
@@ -55,6 +56,7 @@ class Stream:
         self._logprobs: list[Logprobs] = []
         self._input_logprobs: Logprobs | None = None
         self._cached = 0
+        self._forced = 0
         self._reused: int | None = None
         self._error: SglError | None = None
         self._taken = False
@@ -68,6 +70,7 @@ class Stream:
         if delta.input_logprobs is not None:
             self._input_logprobs = delta.input_logprobs
         self._cached = max(self._cached, delta.cached)
+        self._forced += delta.forced
         self.finish = delta.finish
         first = self._every > 0 and self.completion_tokens == 0
         if self.finish is not None or (self._tokens and (first or 0 < self._every <= len(self._tokens))):
@@ -86,14 +89,16 @@ class Stream:
     def take(self) -> Output | None:
         """What has gathered, None if nothing has.
 
-        Raises what `fail` was given, and Overloaded when the engine turned the sample away before its first
-        token.
+        Raises what `fail` was given, and Overloaded or InvalidRequest when the engine turned the sample away
+        before its first token.
         """
         if self._error is not None:
             raise self._error
         match self.finish:
             case Aborted(reason, overloaded=True) if not self.completion_tokens and not self._tokens:
                 raise Overloaded(reason)
+            case Aborted(reason, invalid=True) if not self.completion_tokens and not self._tokens:
+                raise InvalidRequest(reason)
         if self._taken or not (self._tokens or self.finish is not None):
             return None
         tokens, self._tokens = self._tokens, []
@@ -109,6 +114,7 @@ class Stream:
             new_tokens=tokens,
             text=self.text,
             completion_tokens=self.completion_tokens,
+            forced_tokens=self._forced,
             cached_tokens=self._cached,
             reused_tokens=self._cached if self._reused is None else self._reused,
             finish=self.finish,

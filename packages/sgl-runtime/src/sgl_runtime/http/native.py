@@ -31,6 +31,7 @@ from sgl_runtime.messages import (
     Finish,
     Logprobs,
     LogprobSpec,
+    StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
     StoppedByToken,
@@ -102,6 +103,7 @@ class _Answer:
             "id": output.sample.id,
             "prompt_tokens": len(output.sample.generate.tokens),
             "completion_tokens": output.completion_tokens,
+            "completion_tokens_wo_jump_forward": output.completion_tokens - output.forced_tokens,
             "cached_tokens": output.cached_tokens,
             "finish_reason": None if output.finish is None else finish_reason(output.finish),
         }
@@ -132,6 +134,8 @@ def finish_reason(finish: Finish) -> dict[str, Any]:
             return {"type": "stop", "matched": token}
         case StoppedByString(text):
             return {"type": "stop", "matched": text.decode(errors="replace")}
+        case StoppedByConstraint():
+            return {"type": "stop", "matched": None}
         case StoppedByLength(length):
             return {"type": "length", "length": length}
         case Aborted(reason):

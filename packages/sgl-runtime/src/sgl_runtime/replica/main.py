@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Never
 
@@ -28,7 +29,9 @@ from sgl_runtime.process import ChildPipe
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.runner.runner import Runner
+from sgl_runtime.scheduler.constraint import Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.text.constraints import compile_constraint, token_compiler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
 _logger = log.logger(__name__)
@@ -117,11 +120,18 @@ def _advance(bar: tqdm[Never], done: int, total: int) -> None:
 
 def _scheduler(config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity) -> Scheduler:
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
+    grammars = encode = None
+    if tokenizer is not None:
+        compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
+        grammars = Grammars(partial(compile_constraint, compiler))
+        encode = None if config.disable_regex_jump_forward else tokenizer.encode_part
     return Scheduler(
         capacity,
         NoCache() if config.disable_radix_cache else RadixCache(),
         eos=model.eos,
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
+        grammars=grammars,
+        encode=encode,
         chunked_prefill_size=config.chunked_prefill_size,
         max_prefill_tokens=config.max_prefill_tokens,
         enable_mixed_chunk=config.enable_mixed_chunk,

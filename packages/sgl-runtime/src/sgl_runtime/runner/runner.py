@@ -8,6 +8,7 @@ them the tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.layers import KVPool
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
-from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays
+from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
 from sgl_runtime.parallel.tensor import TensorParallel
 from sgl_runtime.runner import logprobs
 from sgl_runtime.runner.assemble import ROW, Pass, Rows, describe
@@ -133,15 +134,17 @@ class Runner:
         return replace(self._spent, graphs=self._spent.free - free, free=free)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch) -> Pending:
+    def forward(self, batch: Batch, masks: Callable[[], Masks | None] | None = None) -> Pending:
         """Compute the batch's tokens, and sample for those that want one.
 
         Passes run in the order of the calls. On a follower, the result of the pending one means nothing.
+        masks: asked once, when the model is launched and before anything is sampled, for what constrained
+        rows may take; it may wait for earlier passes. None: nothing is constrained.
         """
         with on_stream(self._stream):
-            return self._forward(batch)
+            return self._forward(batch, masks)
 
-    def _forward(self, batch: Batch) -> Pending:
+    def _forward(self, batch: Batch, masks: Callable[[], Masks | None] | None) -> Pending:
         if self._tp.leads:
             self._sampler.begin(batch.sampling)
         self._rows.enter(batch.prefixes)
@@ -151,7 +154,7 @@ class Runner:
             of_prompt = self._of_prompt(batch.logprobs, computed.hidden)
         if computed.logits is None:
             return Pending(computed.rows, None, of_prompt)
-        tokens = self._choose(batch, computed.logits)
+        tokens = self._choose(batch, computed.logits, None if masks is None else masks())
         self._rows.remember(computed.rows, tokens)
         of_sampled = None
         if batch.logprobs is not None and self._tp.leads:
@@ -170,10 +173,10 @@ class Runner:
             return _Computed(hidden, rows, None)
         return _Computed(hidden, rows, self._model.logits(hidden.index_select(0, last)))
 
-    def _choose(self, batch: Batch, logits: Tensor) -> Tensor:
+    def _choose(self, batch: Batch, logits: Tensor, masks: Masks | None) -> Tensor:
         """logits [m, V] -> tokens [m] int32, the same on every rank."""
         if self._tp.leads:
-            tokens = self._sampler(logits, batch.rows[batch.sampled], batch.sampling)
+            tokens = self._sampler(logits, batch.rows[batch.sampled], batch.sampling, masks)
         else:
             tokens = torch.empty(batch.sampled.size, dtype=torch.int32, device=logits.device)
         return self._tp.broadcast(tokens)

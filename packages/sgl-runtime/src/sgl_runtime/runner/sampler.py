@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logits -> tokens: bias and penalties on raw logits, then temperature, min-p, top-k and top-p.
+"""Logits -> tokens: bias and penalties on raw logits, masks, then temperature, min-p, top-k and top-p.
 
 A row whose logits name no token (NaN, plus infinity, or nothing above minus infinity) gets -1; the rows
 beside it do not notice.
@@ -17,7 +17,8 @@ from sgl_kernels.sampling import reference
 from torch import Tensor
 
 from sgl_runtime.errors import ConfigError
-from sgl_runtime.messages import I32, SamplingArrays
+from sgl_runtime.messages import I32, Masks, SamplingArrays
+from sgl_runtime.runner.masks import MaskTable
 from sgl_runtime.runner.penalties import Penalties
 from sgl_runtime.runner.transfer import to_device
 
@@ -29,6 +30,7 @@ class Sampler:
         """backend: as --sampling-backend. Raises ConfigError if it is not to be had here."""
         self._sample = _backend(backend, device)
         self._penalties = Penalties(vocab_size, device)
+        self._masks = MaskTable(vocab_size, device)
         self._device = device
 
     def begin(self, sampling: SamplingArrays) -> None:
@@ -36,17 +38,21 @@ class Sampler:
         token."""
         self._penalties.begin(sampling.histories)
 
-    def __call__(self, logits: Tensor, rows: I32, sampling: SamplingArrays) -> Tensor:
+    def __call__(
+        self, logits: Tensor, rows: I32, sampling: SamplingArrays, masks: Masks | None = None
+    ) -> Tensor:
         """logits [m, V] of any float dtype, left as they are; page-table `rows` [m] -> tokens [m] int32."""
         biased = sampling.bias_rows.size > 0
         penalised = self._penalties.select(rows, sampling)
         scores = logits
-        if biased or penalised is not None:
+        if biased or penalised is not None or masks is not None:
             scores = logits.to(torch.float32, copy=True)
         if biased:
             self._add_bias(scores, sampling)
         if penalised is not None:
             self._penalties.apply(scores, penalised)
+        if masks is not None:
+            self._masks.apply(scores, masks)
         tokens = self._sample(
             scores,
             SamplingParameters.of(

@@ -7,6 +7,7 @@ samples. Slots are already taken when this runs. It does not know why a request 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ class Planned:
     rows: I32  # [m] rows that sample
     owners: I64  # [m] `Table.owner` of each then
     requests: list[Request]  # [m]
+    constrained: list[int]  # indices into the m of those whose tokens a grammar limits
     scored: list[tuple[Request, int]]  # prompts of which this many log-probabilities are reported, in order
     ended: list[Request]  # requests that compute their last token and sample none
 
@@ -52,16 +54,22 @@ class _Part(NamedTuple):
     sampled: I32  # [m]
 
 
-def build(table: Table, rows: I32, slots: I32, chunks: list[Chunk]) -> tuple[Batch, Planned]:
-    """One pass: a token of each of `rows` [d], in `slots` [d], and `chunks`, in this order."""
+def build(
+    table: Table, rows: I32, slots: I32, chunks: list[Chunk], edited: Iterable[Request] = ()
+) -> tuple[Batch, Planned]:
+    """One pass: a token of each of `rows` [d], in `slots` [d], and `chunks`, in this order.
+
+    `edited`: running requests whose penalties have to count anew, since tokens were not sampled or dropped.
+    """
     part = _decode(table, rows, slots)
     prefixes: tuple[Prefix, ...] = ()
-    histories: tuple[History, ...] = ()
+    histories = tuple(_history(request) for request in edited)
     ended: list[Request] = []
     scored: list[tuple[Request, int]] = []
     score_arrays = (_NONE, _NONE, _NONE)
     if chunks:
-        prefixes, histories = _entering(table, chunks)
+        prefixes, of_entering = _entering(table, chunks)
+        histories += of_entering
         scored, score_arrays = _scores(table, chunks, first=len(rows))
         part = _join(part, _prompts(table, chunks))
         ended = [c.request for c in chunks if not c.request.samples and table.need(c.request.row) == 0]
@@ -79,8 +87,9 @@ def build(table: Table, rows: I32, slots: I32, chunks: list[Chunk]) -> tuple[Bat
         logprobs=LogprobArrays(top, *score_arrays) if scored or (top >= 0).any() else None,
     )
     requests = [table.requests[row] for row in sampling_rows.tolist()]
+    constrained = np.flatnonzero(table.constrained[sampling_rows]).tolist()
     table.length[sampling_rows] += 1
-    return batch, Planned(sampling_rows, table.owner[sampling_rows], requests, scored, ended)
+    return batch, Planned(sampling_rows, table.owner[sampling_rows], requests, constrained, scored, ended)
 
 
 def _decode(table: Table, rows: I32, slots: I32) -> _Part:
@@ -106,7 +115,7 @@ def _prompts(table: Table, chunks: list[Chunk]) -> _Part:
         tokens.append(known[start:end])
     done = table.computed[rows] == table.length[rows]
     samples = done & (table.limit[rows] > 0)
-    table.caught_up[rows] = samples
+    table.caught_up[rows] |= samples
     sampled = np.flatnonzero(samples).astype(np.int32)
     slots = np.concatenate([chunk.slots for chunk in chunks])
     return _Part(rows, q_lens, starts, np.concatenate(tokens), slots, sampled)
@@ -128,8 +137,12 @@ def _entering(table: Table, chunks: list[Chunk]) -> tuple[tuple[Prefix, ...], tu
             request, row = chunk.request, chunk.request.row
             prefixes.append(Prefix(row, table.slots[row, : table.computed[row]].copy()))
             if request.penalised:
-                histories.append(History(row, request.prompt, np.array(request.output, np.int32)))
+                histories.append(_history(request))
     return tuple(prefixes), tuple(histories)
+
+
+def _history(request: Request) -> History:
+    return History(request.row, request.prompt, np.array(request.output, np.int32))
 
 
 def _scores(

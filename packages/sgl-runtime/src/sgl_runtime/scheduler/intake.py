@@ -60,9 +60,26 @@ class Intake:
         """Memory was taken from running requests: admit nobody until something changes or nothing runs."""
         self._stalled = True
 
-    def choose(self, taken: int) -> Choice:
-        """For the next batch, which has taken `taken` slots already."""
+    def jumped(self, rows: I32) -> list[Chunk]:
+        """What rows that have caught up and have jumped since compute of it in the next batch; slots are
+        taken. Within the budget of prompts: those behind wait for the next one."""
         memory, left = self._memory, self._budget
+        chunks: list[Chunk] = []
+        for row, need in zip(rows.tolist(), memory.table.needs(rows).tolist(), strict=True):
+            size = need if self._chunk is None else min(need, self._chunk, left)
+            if size > left and chunks:
+                break
+            request = memory.table.requests[row]
+            assert request is not None, "a row that decodes has a request"
+            chunks.append(Chunk(request, memory.take(size), entering=False))
+            left -= size
+            if left <= 0:
+                break
+        return chunks
+
+    def choose(self, taken: int, spent: int = 0) -> Choice:
+        """For the next batch, which has taken `taken` slots already, `spent` of them out of the budget."""
+        memory, left = self._memory, self._budget - spent
         chunks: list[Chunk] = []
         for request in self._partial:
             size = self._size(memory.table.need(request.row), left, first=not chunks)
@@ -72,7 +89,7 @@ class Intake:
             left -= size
         complete: list[Request] = []
         if len(self._line) and memory.rows.free and left > 0 and not (self._stalled and memory.rows.used):
-            complete = self._admit(chunks, left, taken + self._budget - left)
+            complete = self._admit(chunks, left, taken + self._budget - spent - left)
         return Choice(chunks, complete)
 
     def advance(self) -> None:

@@ -28,9 +28,15 @@ def collect_scores(scored: Iterable[tuple[Request, int]], result: Result) -> Non
 
 
 def delta(request: Request, tokens: list[int], entry: Entry | None = None) -> Delta:
-    """What is new of a request: `tokens`, at most one, with its log-probabilities, and its finish if any."""
+    """What is new of a request: `tokens`, at most one, with its log-probabilities, and its finish if any.
+
+    Of a constrained one, all that its sender has not been told, which may be more tokens.
+    """
+    forced = 0
+    if request.constrained is not None:
+        tokens, forced = request.constrained.news(request.output)
     if request.top < 0 and request.scores is None:
-        return Delta(request.rid, tokens, request.finish, request.cached or 0)
+        return Delta(request.rid, tokens, request.finish, request.cached or 0, forced=forced)
     prompt_logprobs = output_logprobs = None
     if request.scores is not None:
         prompt_logprobs = request.scores.logprobs()
@@ -38,11 +44,17 @@ def delta(request: Request, tokens: list[int], entry: Entry | None = None) -> De
     if request.top >= 0 and tokens:
         assert entry is not None, "the batch asked for log-probabilities"
         output_logprobs = Logprobs(tokens, [entry[0]], [entry[1]])
-    return Delta(request.rid, tokens, request.finish, request.cached or 0, prompt_logprobs, output_logprobs)
+    cached = request.cached or 0
+    return Delta(request.rid, tokens, request.finish, cached, prompt_logprobs, output_logprobs, forced)
 
 
 def no_valid_token(request: Request) -> Aborted:
     """The end of a request whose logits hold no distribution."""
+    if request.constrained is not None:
+        return Aborted(
+            f"no token was left for output token {len(request.output)}: min_new_tokens, stop_token_ids or "
+            "logit_bias forbid all that the constraint allows, or the model's logits are NaN"
+        )
     return Aborted(
         f"the model computed no probabilities for output token {len(request.output)}, but NaN or infinity: "
         "its weights may be damaged, or overflow in this dtype (try --dtype bfloat16 or float32)"

@@ -15,6 +15,7 @@ import numpy as np
 from sgl_runtime.cache.prefix import Node
 from sgl_runtime.messages import I32, Aborted, Finish, Generate, Sampling
 from sgl_runtime.scheduler.bias import Bias
+from sgl_runtime.scheduler.constraint import Constrained
 from sgl_runtime.scheduler.scores import PromptScores
 from sgl_runtime.scheduler.stop import Stop
 
@@ -43,6 +44,7 @@ class Request:
     arrival: int  # distinct, ascending
     overdue_at: int  # once this many requests have been admitted, it goes before younger ones
     lot: float  # its place in a random order
+    constrained: Constrained | None = None  # from when its grammar is ready
     output: list[int] = field(default_factory=list)
     row: int = _WAITING
     pin: Node | None = None
@@ -84,8 +86,11 @@ class Request:
         """Output tokens that it cannot end before."""
         if self.stop.by_length_alone:
             return self.stop.limit
-        # min_new_tokens forbids tokens that end the output; a stop string may still be spelled.
-        return 0 if self.sampling.stop else min(self.stop.limit, self.sampling.min_new_tokens)
+        # min_new_tokens forbids tokens that end the output; a stop string may still be spelled, and a
+        # grammar come to its end.
+        if self.sampling.stop or self.sampling.constraint is not None:
+            return 0
+        return min(self.stop.limit, self.sampling.min_new_tokens)
 
     @property
     def penalised(self) -> bool:
@@ -103,7 +108,9 @@ class Request:
         self.spare.clear()
 
 
-def refusal(message: Generate, slots: int, context_length: int, *, has_vocabulary: bool) -> Aborted | None:
+def refusal(
+    message: Generate, slots: int, context_length: int, *, has_vocabulary: bool, has_grammars: bool
+) -> Aborted | None:
     """Why this request can never be computed here; None if it can.
 
     The engine refuses such requests before they are sent. This is the scheduler's own guard: what passes it
@@ -120,6 +127,10 @@ def refusal(message: Generate, slots: int, context_length: int, *, has_vocabular
         return Aborted(_out_of_memory(prompt, slots))
     if message.sampling.stop and not has_vocabulary:
         return Aborted("stop strings need a tokenizer, which this server runs without: use stop_token_ids")
+    if message.sampling.constraint is not None and not has_grammars:
+        return Aborted(
+            "constraints on the text need a tokenizer, which this server runs without", invalid=True
+        )
     return None
 
 

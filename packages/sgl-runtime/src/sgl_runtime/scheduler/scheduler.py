@@ -7,6 +7,7 @@
     decode             one token behind
     retraction         `computed` back to 0, the request to the front of the line, its tokens to the cache
     max_new_tokens=0   catches up with the prompt and ends
+    jump               several tokens behind, since a grammar has left no choice about them
 
 Who goes when is decided by `policy` (order of the line) and `admission` (how far down it), the shape of a
 pass by `batch`. Batches hold prompts alone while there are any, or, mixed, prompts and decoding requests.
@@ -17,7 +18,9 @@ executes batches in the order in which they were planned. Therefore
     batch in flight still does: what commit(i) frees, after plan(i + 1), is written by plan(i + 2) or later;
   - what a planned batch computes is in the prefix cache for all later ones, from the moment it is planned;
   - a token in flight is -1 in `Batch.tokens`, and the surplus token of a request that turns out to have ended
-    is dropped in commit.
+    is dropped in commit; so is the one that was being sampled where a jump has put another.
+A constrained row needs its mask before its token is sampled, not before its pass is launched: `masks` is
+asked in between, when all passes before are committed.
 """
 
 from __future__ import annotations
@@ -25,10 +28,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection
+from concurrent.futures import Future
 from itertools import repeat
 
 import numpy as np
+from sgl_constrain import ConstrainError
 
+from sgl_runtime import log
 from sgl_runtime.cache.prefix import PrefixCache
 from sgl_runtime.messages import (
     I32,
@@ -39,15 +45,19 @@ from sgl_runtime.messages import (
     Finish,
     Generate,
     Load,
+    Masks,
     Result,
+    StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
     StoppedByToken,
 )
 from sgl_runtime.scheduler.batch import Chunk, Planned, build
 from sgl_runtime.scheduler.bias import Bias
+from sgl_runtime.scheduler.constraint import CompiledGrammar, Constrained, Encode, Grammars
 from sgl_runtime.scheduler.forecast import Forecast
 from sgl_runtime.scheduler.intake import Intake
+from sgl_runtime.scheduler.jump import follow, jump
 from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_valid_token
@@ -57,6 +67,7 @@ from sgl_runtime.scheduler.scores import PromptScores
 from sgl_runtime.scheduler.stats import Counters
 from sgl_runtime.scheduler.stop import Stop, TokenBytes
 
+_logger = log.logger(__name__)
 _NONE: I32 = np.empty(0, np.int32)
 _RECONSIDER = 64  # steps after which somebody may fit although nothing has ended: the forecast has changed
 _RUNWAY = 20  # steps that a retraction makes room for, so that the next one is not due at once
@@ -72,6 +83,8 @@ class Scheduler:
         *,
         eos: Collection[int] = (),
         vocabulary: TokenBytes | None = None,
+        grammars: Grammars | None = None,
+        encode: Encode | None = None,
         chunked_prefill_size: int = 8192,
         max_prefill_tokens: int = 16384,
         enable_mixed_chunk: bool = False,
@@ -80,11 +93,15 @@ class Scheduler:
         max_queued_requests: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Options as in `ServeConfig`. `vocabulary`: for stop strings; `seed`: of the random policy alone."""
+        """Options as in `ServeConfig`. `vocabulary`: for stop strings; `grammars`: for constraints; `encode`:
+        for jumps, None: without them; `seed`: of the random policy alone.
+        """
         self._capacity = capacity
         self._memory = Memory(capacity, cache)
         self._eos = frozenset(eos)
         self._vocabulary = vocabulary
+        self._grammars = grammars
+        self._encode = encode
         self._mixed = enable_mixed_chunk
         self._max_queued = max_queued_requests
         self._forecast = Forecast(capacity.slots, schedule_conservativeness)
@@ -99,6 +116,9 @@ class Scheduler:
             budget=max_prefill_tokens,
         )
         self._requests: dict[str, Request] = {}  # all that have not ended
+        # Those of them that are not in the line yet, since their grammars are being compiled.
+        self._compiling: dict[str, tuple[Request, Future[CompiledGrammar]]] = {}
+        self._edited: list[Request] = []  # penalised, and have jumped since the last plan
         self._in_flight: deque[Planned] = deque()
         self._deltas: list[Delta] = []
         self._arrivals = 0
@@ -115,8 +135,13 @@ class Scheduler:
             return
         request = self._request(message)
         self._requests[request.rid] = request
-        self._line.join(request)
-        self._intake.reconsider()
+        constraint = message.sampling.constraint
+        if constraint is not None and request.samples:
+            assert self._grammars is not None, "checked in refusal"
+            self._compiling[request.rid] = request, self._grammars.ask(constraint)
+        else:
+            self._line.join(request)
+            self._intake.reconsider()
 
     def abort(self, rid: str) -> None:
         """Forget a request, whatever its state; its slots are free at once. Unknown ids are ignored."""
@@ -141,11 +166,16 @@ class Scheduler:
         return not self._requests and not self._in_flight
 
     @property
+    def compiling(self) -> bool:
+        """Requests wait for their grammars: there may be something to plan though nobody sends anything."""
+        return bool(self._compiling)
+
+    @property
     def load(self) -> Load:
         memory, counters = self._memory, self._counters
         return Load(
             running=memory.rows.used,
-            waiting=len(self._line),
+            waiting=len(self._line) + len(self._compiling),
             slots=memory.total,
             slots_used=memory.used,
             slots_cached=memory.cache.evictable,
@@ -154,6 +184,7 @@ class Scheduler:
             generated_tokens=counters.generated_tokens,
             retractions=counters.retractions,
             steps=counters.steps,
+            forced_tokens=counters.forced_tokens,
         )
 
     # ---------------------------------------------------------------------------------------------- step
@@ -161,12 +192,14 @@ class Scheduler:
     def plan(self) -> Batch | None:
         """The next pass. At most one batch may be uncommitted when this is called.
 
-        None, with a batch in flight: commit it, then ask again. None without: nothing runs and nothing waits.
+        None, with a batch in flight: commit it, then ask again. None without: nothing runs, and nothing waits
+        but for a grammar.
         """
         assert len(self._in_flight) < 2, "one step of overlap, no more"
+        self._begin_constrained()
         while True:
-            rows, slots, chunks = self._choose()
-            if len(rows) or chunks:
+            rows, slots, jumped, chunks = self._choose()
+            if len(rows) or jumped or chunks:
                 break
             # Memory is short, or all that runs waits for its last token. What is in flight may end requests,
             # and waiting for it costs a fraction of a step where a retraction costs a prompt: only with
@@ -174,13 +207,44 @@ class Scheduler:
             if self._in_flight or not self._memory.rows.used:
                 return None
             self._make_room()
-        batch, step = build(self._memory.table, rows, slots, chunks)
+        edited = [request for request in self._edited if request.running]
+        self._edited.clear()
+        batch, step = build(self._memory.table, rows, slots, jumped + chunks, edited)
         self._in_flight.append(step)
         if chunks:
             for chunk in chunks:
                 self._memory.share(chunk.request)
             self._intake.advance()
         return batch
+
+    @property
+    def constrained(self) -> bool:
+        """The batch planned last has rows that take only tokens of a mask."""
+        return bool(self._in_flight) and bool(self._in_flight[-1].constrained)
+
+    def masks(self) -> Masks | None:
+        """What the constrained rows of the batch planned last may take; the batches before are committed.
+
+        A row without a mask belongs to a request that has ended or jumped meanwhile: its token is void.
+        """
+        assert len(self._in_flight) == 1, "a mask follows from the token before"
+        step = self._in_flight[-1]
+        table = self._memory.table
+        rows: list[int] = []
+        bits: list[I32] = []
+        for index in step.constrained:
+            request = step.requests[index]
+            if table.owner[step.rows[index]] != step.owners[index]:
+                continue
+            assert request.constrained is not None, "constrained from its start to its end"
+            try:
+                bits.append(request.constrained.mask(len(request.output)))
+            except ConstrainError as error:
+                self._end(request, Aborted(f"the constraint cannot be followed: {error}", invalid=True))
+                self._deltas.append(delta(request, []))
+                continue
+            rows.append(index)
+        return Masks(np.array(rows, np.int32), bits) if rows else None
 
     def commit(self, result: Result) -> list[Delta]:
         """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
@@ -193,15 +257,18 @@ class Scheduler:
         collect_scores(step.scored, result)
         deltas: list[Delta] = []
         entries = repeat(None) if result.output_logprobs is None else result.output_logprobs
-        for request, token, entry in zip(step.requests, result.tokens.tolist(), entries, strict=False):
-            if request.finish is not None:
-                continue  # it ended one step ago, and this is its surplus token, or it was aborted
+        sampled = zip(step.requests, alive.tolist(), result.tokens.tolist(), entries, strict=False)
+        for request, lives, token, entry in sampled:
+            if not lives:
+                continue  # it ended one step ago, and this is its surplus token; or it jumped, or was aborted
             if token == INVALID_TOKEN:
                 self._end(request, no_valid_token(request), keep=False)
                 deltas.append(delta(request, []))
                 continue
             request.output.append(token)
             finish = request.stop.check(token, len(request.output))
+            if finish is None and request.constrained is not None:
+                finish = self._follow(request)
             if finish is not None:
                 self._end(request, finish)
             deltas.append(delta(request, [token], entry))
@@ -211,6 +278,7 @@ class Scheduler:
                 deltas.append(delta(request, []))
         self._counters.steps += 1
         self._counters.generated_tokens += sum(len(each.tokens) for each in deltas)
+        self._counters.forced_tokens += sum(each.forced for each in deltas)
         self._forecast.stepped()
         if self._counters.steps % _RECONSIDER == 0:
             self._intake.reconsider()
@@ -223,8 +291,13 @@ class Scheduler:
         waiting = self._line.newcomers - self._memory.rows.free
         if self._max_queued is not None and waiting >= self._max_queued:
             return Aborted(f"{waiting} requests are waiting already: try again later", overloaded=True)
-        capacity, has_vocabulary = self._capacity, self._vocabulary is not None
-        return refusal(message, capacity.slots, capacity.context_length, has_vocabulary=has_vocabulary)
+        return refusal(
+            message,
+            self._capacity.slots,
+            self._capacity.context_length,
+            has_vocabulary=self._vocabulary is not None,
+            has_grammars=self._grammars is not None,
+        )
 
     def _request(self, message: Generate) -> Request:
         prompt = np.array(message.tokens, np.int32)
@@ -248,28 +321,90 @@ class Scheduler:
             lot=self._lots.random(),
         )
 
-    def _choose(self) -> tuple[I32, I32, list[Chunk]]:
-        """Decoding rows, their slots, and chunks of prompts for the next batch; the slots are taken.
+    def _begin_constrained(self) -> None:
+        """Requests whose grammars are ready get into the line, or end."""
+        ready = [request for request, future in self._compiling.values() if future.done()]
+        for request in ready:
+            _, future = self._compiling.pop(request.rid)
+            error = future.exception()
+            if error is None:
+                self._begin(request, future.result())
+            elif isinstance(error, ConstrainError):
+                self._refuse(request, Aborted(str(error), invalid=True))
+            else:
+                _logger.error("compiling a constraint failed", exc_info=error)
+                self._refuse(request, Aborted(f"compiling the constraint failed ({type(error).__name__})"))
+
+    def _begin(self, request: Request, compiled: CompiledGrammar) -> None:
+        shortest = request.sampling.min_new_tokens
+        request.constrained = Constrained(compiled, ends=request.stop.tokens, shortest=shortest)
+        try:
+            finish = jump(request, self._encode)
+        except ConstrainError as error:
+            finish = Aborted(f"the constraint cannot be followed: {error}", invalid=True)
+        if finish is None and request.known > self._memory.total:
+            finish = out_of_memory(request, request.known, self._memory.total)
+        if finish is None:
+            self._line.join(request)
+            self._intake.reconsider()
+        else:
+            self._refuse(request, finish)
+
+    def _refuse(self, request: Request, finish: Finish) -> None:
+        """End a request that is not in the line yet."""
+        self._end(request, finish)
+        self._deltas.append(delta(request, []))
+
+    def _follow(self, request: Request) -> Finish | None:
+        """A constrained request has sampled a token that did not end it."""
+        sampled = len(request.output)
+        try:
+            finish = follow(request, self._encode)
+        except ConstrainError as error:
+            return Aborted(f"the constraint cannot be followed: {error}", invalid=True)
+        if len(request.output) > sampled and finish is None:
+            if request.known > self._memory.total:
+                return out_of_memory(request, request.known, self._memory.total)
+            self._memory.table.extend(request)
+            if request.penalised:
+                self._edited.append(request)
+        return finish
+
+    def _choose(self) -> tuple[I32, I32, list[Chunk], list[Chunk]]:
+        """Decoding rows, their slots, chunks of rows that have jumped, and of prompts, for the next batch;
+        the slots are taken.
 
         All empty if there is nothing to compute, or no memory to compute it in.
         """
-        memory = self._memory
         rows = slots = _NONE
+        jumped: list[Chunk] = []
         if self._mixed:
-            rows = memory.table.decoding()
-            if len(rows) > memory.available:
-                return _NONE, _NONE, []
-            slots = memory.take(len(rows))
-        choice = self._intake.choose(taken=len(rows))
+            decoding = self._decode()
+            if decoding is None:
+                return _NONE, _NONE, [], []
+            rows, slots, jumped = decoding
+        spent = sum(len(chunk.slots) for chunk in jumped)
+        choice = self._intake.choose(taken=len(rows) + spent, spent=spent)
         for request in choice.complete:
             self._end(request, StoppedByLength(0))
             self._deltas.append(delta(request, []))
         if not self._mixed and not choice.chunks:
-            rows = memory.table.decoding()
-            if len(rows) > memory.available:
-                return _NONE, _NONE, []
-            slots = memory.take(len(rows))
-        return rows, slots, choice.chunks
+            rows, slots, jumped = self._decode() or (_NONE, _NONE, [])
+        return rows, slots, jumped, choice.chunks
+
+    def _decode(self) -> tuple[I32, I32, list[Chunk]] | None:
+        """Rows that compute one token, its slots, and chunks of those that have jumped; None if memory does
+        not suffice for all."""
+        memory = self._memory
+        rows = memory.table.decoding()
+        needs = memory.table.needs(rows)
+        if needs.sum() > memory.available:
+            return None
+        one = needs == 1
+        if one.all():
+            return rows, memory.take(len(rows)), []
+        jumped = self._intake.jumped(rows[~one])
+        return rows[one], memory.take(int(one.sum())), jumped
 
     def _make_room(self) -> None:
         """Nothing is in flight and running requests do not find the slots they need: some give theirs back.
@@ -291,7 +426,7 @@ class Scheduler:
         self._intake.hold()
 
     def _make_room_alone(self, request: Request) -> None:
-        needed = int(self._memory.table.computed[request.row]) + 1
+        needed = int(self._memory.table.computed[request.row]) + max(1, self._memory.table.need(request.row))
         if needed > self._memory.total:
             self._end(request, out_of_memory(request, needed, self._memory.total))
             self._deltas.append(delta(request, []))
@@ -316,7 +451,9 @@ class Scheduler:
             self._memory.leave(request, keep=keep)
         elif request in self._line:
             self._line.leave(request)
+        else:
+            self._compiling.pop(request.rid, None)
         self._intake.reconsider()
         if request.output and not request.stop.by_length_alone:
-            by_itself = isinstance(finish, StoppedByToken | StoppedByString)
+            by_itself = isinstance(finish, StoppedByToken | StoppedByString | StoppedByConstraint)
             self._forecast.ended(len(request.output), by_itself=by_itself)

@@ -16,3 +16,4 @@ class Counters:
     generated_tokens: int = 0
     retractions: int = 0
     steps: int = 0
+    forced_tokens: int = 0

@@ -23,7 +23,7 @@ class TokenBytes(Protocol):
 class Stop:
     """The rule of one request and the tail of its output."""
 
-    __slots__ = ("_overlap", "_strings", "_tail", "_vocabulary", "limit", "tokens")
+    __slots__ = ("_constrained", "_overlap", "_strings", "_tail", "_vocabulary", "limit", "tokens")
 
     def __init__(
         self, sampling: Sampling, *, limit: int, eos: frozenset[int], vocabulary: TokenBytes | None
@@ -32,6 +32,7 @@ class Stop:
         self.limit = limit
         self.tokens = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos)
         self._strings = sampling.stop
+        self._constrained = sampling.constraint is not None
         self._vocabulary: TokenBytes = vocabulary if vocabulary is not None else ()
         self._tail = b""
         # A match that the next token completes has at most this many bytes before that token.
@@ -40,7 +41,7 @@ class Stop:
     @property
     def by_length_alone(self) -> bool:
         """The request certainly generates `limit` tokens."""
-        return not self.tokens and not self._strings
+        return not self.tokens and not self._strings and not self._constrained
 
     def check(self, token: int, generated: int) -> Finish | None:
         """The end, if `token`, number `generated` of the output, brings it. Called for each, in order."""

@@ -28,9 +28,11 @@ class Table:
     def __init__(self, rows: int, width: int) -> None:
         """`width`: most tokens of one row. What is never touched of `slots` costs addresses, not memory."""
         self.requests: list[Request | None] = [None] * rows
-        self.owner = np.full(rows, _NOBODY, np.int64)  # distinct for every entry of a request into a row
+        # Distinct for every entry of a request into a row, and for every edit: what is in flight for another
+        # owner than the row's is void.
+        self.owner = np.full(rows, _NOBODY, np.int64)
         self.slots = np.zeros((rows, width), np.int32)
-        self.caught_up = np.zeros(rows, np.bool_)  # computes one token at a time from now on
+        self.caught_up = np.zeros(rows, np.bool_)  # computes what it samples, or jumps over, from now on
         self.computed = np.zeros(rows, np.int32)
         self.known = np.zeros(rows, np.int32)
         self.length = np.zeros(rows, np.int32)
@@ -50,6 +52,7 @@ class Table:
         self.seed = np.zeros(rows, np.int64)
         self.top = np.zeros(rows, np.int32)
         self.biased = np.zeros(rows, np.bool_)
+        self.constrained = np.zeros(rows, np.bool_)
         self._entries = 0
 
     def enter(self, request: Request, row: int, prefix: I32) -> None:
@@ -78,6 +81,15 @@ class Table:
         self.seed[row] = sampling.seed
         self.top[row] = request.top
         self.biased[row] = bool(request.bias)
+        self.constrained[row] = request.constrained is not None
+
+    def extend(self, request: Request) -> None:
+        """Tokens that no pass has sampled stand at the end of a running request's output."""
+        row = request.row
+        self._entries += 1
+        self.owner[row] = self._entries
+        self.known[row] = self.length[row] = request.known
+        self.last[row] = request.output[-1]
 
     def leave(self, row: int) -> None:
         self.requests[row] = None
@@ -88,7 +100,7 @@ class Table:
         return [request for request in self.requests if request is not None]
 
     def decoding(self) -> I32:
-        """Rows, ascending, that have caught up and have a token to compute now."""
+        """Rows, ascending, that have caught up and have a token to compute now, or some after a jump."""
         behind = self.computed < np.minimum(self.length, self.end)
         return np.flatnonzero(behind & self.caught_up).astype(np.int32)
 
@@ -99,6 +111,10 @@ class Table:
     def need(self, row: int) -> int:
         """The one rule: how far `computed` is behind."""
         return int(min(self.length[row], self.end[row]) - self.computed[row])
+
+    def needs(self, rows: I32) -> I32:
+        """The same of several rows, [n]."""
+        return np.minimum(self.length[rows], self.end[rows]) - self.computed[rows]
 
     def append(self, rows: I32, tokens: I32) -> None:
         """The sampled tokens of these rows have arrived. [m] each."""

@@ -78,6 +78,19 @@ class Tokenizer:
                 "the text is not valid Unicode: it holds half of a surrogate pair"
             ) from error
 
+    def encode_part(self, text: bytes) -> list[int]:
+        """The ids of whole characters that stand inside a text: no special tokens, nothing put in front.
+
+        [] if the tokenizer does not write the text as it is there.
+        """
+        written = text.decode()
+        # Where a space is put in front of a text, a line feed in front keeps it from this one.
+        opening = self.encode("\n", add_special=False) if self.vocabulary.prefix_space else []
+        ids = self.encode("\n" + written if opening else written, add_special=False)
+        if ids[: len(opening)] != opening or not self.special.isdisjoint(ids):
+            return []
+        return ids[len(opening) :]
+
     def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of `tokens`, by the tokenizer's own decoder; ids it does not know have none."""
         text: str = self._backend.decode(list(tokens), skip_special_tokens=skip_special)

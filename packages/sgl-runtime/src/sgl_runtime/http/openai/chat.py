@@ -77,7 +77,7 @@ def _ask(api: Api, body: ChatBody, id: str) -> Ask:
         prompt=prompt,
         source="messages",
         sampling=sampling,
-        spell=spelling(max_new_tokens=field, top_logprobs_num="top_logprobs"),
+        spell=spelling(body, max_new_tokens=field, top_logprobs_num="top_logprobs"),
         id=id,
         rid=id,
         default_length=None,

@@ -64,7 +64,7 @@ def _asks(body: CompletionBody, id: str) -> list[Ask]:
             prompt=prompt,
             source=f"prompt[{i}]" if many else "prompt",
             sampling=sampling,
-            spell=spelling(),
+            spell=spelling(body),
             id=f"{id}-{i}" if many else id,
             rid=id,
             default_length=DEFAULT_MAX_TOKENS if body.max_tokens is UNSET else None,

@@ -28,6 +28,27 @@ class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_obfuscation: Any = None
 
 
+class TextFormat(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
+    """Any text."""
+
+
+class JsonObjectFormat(msgspec.Struct, tag_field="type", tag="json_object", forbid_unknown_fields=True):
+    """Any JSON object."""
+
+
+class NamedSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """`strict` or not, the text follows the schema; its name and description are for the caller."""
+
+    schema: dict[str, Any] | bool
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(msgspec.Struct, tag_field="type", tag="json_schema", forbid_unknown_fields=True):
+    json_schema: NamedSchema
+
+
 class CommonBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     """What both endpoints have beside the sampling parameters."""
 
@@ -35,7 +56,7 @@ class CommonBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     min_tokens: _Length | None = None
-    response_format: Any = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     # annotations
     user: str | None = None
     metadata: dict[str, str] | None = None
@@ -107,7 +128,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prompt_cache_retention": ("in_memory", "in-memory"),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "suffix": ("",),
     "tool_calls": ([],),
@@ -115,14 +135,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "tools": ([],),
     "verbosity": ("medium",),
 }
-_CONSTRAINTS = ("regex", "json_schema", "ebnf", "stop_regex")  # refused in engine.sampling
+_ANY_OBJECT = {"type": "object"}
 
 
 def refuse_unsupported(body: msgspec.Struct, where: str = "") -> None:
     """Raises InvalidRequest naming the first field of type Any that asks for something."""
     for field in msgspec.structs.fields(type(body)):
         value = getattr(body, field.name)
-        if field.type is not Any or value is None or field.name in _CONSTRAINTS:
+        if field.type is not Any or value is None or field.name == "stop_regex":  # refused in engine.sampling
             continue
         if value not in _NEUTRAL.get(field.name, ()):
             path = f"{where}{field.name}"
@@ -143,10 +163,29 @@ def check_common(body: CommonBody) -> None:
 def sampling_body(body: CommonBody, max_new_tokens: int | None) -> SamplingBody:
     """The same parameters in the engine's spelling."""
     alike = {name: getattr(body, name) for name in SamplingFields.__struct_fields__}
+    match body.response_format:
+        case JsonObjectFormat():
+            schema: dict[str, Any] | bool | None = _ANY_OBJECT
+        case JsonSchemaFormat(json_schema):
+            schema = json_schema.schema
+        case _:
+            schema = None
+    if schema is not None:
+        if body.json_schema is not None:
+            raise InvalidRequest(
+                "response_format and json_schema both say what the text must be: give one",
+                param="response_format",
+            )
+        alike["json_schema"] = schema
     return SamplingBody(**alike, max_new_tokens=max_new_tokens, min_new_tokens=body.min_tokens)
 
 
-def spelling(**fields: str) -> Callable[[str], str]:
+def spelling(body: CommonBody, **fields: str) -> Callable[[str], str]:
     """From the engine's names of fields to OpenAI's; `fields` where an endpoint has its own."""
     names = {**_SPELLING, **fields}
+    match body.response_format:
+        case JsonObjectFormat():
+            names["json_schema"] = "response_format"
+        case JsonSchemaFormat():
+            names["json_schema"] = "response_format.json_schema.schema"
     return lambda field: names.get(field, field)
