@@ -10,12 +10,16 @@ from __future__ import annotations
 import argparse
 import os
 import types
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from sgl_runtime.errors import ConfigError
+
+_COUNTS: Final = (
+    "context_length", "max_running_requests", "max_queued_requests", "max_total_tokens", "max_prefill_tokens",
+)  # fmt: skip
 
 
 def _flag(help: str, *aliases: str) -> Meta:
@@ -82,17 +86,25 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         int | None, _flag("size of the KV pool in tokens; none: from the memory", "--max-total-token")
     ] = None
     chunked_prefill_size: Annotated[
-        int, _flag("prompt tokens computed in one step for one request; 0 or less: no chunks")
-    ] = 8192
+        int | None,
+        _flag(
+            "prompt tokens computed in one step for one request; 0 or less: no chunks; none: 8192, "
+            "on a CPU 512"
+        ),
+    ] = None
     kv_cache_dtype: Annotated[
         Literal["auto", "fp8_e5m2", "fp8_e4m3"],
         _flag("of keys and values in the KV pool; auto: that of the activations"),
     ] = "auto"
     max_prefill_tokens: Annotated[
-        int, _flag("prompt tokens computed in one step for all requests"), Meta(ge=1)
-    ] = 16384
+        int | None, _flag("prompt tokens computed in one step for all requests; none: 16384, on a CPU 1024")
+    ] = None
     enable_mixed_chunk: Annotated[
-        bool, _flag("let one step hold both prompt chunks and decoding requests")
+        bool,
+        _flag("let one step hold both prompt chunks and decoding requests; so it does by default"),
+    ] = False
+    disable_mixed_chunk: Annotated[
+        bool, _flag("compute prompts in steps of their own, while decoding requests wait")
     ] = False
     schedule_policy: Annotated[
         Literal["lpm", "random", "fcfs", "dfs-weight", "lof"],
@@ -149,6 +161,22 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Literal["debug", "info", "warning", "error"] | None, _flag("the same for HTTP; none: as --log-level")
     ] = None
     log_requests: Annotated[bool, _flag("log inputs and outputs of every request when it ends")] = False
+
+
+class PrefillLimits(NamedTuple):
+    """Prompt tokens of one step."""
+
+    chunk: int  # of one request; 0 or less: prompts are not cut
+    budget: int  # of all requests
+
+
+def prefill_limits(config: ServeConfig, kind: str) -> PrefillLimits:
+    """kind: "cpu" or "cuda". On a CPU a step of 512 tokens of a small model takes a quarter of a second."""
+    chunk, budget = (8192, 16384) if kind == "cuda" else (512, 1024)
+    return PrefillLimits(
+        chunk if config.chunked_prefill_size is None else config.chunked_prefill_size,
+        budget if config.max_prefill_tokens is None else config.max_prefill_tokens,
+    )
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -212,7 +240,9 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         raise ConfigError("--chat-template needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
-    for name in ("context_length", "max_running_requests", "max_queued_requests", "max_total_tokens"):
+    if config.enable_mixed_chunk and config.disable_mixed_chunk:
+        raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
+    for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

@@ -159,6 +159,7 @@ class HashRunner:
         self._prompts: dict[int, set[int]] = {}
         self._outputs: dict[int, Counter[int]] = {}
         self._decoder = decoder(ToFollower)
+        self.shared = 0  # tokens that need not be read again
         self.shapes: list[tuple[list[int], int]] = []  # per batch: q_lens, requests that sample
 
     def forward(self, batch: Batch, masks: Callable[[], Masks | None] = lambda: None) -> Result:
@@ -188,7 +189,20 @@ class HashRunner:
                 self._kv[self._page[row][position]] = prefix[position]
         for row, prefix in zip(rows, spelled, strict=True):
             self._check(row, prefix)
+        self._check_shared(batch, rows, q_lens, kv_lens)
         return self._result(batch, rows, q_lens, kv_lens, spelled, masks())
+
+    def _check_shared(self, batch: Batch, rows: list[int], q_lens: list[int], kv_lens: list[int]) -> None:
+        """Runs are disjoint and ascending, and their requests have had the same slots before this pass."""
+        end = 0
+        for run in batch.shared:
+            assert run.first >= end and run.rows > 1, "runs are disjoint, ascending, of several requests"
+            end = run.first + run.rows
+            first = self._page[rows[run.first]][: run.tokens]
+            for index in range(run.first, end):
+                assert run.tokens <= kv_lens[index] - q_lens[index], "what is shared is computed already"
+                assert self._page[rows[index]][: run.tokens] == first, "a shared run has other slots"
+            self.shared += run.tokens * (run.rows - 1)
 
     def _enter(self, batch: Batch) -> None:
         for prefix in batch.prefixes:

@@ -27,9 +27,12 @@ from sgl_runtime.messages import (
     Result,
     Sampling,
 )
+from sgl_runtime.scheduler import sharing
 from sgl_runtime.scheduler.constraint import CompiledGrammar, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
 from sgl_runtime.text.constraints import compile_constraint
+
+sharing._WORTH = 1  # prefixes are short here
 
 GREEDY = Sampling(temperature=0.0, max_new_tokens=8)
 

@@ -41,6 +41,7 @@ def configurations() -> st.SearchStrategy[dict[str, Any]]:
             "chunked_prefill_size": st.sampled_from([8, 64, 3, 1, 0]),
             "max_prefill_tokens": st.sampled_from([16, 256, 5, 1]),
             "enable_mixed_chunk": st.booleans(),
+            "shared_least": st.sampled_from([1, 3, None]),
             "schedule_policy": st.sampled_from(["lpm", "fcfs", "random", "dfs-weight", "lof"]),
             # Negative is reckless: memory runs out all the time.
             "schedule_conservativeness": st.sampled_from([-20.0, -3.0, 1.0]),

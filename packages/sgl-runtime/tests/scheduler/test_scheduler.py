@@ -22,6 +22,7 @@ from sgl_runtime.messages import (
     StoppedByString,
     StoppedByToken,
 )
+from sgl_runtime.scheduler import sharing
 
 LONG = Sampling(max_new_tokens=40, temperature=0.0, ignore_eos=True)
 SURPRISING = Sampling(
@@ -85,7 +86,7 @@ def test_a_long_prompt_comes_in_chunks_and_samples_after_the_last() -> None:
 
 
 def test_the_budget_of_all_prompts_cuts_the_last_of_them() -> None:
-    replica = Replica(max_prefill_tokens=12, chunked_prefill_size=8)
+    replica = Replica(max_prefill_tokens=12, chunked_prefill_size=8, enable_mixed_chunk=False)
     for _ in range(3):
         replica.add(prompt(8), GREEDY)
     assert planned(replica).q_lens.tolist() == [8, 4]
@@ -94,7 +95,8 @@ def test_the_budget_of_all_prompts_cuts_the_last_of_them() -> None:
 
 
 def test_without_chunks_a_prompt_goes_whole_and_alone_if_it_must() -> None:
-    replica = Replica(max_prefill_tokens=12, chunked_prefill_size=0, slots=400, schedule_policy="fcfs")
+    options = {"enable_mixed_chunk": False, "schedule_policy": "fcfs"}
+    replica = Replica(max_prefill_tokens=12, chunked_prefill_size=0, slots=400, **options)
     for first, length in enumerate((7, 20, 6, 5), start=1):
         replica.add([first, *prompt(length - 1)], GREEDY)
     assert [planned(replica).q_lens.tolist() for _ in range(3)] == [[7], [20], [6, 5]]
@@ -111,6 +113,33 @@ def test_prompts_go_first_and_mixed_batches_hold_both() -> None:
         shapes[mixed] = [sorted(planned(replica).q_lens.tolist()) for _ in range(3)]
         done(replica)
     assert shapes == {False: [[4], [4], [1, 1]], True: [[1, 4], [1, 4], [1, 1]]}
+
+
+def test_requests_that_begin_alike_stand_together() -> None:
+    replica = Replica(rows=8, slots=600, context_length=200, shared_least=3, schedule_policy="fcfs")
+    one, other = prompt(100), [V - 1 - token for token in prompt(90)]
+    for head in (one, other):  # the first of each computes what the others find
+        replica.add(head, LONG)
+        planned(replica)
+    for head in (other, one, one[:50], other, one):
+        replica.add([*head, 3], LONG)
+    replica.add([5] * 7, LONG)
+    while (batch := planned(replica)).q_lens.max() > 1:
+        pass
+    assert [(run.rows, run.tokens) for run in batch.shared] == [(3, 100), (3, 90)]
+    assert sorted(batch.rows.tolist()) == list(range(8))
+    done(replica)
+
+
+def test_short_prefixes_are_not_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_WORTH", 64)
+    replica = Replica(rows=8, slots=600, shared_least=3)
+    for last in range(3):
+        replica.add([*prompt(40), last + 1], LONG)
+    while (batch := planned(replica)).q_lens.max() > 1:
+        pass
+    assert batch.shared == ()  # 80 tokens need not be read again, and 64 times 3 would be worth it
+    done(replica)
 
 
 def test_one_call_takes_the_slots_of_all_decoding_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +205,7 @@ def test_a_newcomer_waits_one_step_for_what_another_is_computing() -> None:
     for seed in range(8):
         replica.add(tokens, Sampling(max_new_tokens=3, seed=seed))
     shapes = [planned(replica).q_lens.tolist() for _ in range(3)]
-    assert shapes == [[64], [36], [1] * 7]
+    assert shapes == [[64], [36], [1] * 8]
     assert sorted(replica.cached.values()) == [0, *[99] * 7]
     done(replica)
 

@@ -26,6 +26,7 @@ from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.request import Request
 from sgl_runtime.scheduler.scheduler import Scheduler
 from sgl_runtime.scheduler.scores import PromptScores
+from sgl_runtime.scheduler.sharing import Sharing
 from sgl_runtime.scheduler.table import Table
 
 HUNT = settings(CI, max_examples=200, phases=[Phase.generate], verbosity=Verbosity.quiet, print_blob=False)
@@ -176,12 +177,29 @@ def token_in_flight_survives_a_jump(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Table, "extend", mutant)
 
 
+def runs_of_rows_with_slots_of_their_own(patch: pytest.MonkeyPatch) -> None:
+    """Two requests that computed the same tokens side by side have them in different slots."""
+    nodes = Sharing._shared_nodes
+
+    def blind(self: Sharing, request: Request) -> list[tuple[int, int]]:
+        same, request.same = request.same, request.shared
+        found = nodes(self, request)
+        request.same = same
+        return found
+
+    patch.setattr(Sharing, "_shared_nodes", blind)
+
+
+def runs_of_requests_that_have_left(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Memory, "version", property(lambda self: 0, lambda self, value: None), raising=False)
+
+
 def penalties_that_do_not_see_a_jump(patch: pytest.MonkeyPatch) -> None:
     build = batch_module.build
     patch.setattr(
         scheduler_module,
         "build",
-        lambda table, rows, slots, chunks, edited: build(table, rows, slots, chunks),
+        lambda table, rows, slots, chunks, edited, shared: build(table, rows, slots, chunks, (), shared),
     )
 
 
@@ -226,6 +244,8 @@ def _lenient_unpin(self: RadixCache, node: Node) -> None:
 
 
 MEMORY = [
+    runs_of_rows_with_slots_of_their_own,
+    runs_of_requests_that_have_left,
     aliased_slot,
     double_free,
     forgotten_pin,
@@ -273,7 +293,7 @@ def test_the_property_test_catches(
     its grammar does not.
     """
     bug(monkeypatch)
-    with pytest.raises((AssertionError, IndexError)):
+    with pytest.raises((AssertionError, IndexError, KeyError)):
         run_state_machine_as_test(Serving, settings=HUNT)
 
 
@@ -286,5 +306,5 @@ def test_the_fake_model_alone_catches(
     bug(monkeypatch)
     monkeypatch.setattr(Replica, "check_books", lambda self: None)
     monkeypatch.setattr(Replica, "check_all_free", lambda self: None)
-    with pytest.raises((AssertionError, IndexError)):
+    with pytest.raises((AssertionError, IndexError, KeyError)):
         run_state_machine_as_test(Serving, settings=HUNT)

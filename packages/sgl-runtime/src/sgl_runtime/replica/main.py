@@ -21,7 +21,7 @@ from sgl_runtime.cache.prefix import NoCache
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
 from sgl_runtime.checkpoint.config import ModelConfig
-from sgl_runtime.config import ServeConfig
+from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
 from sgl_runtime.parallel.rendezvous import choose_device, join
 from sgl_runtime.parallel.tensor import TensorParallel
@@ -98,7 +98,7 @@ def run(
         pipe.ready(Ready(seconds=phases.seconds))
         follow(runner, tap)
         return
-    scheduler = _scheduler(config, model, path, runner.capacity)
+    scheduler = _scheduler(config, model, path, runner.capacity, device.type)
     phases.end("vocabulary")
     fanout = None
     if tp.size > 1:
@@ -118,7 +118,11 @@ def _advance(bar: tqdm[Never], done: int, total: int) -> None:
     bar.update(done - bar.n)
 
 
-def _scheduler(config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity) -> Scheduler:
+def _scheduler(
+    config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity, kind: str
+) -> Scheduler:
+    """kind: of device, "cpu" or "cuda"."""
+    limits = prefill_limits(config, kind)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     grammars = encode = None
     if tokenizer is not None:
@@ -132,9 +136,11 @@ def _scheduler(config: ServeConfig, model: ModelConfig, path: Path, capacity: Ca
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
         grammars=grammars,
         encode=encode,
-        chunked_prefill_size=config.chunked_prefill_size,
-        max_prefill_tokens=config.max_prefill_tokens,
-        enable_mixed_chunk=config.enable_mixed_chunk,
+        chunked_prefill_size=limits.chunk,
+        max_prefill_tokens=limits.budget,
+        enable_mixed_chunk=not config.disable_mixed_chunk,
+        # Attention on a CPU reads every row by itself; elsewhere merging costs as much as a shorter prefix.
+        shared_least=64 if kind == "cuda" else None,
         schedule_policy=config.schedule_policy,
         schedule_conservativeness=config.schedule_conservativeness,
         max_queued_requests=config.max_queued_requests,

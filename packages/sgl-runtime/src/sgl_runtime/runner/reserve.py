@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from sgl_kernels import AttentionBackend
 
-from sgl_runtime.config import ServeConfig
+from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.layers import KVPool
 from sgl_runtime.messages import Batch, SamplingArrays
 from sgl_runtime.models.base import Model
@@ -36,9 +36,9 @@ def measure_reserve(
     """Bytes beside weights and KV pool; they are free again afterwards, and the kernels of prompts warm."""
     if device.type != "cuda":
         return 0
-    tokens = config.max_prefill_tokens
-    if config.chunked_prefill_size <= 0:  # a prompt is never cut
-        tokens = max(tokens, context_length)
+    limits = prefill_limits(config, device.type)
+    tokens = limits.budget if limits.chunk > 0 else max(limits.budget, context_length)
+    # What decodes beside the prompts takes little of that step, and has no logits at the same time.
     requests = _requests(tokens, min(context_length, tokens))
     specs = model.attention_specs()
     kv = KVPool(specs, tokens, cached, device)

@@ -13,7 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sgl_runtime.messages import F32, I32, I64, Batch, History, LogprobArrays, Prefix, SamplingArrays
+from sgl_runtime.messages import (
+    F32,
+    I32,
+    I64,
+    Batch,
+    History,
+    LogprobArrays,
+    Prefix,
+    SamplingArrays,
+    SharedRun,
+)
 from sgl_runtime.scheduler.request import Request
 from sgl_runtime.scheduler.table import Table
 
@@ -55,11 +65,17 @@ class _Part(NamedTuple):
 
 
 def build(
-    table: Table, rows: I32, slots: I32, chunks: list[Chunk], edited: Iterable[Request] = ()
+    table: Table,
+    rows: I32,
+    slots: I32,
+    chunks: list[Chunk],
+    edited: Iterable[Request] = (),
+    shared: tuple[SharedRun, ...] = (),
 ) -> tuple[Batch, Planned]:
     """One pass: a token of each of `rows` [d], in `slots` [d], and `chunks`, in this order.
 
     `edited`: running requests whose penalties have to count anew, since tokens were not sampled or dropped.
+    `shared`: of `rows`, as in Batch.
     """
     part = _decode(table, rows, slots)
     prefixes: tuple[Prefix, ...] = ()
@@ -85,6 +101,7 @@ def build(
         sampled=part.sampled,
         sampling=_sampling(table, sampling_rows, histories),
         logprobs=LogprobArrays(top, *score_arrays) if scored or (top >= 0).any() else None,
+        shared=shared,
     )
     requests = [table.requests[row] for row in sampling_rows.tolist()]
     constrained = np.flatnonzero(table.constrained[sampling_rows]).tolist()

@@ -24,6 +24,7 @@ class Memory:
         self.pool = SlotPool(capacity.slots)
         self.rows = RowPool(capacity.rows)
         self.table = Table(capacity.rows, min(capacity.context_length, capacity.slots))
+        self.version = 0  # another one whenever requests enter or leave rows, or pin other prefixes
 
     @property
     def total(self) -> int:
@@ -46,9 +47,10 @@ class Memory:
 
     def enter(self, request: Request, pin: Node, cached: int) -> None:
         """Give the request a row that begins with the `cached` tokens of the pinned prefix."""
+        self.version += 1
         request.row = self.rows.take()
         request.pin = pin
-        request.shared = cached
+        request.shared = request.same = cached
         self.table.enter(request, request.row, pin.prefix_slots())
 
     def share(self, request: Request) -> None:
@@ -59,10 +61,13 @@ class Memory:
         if reach <= request.shared or not self.cache.remembers:
             return
         assert request.pin is not None, "running requests hold a pin"
+        self.version += 1
         inserted = self.cache.insert(request.tokens()[:reach], table.slots[row, :reach])
         pin = self.cache.pin(inserted.match)
         self.cache.unpin(request.pin)
         request.pin = pin
+        if inserted.present <= request.shared == request.same:
+            request.same = reach
         if inserted.present > request.shared:
             request.spare.append(table.slots[row, request.shared : inserted.present].copy())
         request.shared = reach
@@ -73,6 +78,7 @@ class Memory:
         assert request.pin is not None, "running requests hold a pin"
         if keep:
             self.share(request)
+        self.version += 1
         row = request.row
         own = self.table.slots[row, request.shared : self.table.computed[row]]
         self.pool.give(np.concatenate((own, *request.spare)))

@@ -49,6 +49,7 @@ class Request:
     row: int = _WAITING
     pin: Node | None = None
     shared: int = 0
+    same: int = 0  # of the shared tokens, so many leading ones are in the slots that the cache has for them
     spare: list[I32] = field(default_factory=list)
     cached: int | None = None  # prompt tokens found in the cache when it was first admitted
     finish: Finish | None = None
@@ -104,7 +105,7 @@ class Request:
     def leave_row(self) -> None:
         self.row = _WAITING
         self.pin = None
-        self.shared = 0
+        self.shared = self.same = 0
         self.spare.clear()
 
 

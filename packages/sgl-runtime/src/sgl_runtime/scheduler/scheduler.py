@@ -10,7 +10,8 @@
     jump               several tokens behind, since a grammar has left no choice about them
 
 Who goes when is decided by `policy` (order of the line) and `admission` (how far down it), the shape of a
-pass by `batch`. Batches hold prompts alone while there are any, or, mixed, prompts and decoding requests.
+pass by `batch`. Batches hold prompts and decoding requests, or, if they are not to be mixed, prompts alone
+while there are any.
 
 Overlap: step i + 1 may be planned before the result of step i is committed. It is sound because the device
 executes batches in the order in which they were planned. Therefore
@@ -47,6 +48,7 @@ from sgl_runtime.messages import (
     Load,
     Masks,
     Result,
+    SharedRun,
     StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
@@ -64,6 +66,7 @@ from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, 
 from sgl_runtime.scheduler.policy import load_policy, overdue_at
 from sgl_runtime.scheduler.request import Request, out_of_memory, refusal
 from sgl_runtime.scheduler.scores import PromptScores
+from sgl_runtime.scheduler.sharing import Sharing
 from sgl_runtime.scheduler.stats import Counters
 from sgl_runtime.scheduler.stop import Stop, TokenBytes
 
@@ -87,14 +90,16 @@ class Scheduler:
         encode: Encode | None = None,
         chunked_prefill_size: int = 8192,
         max_prefill_tokens: int = 16384,
-        enable_mixed_chunk: bool = False,
+        enable_mixed_chunk: bool = True,
+        shared_least: int | None = None,
         schedule_policy: str = "lpm",
         schedule_conservativeness: float = 1.0,
         max_queued_requests: int | None = None,
         seed: int = 0,
     ) -> None:
         """Options as in `ServeConfig`. `vocabulary`: for stop strings; `grammars`: for constraints; `encode`:
-        for jumps, None: without them; `seed`: of the random policy alone.
+        for jumps, None: without them; `shared_least`: of prefixes of so many tokens say which requests begin
+        with them, None: of none; `seed`: of the random policy alone.
         """
         self._capacity = capacity
         self._memory = Memory(capacity, cache)
@@ -103,6 +108,7 @@ class Scheduler:
         self._grammars = grammars
         self._encode = encode
         self._mixed = enable_mixed_chunk
+        self._sharing = None if shared_least is None else Sharing(self._memory, shared_least)
         self._max_queued = max_queued_requests
         self._forecast = Forecast(capacity.slots, schedule_conservativeness)
         self._counters = Counters()
@@ -209,7 +215,10 @@ class Scheduler:
             self._make_room()
         edited = [request for request in self._edited if request.running]
         self._edited.clear()
-        batch, step = build(self._memory.table, rows, slots, jumped + chunks, edited)
+        runs: tuple[SharedRun, ...] = ()
+        if self._sharing is not None and len(rows) > 1:
+            rows, runs = self._sharing.arrange(rows)
+        batch, step = build(self._memory.table, rows, slots, jumped + chunks, edited, runs)
         self._in_flight.append(step)
         if chunks:
             for chunk in chunks:
