@@ -55,10 +55,15 @@ def route(
     if bias is not None:
         check("bias", bias, (experts,), like=logits, dtypes=(torch.float32,))
         require(groups == 1 or experts > groups, "groups", "must have two experts each, with a bias")
+    if kernels := fast("route", logits.device):
+        return kernels.route(
+            logits, top_k, sigmoid=scoring == "sigmoid", renormalise=renormalise, scale=scale, bias=bias,
+            groups=groups, kept_groups=kept_groups,
+        )  # fmt: skip
     scores = logits.float().softmax(-1) if scoring == "softmax" else logits.float().sigmoid()
     choice = scores if bias is None else scores + bias
     if kept_groups < groups:
-        grouped = choice.view(tokens, groups, -1)
+        grouped = choice.view(tokens, groups, experts // groups)
         worth = grouped.amax(-1) if bias is None else grouped.topk(2).values.sum(-1)
         chosen = torch.zeros_like(worth, dtype=torch.bool).scatter_(1, worth.topk(kept_groups).indices, True)
         choice = torch.where(chosen[:, :, None], grouped, float("-inf")).flatten(1)

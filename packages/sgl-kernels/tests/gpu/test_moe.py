@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,3 +69,21 @@ def test_in_a_graph() -> None:
         graph.replay()
         expected = exact(x, gate_up, down, *route(logits, 2))
         assert (out.double() - expected).norm() <= 8e-3 * expected.norm()
+
+
+@pytest.mark.parametrize("experts", [8, 128, 160, 256])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_router(experts: int, biased: bool) -> None:
+    logits = torch.randn(333, experts, device="cuda").bfloat16()
+    logits += torch.arange(experts, device="cuda") / 4096  # few are equal
+    for scoring in ("softmax", "sigmoid"):
+        options: dict[str, Any] = {"scoring": scoring, "scale": 2.5, "groups": 8, "kept_groups": 3}
+        if experts == 8:
+            options |= {"groups": 1, "kept_groups": 1}
+        bias = torch.randn(experts) if biased else None
+        weights, chosen = route(logits, 3, bias=None if bias is None else bias.cuda(), **options)
+        expected = route(logits.cpu(), 3, bias=bias, **options)
+        # Which of equal experts is chosen is not defined; their weights are the same without a bias.
+        assert (chosen.cpu() != expected[1]).float().mean() < 0.05
+        same = (chosen.cpu() == expected[1]).all(1)
+        torch.testing.assert_close(weights.cpu()[same], expected[0][same], rtol=1e-5, atol=1e-7)

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgl_kernels import SamplingParameters, sample
-from sgl_kernels._triton import sampling
+from sgl_kernels._triton import sampling, sampling_read
 
 # Numpy warns of infinity less infinity and of integers that wrap around; a GPU does not.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
-SHAPE = sampling.SHAPE._replace(rounds=8, chunk=512, room=128, narrow_room=64)
+SHAPE = sampling.SHAPE._replace(chunk=512, wide_chunk=512, room=128, narrow_room=64, sample=256)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 ROW = st.tuples(
     st.sampled_from([0.0, 1e-38, 0.3, 1.0, 2.0]),  # temperature
@@ -71,24 +71,30 @@ def test_the_edge_of_what_is_kept(limits: tuple[int, float]) -> None:
     both(logits, [(1.0, *limits, 0.0, seed, 0) for seed in range(7)])
 
 
-def test_a_wrong_guess_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too low, too high, empty, upside down: the whole row is searched instead."""
-    logits = torch.randn(1, 400)
-    rows = [(1.0, 300, 0.6, 0.0, 3, 1)]
+@pytest.mark.parametrize(
+    ("bounds", "dtype"),
+    [
+        ((-9.0, -5.0, -4.0, -3.5), torch.float32),  # too low
+        ((2.5, 5.0, 6.0, 7.0), torch.bfloat16),  # too high
+        ((1.0, 1.0, 1.0, 1.0), torch.float32),
+        ((float("inf"),) * 4, torch.bfloat16),  # there is none
+        ((-3.0, -0.5, 0.0, 3.0), torch.float32),  # far apart
+    ],
+)
+def test_a_wrong_guess_changes_nothing(
+    bounds: tuple[float, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(2, 900).to(dtype)
+    rows = [(1.0, 400, 0.6, 0.0, 3, 1), (0.9, 0, 0.7, 0.001, 5, 1)]
     expected = both(logits, rows)
-    guess = sampling._bracket
-    for low, high in ((-9.0, -5.0), (2.5, float("inf")), (1.0, 1.0), (float("-inf"), float("inf"))):
 
-        class Wrong:
-            def __getitem__(self, grid: Any) -> Any:
-                def launch(*arguments: Any, **options: Any) -> None:
-                    guess[grid](*arguments, **options)
-                    arguments[5][:, 0], arguments[5][:, 1] = low, high  # noqa: B023
+    class Wrong:
+        def __getitem__(self, grid: Any) -> Any:
+            return lambda *arguments, **options: arguments[2].copy_(torch.tensor(bounds))
 
-                return launch
-
-        monkeypatch.setattr(sampling, "_bracket", Wrong())
-        assert torch.equal(both(logits, rows), expected)
+    monkeypatch.setattr(sampling_read, "_guess", Wrong())
+    for turns in (0, 2):
+        assert torch.equal(both(logits, rows, SHAPE._replace(turns=turns)), expected)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sgl_kernels._triton.sampling import _first, statistics
+from sgl_kernels._triton.sampling_read import Read
+from sgl_kernels._triton.sampling_row import first_of
 from sgl_kernels.logprobs import TokenLogprobs
 from sgl_kernels.sampling import COLUMNS, ROWS, WIDE
 
@@ -45,7 +46,7 @@ def _report(
     # Of each group: how many tokens have not been taken, the largest logit of theirs (`best`), and up to
     # which id those of this logit have been.
     member = tl.arange(0, _GROUP) // _WIDE * _COLUMNS + tl.arange(0, _GROUP) % _WIDE
-    beyond = tl.maximum(vocab - _first(group), 0)  # ids from the group's first on
+    beyond = tl.maximum(vocab - first_of(group), 0)  # ids from the group's first on
     left = beyond // _COLUMNS * _WIDE + tl.minimum(beyond % _COLUMNS, _WIDE)
     left = tl.where(exists, tl.minimum(left, _GROUP), 0)
     last = tl.full((NG,), -1, tl.int32)
@@ -53,7 +54,7 @@ def _report(
         largest = tl.max(tl.where(left > 0, best, -_INFINITY), 0)
         here = tl.min(tl.where((left > 0) & (best == largest), group, NG - 1), 0)
         is_here = group == here
-        ids = _first(here) + member
+        ids = first_of(here) + member
         x = tl.load(x_ptr + ids, ids < vocab, other=-_INFINITY).to(tl.float32)
         after = tl.max(tl.where(is_here, last, -1), 0)
         token = tl.min(tl.where((x == largest) & (ids > after), ids, vocab - 1), 0)
@@ -73,7 +74,8 @@ def logprobs_of_logits(logits: Tensor, targets: Tensor, top: int) -> TokenLogpro
     values = torch.empty(rows, top, dtype=torch.float32, device=device)
     tokens = torch.empty(rows, top, dtype=torch.int32, device=device)
     if rows:
-        best, peak, mass = statistics(logits, None)
+        read = Read(logits, None)
+        best, peak, mass = read.best, read.peak, read.mass
         _report[(rows,)](
             logits, targets, best, peak, mass, target, values, tokens, vocab, peak.shape[1], logits.stride(0),
             top, NG=triton.next_power_of_2(best.shape[1]), num_warps=_WARPS,

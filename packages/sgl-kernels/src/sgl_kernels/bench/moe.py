@@ -8,6 +8,7 @@ product. Nothing beside it: torch's way asks the host which experts have tokens,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from sgl_kernels import fused_experts, route
 from sgl_kernels.bench.harness import Case, Prepared, relative_error
 
 _SHAPES = {"Mixtral-8x7B": (8, 2, 4096, 14336), "Qwen3-30B-A3B": (128, 8, 2048, 768)}
+
+_ROUTERS = {"softmax": (128, 8, False), "sigmoid, 4 of 8 groups, bias": (256, 8, True)}  # experts, top_k
 
 
 def cases() -> Iterator[Case]:
@@ -31,6 +34,15 @@ def cases() -> Iterator[Case]:
                 bytes=2 * (touched * 3 * width * inner + 2 * tokens * width),
                 flops=6 * tokens * k * width * inner,
                 goal=0.6,
+            )
+    for tokens in (1, 64, 8192):
+        for name, (number, k, grouped) in _ROUTERS.items():
+            yield Case(
+                "route",
+                f"{name}, {tokens} x {number}",
+                _routing(tokens, number, k, grouped),
+                bytes=tokens * (2 * number + 8 * k),
+                limit=1e-5,
             )
 
 
@@ -56,6 +68,25 @@ def _prepare(tokens: int, number: int, k: int, width: int, inner: int) -> Callab
             return out
 
         return Prepared(lambda: fused_experts(x, gate_up, down, weights, experts), {}, check)
+
+    return prepare
+
+
+def _routing(tokens: int, number: int, k: int, grouped: bool) -> Callable[[], Prepared]:
+    def prepare() -> Prepared:
+        logits = torch.randn(tokens, number, device="cuda").bfloat16()
+        options: dict[str, Any] = {}
+        if grouped:
+            bias = torch.randn(number, device="cuda") / 16
+            options = {"scoring": "sigmoid", "bias": bias, "groups": 8, "kept_groups": 4, "scale": 2.5}
+
+        def check() -> float:
+            # Sorted, since equal logits are many in bfloat16 and which of them is chosen is not defined.
+            on_host = {name: value.cpu() if name == "bias" else value for name, value in options.items()}
+            weights, expected = route(logits, k, **options)[0], route(logits.cpu(), k, **on_host)[0]
+            return relative_error(weights.sort(-1).values, expected.sort(-1).values)
+
+        return Prepared(lambda: route(logits, k, **options), {}, check)
 
     return prepare
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looking for the least kept logit of a row: among a few logits that are at hand, or in all of the row.
+
+The search holds two keys: the larger is kept by all that is known, the smaller is not; a line through the
+numbers and masses from each on says where to look next. Knows nothing of how a token is then drawn."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from sgl_kernels._triton.sampling_row import INFINITY, key_of, members_of
+from sgl_kernels.sampling import COLUMNS, WIDE
+
+_COLUMNS = tl.constexpr(COLUMNS)
+_WIDE = tl.constexpr(WIDE)
+_AT_ONCE = tl.constexpr(16)  # groups that are read at once
+_HALVINGS = tl.constexpr(12)
+_FAINT = tl.constexpr(40.0)  # a token so many powers of two below the first decides no sum
+
+
+@triton.jit
+def kth_key(keys, k, under, over):
+    """A key that at least k of the keys exceed, and not many more but for ties; `under` if fewer do."""
+    number = tl.sum((keys > under).to(tl.int32), 0)
+    while (over.to(tl.int64) - under > 1) & (number > k + k // 8):
+        middle = (under + (over.to(tl.int64) - under) // 2).to(tl.int32)
+        beyond = tl.sum((keys > middle).to(tl.int32), 0)
+        enough = beyond >= k
+        under, over = tl.where(enough, middle, under), tl.where(enough, over, middle)
+        number = tl.where(enough, beyond, number)
+    return under
+
+
+@triton.jit
+def reached_by(best, masses, top, scale, top_k, wanted):
+    """A logit from which on the largest of each group are top_k or have the wanted mass; -inf if there is
+    none.
+
+    No token below it is kept, whatever else the groups hold. masses: of `best` alone.
+    """
+    found = top * 0.0 - INFINITY
+    low = tl.maximum(tl.min(tl.where(best > -INFINITY, best, top), 0), top - _FAINT / scale)
+    high = top
+    for _ in range(_HALVINGS):
+        middle = 0.5 * low + 0.5 * high
+        over = best >= middle
+        enough = tl.sum(tl.where(over, masses, 0.0), 0) >= wanted
+        enough = enough | (tl.sum(over.to(tl.int32), 0) >= top_k)
+        found = tl.where(enough, middle, found)
+        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
+    return found
+
+
+@triton.jit
+def copy_aside(
+    x_ptr, list_ptr, dense_ptr, reading, under, over, vocab, ROOM: tl.constexpr, SHIFT: tl.constexpr
+):  # fmt: skip
+    """Copies the logits of the listed groups whose keys are above `under`, not above `over`, as many as have
+    room; how many there are."""
+    place = 0
+    for start in range(0, reading, _AT_ONCE):
+        which = start + tl.arange(0, _AT_ONCE)
+        ids = members_of(tl.load(list_ptr + which, which < reading, other=0))
+        there = (ids < vocab) & (which < reading)[:, None]
+        x = tl.load(x_ptr + ids, there, other=-INFINITY)
+        key = key_of(x.to(tl.float32), SHIFT)
+        taken = there & (key > under) & (key <= over)
+        order = tl.cumsum(taken.to(tl.int32), 1)
+        number = tl.max(order, 1)
+        to = place + (tl.cumsum(number, 0) - number)[:, None] + order - 1
+        tl.store(dense_ptr + to, x, taken & (to < ROOM))
+        place += tl.sum(number, 0)
+    return place
+
+
+@triton.jit
+def masses_aside(
+    x_ptr, list_ptr, masses_ptr, reading, under, over, min_p, top, scale, vocab, SHIFT: tl.constexpr
+):  # fmt: skip
+    """Writes the mass of the listed groups' tokens whose keys are above `under`, not above `over`, as
+    bits."""
+    for start in range(0, reading, _AT_ONCE):
+        which = start + tl.arange(0, _AT_ONCE)
+        some = tl.load(list_ptr + which, which < reading, other=0)
+        ids = members_of(some)
+        x = tl.load(x_ptr + ids, ids < vocab, other=-INFINITY).to(tl.float32)
+        weight, key = tl.exp2((x - top) * scale), key_of(x, SHIFT)
+        weight = tl.where((key > under) & (key <= over) & (weight >= min_p), weight, 0.0)
+        bits = tl.sum(weight, 1).to(tl.int32, bitcast=True)
+        tl.store(masses_ptr + some, bits, which < reading)
+
+
+@triton.jit
+def search_row(
+    x_ptr, length, under, over, number, between, above, mass, top_k, wanted, top, scale,
+    CHUNK: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """The largest key that is known not to be kept, given that `under` is not, and that none is above `over`.
+
+    Of the `length` logits here, `number` lie above `under` up to `over` and have the mass `between`; `above`
+    of this `mass`, which lie above `over`, are kept. Those of them that are here are counted with the others.
+    """
+    if (above < top_k) & (mass < wanted):
+        few, many, little, much = number * 0, number, between * 0.0, between
+        limit, turn = over, 0
+        while (over.to(tl.int64) - under > 1) & (many - few > 1):
+            middle = _between(under, over, few, many, little, much, top_k - above, wanted - mass, turn)
+            n, m = between_keys(x_ptr, length, middle, limit, top, scale, CHUNK, SHIFT)
+            under, over, few, many, little, much = _step(
+                under, over, few, many, little, much, middle, n, m, top_k - above, wanted - mass
+            )
+            turn += 1
+    else:
+        under = over
+    return under
+
+
+@triton.jit
+def search_tile(keys, weights, under, over, number, between, above, mass, top_k, wanted):
+    """`search_row` among keys and weights that are at hand, none above `over`."""
+    if (above < top_k) & (mass < wanted):
+        few, many, little, much = number * 0, number, between * 0.0, between
+        turn = 0
+        while (over.to(tl.int64) - under > 1) & (many - few > 1):
+            middle = _between(under, over, few, many, little, much, top_k - above, wanted - mass, turn)
+            n = tl.sum((keys > middle).to(tl.int32), 0)
+            m = tl.sum(tl.where(keys > middle, weights, 0.0), 0)
+            under, over, few, many, little, much = _step(
+                under, over, few, many, little, much, middle, n, m, top_k - above, wanted - mass
+            )
+            turn += 1
+    else:
+        under = over
+    return under
+
+
+@triton.jit
+def _step(under, over, few, many, little, much, middle, n, m, top_k, wanted):
+    """The two ends of a search, and the numbers and masses above each, after a look at `middle`."""
+    stays = (n < top_k) & (m < wanted)
+    over, under = tl.where(stays, middle, over), tl.where(stays, under, middle)
+    few, many = tl.where(stays, n, few), tl.where(stays, many, n)
+    little, much = tl.where(stays, m, little), tl.where(stays, much, m)
+    return under, over, few, many, little, much
+
+
+@triton.jit
+def _between(under, over, few, many, little, much, top_k, wanted, turn):
+    """Where a line through both ends has what is wanted; every other turn the middle."""
+    part = (much - wanted) / tl.maximum(much - little, 1e-37)
+    part = tl.maximum((many - top_k).to(tl.float32) / (many - few), part)
+    part = tl.where(turn % 2 == 0, tl.minimum(tl.maximum(part, 0.02), 0.98), 0.5)
+    span = over.to(tl.int64) - under
+    step = tl.minimum(tl.maximum((span.to(tl.float32) * part).to(tl.int64), 1), span - 1)
+    return (under + step).to(tl.int32)
+
+
+@triton.jit
+def between_keys(x_ptr, length, under, over, top, scale, CHUNK: tl.constexpr, SHIFT: tl.constexpr):
+    """How many of the first `length` logits have keys above `under`, not above `over`, and their mass."""
+    count = tl.zeros((CHUNK,), tl.int32)
+    mass = tl.zeros((CHUNK,), tl.float32)
+    for start in range(0, length, CHUNK):
+        at = start + tl.arange(0, CHUNK)
+        x = tl.load(x_ptr + at, at < length, other=-INFINITY).to(tl.float32)
+        key = key_of(x, SHIFT)
+        inside = (at < length) & (key > under) & (key <= over)
+        count += inside.to(tl.int32)
+        mass += tl.where(inside, tl.exp2((x - top) * scale), 0.0)
+    return tl.sum(count, 0), tl.sum(mass, 0)
+
+
+@triton.jit
+def masses_of(x_ptr, first, lengths, floor, min_p, top, scale, NG: tl.constexpr, SHIFT: tl.constexpr):
+    """The kept mass of each group [NG]: of each of its columns, `lengths` logits from `first` on."""
+    mass = tl.zeros((NG * _WIDE,), tl.float32)
+    for i in range(tl.max(lengths, 0)):
+        x = tl.load(x_ptr + first + i * _COLUMNS, i < lengths, other=-INFINITY).to(tl.float32)
+        weight = tl.exp2((x - top) * scale)
+        stays = (i < lengths) & (key_of(x, SHIFT) > floor) & (weight >= min_p)
+        mass += tl.where(stays, weight, 0.0)
+    return tl.sum(tl.reshape(mass, (NG, _WIDE)), 1)
