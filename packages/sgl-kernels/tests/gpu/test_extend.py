@@ -120,6 +120,20 @@ def test_every_way(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None
                 assert out[rows].isnan().all()
 
 
+@pytest.mark.parametrize("name", ["llama", "softcap", "latent"])
+def test_few_queries_after_a_long_prefix(name: str) -> None:
+    """They are decoded, query by query, with the prefix read once; beside single queries."""
+    spec, slots = SPECS[name], 20000
+    few = 3 if name == "latent" else 16
+    layout = make_layout([(few, 9000 + few), (1, 3000), (2, 1200)], slots)
+    k, v = caches(layout, spec, slots, torch.bfloat16)
+    q = torch.randn(sum(layout.q_lens), spec.q_heads, spec.head_dim, device="cuda").bfloat16()
+    backend = triton(spec)
+    plan = backend.plan(layout, spec)
+    assert plan.extend is None  # type: ignore[attr-defined]
+    assert close(backend.run(plan, q, k, v), exact(layout, spec, q, k, v), ERROR[torch.bfloat16])
+
+
 # A kernel takes seconds to compile: every kind of heads once, and float16 where it has a path of its own.
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, torch.bfloat16) for name in SPECS), ("llama", torch.float16)]

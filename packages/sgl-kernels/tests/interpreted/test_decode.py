@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix, load_attention
-from sgl_kernels._triton import decode_plan
+from sgl_kernels._triton import decode_plan, few_queries
 from sgl_kernels._triton.decode import run_decode
 from sgl_kernels._triton.decode_plan import DecodePlan, Tile, Tuning, plan_decode
 from sgl_kernels.attention.arguments import kv_starts, starts
-from sgl_kernels.attention.triton import TritonAttention
+from sgl_kernels.attention.triton import TritonAttention, _TritonPlan
 
 CPU = torch.device("cpu")
 Lens = Sequence[tuple[int, int]]  # (q_len, kv_len) of each request
@@ -268,6 +268,47 @@ def test_the_backend_refills_a_plan(backend: TritonAttention) -> None:
         plan = backend.plan(make_layout(layouts[made_for], torch.randperm(150)), spec)
         for name in refills:
             layout = make_layout(layouts[name], torch.randperm(150))
+            assert backend.plan(layout, spec, into=plan) is plan
+            q, k, v = tensors(layout, spec)
+            reference = expected(layout, spec, q, k, v, 1.0, 1.0)
+            torch.testing.assert_close(backend.run(plan, q, k, v), reference, rtol=2e-5, atol=2e-5)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to four queries after ten tokens are few, however many requests there are."""
+    monkeypatch.setattr(few_queries, "LEAST_PREFIX", 10)
+    monkeypatch.setattr(few_queries, "processors", lambda device: 1000)
+    monkeypatch.setattr(few_queries, "shared_tile_for", lambda spec: WIDE._replace(rows=8))
+
+
+@pytest.mark.parametrize("softcap", [None, 9.0])
+@pytest.mark.parametrize("lens", [[(3, 70)], [(1, 30), (2, 25), (4, 80), (5, 40), (3, 8), (1, 1)]])
+def test_few_queries_are_decoded(
+    backend: TritonAttention, few: None, lens: Lens, softcap: float | None
+) -> None:
+    spec = AttentionSpec(4, 2, 16, 16, 0.3, softcap=softcap)
+    layout = make_layout(lens, torch.randperm(300))
+    q, k, v = tensors(layout, spec)
+    plan = backend.plan(layout, spec)
+    assert isinstance(plan, _TritonPlan) and plan.decode is not None and plan.decode.shared_lanes
+    assert (plan.extend is None) == (len(lens) == 1)
+    out = backend.run(plan, q, k, v, k_scale=0.5, v_scale=2.0)
+    torch.testing.assert_close(out, expected(layout, spec, q, k, v, 0.5, 2.0), rtol=2e-5, atol=2e-5)
+
+
+def test_a_plan_of_few_queries_is_refilled(backend: TritonAttention, few: None) -> None:
+    """With layouts of more queries than are few, with several prefixes that are shared, with single ones."""
+    spec = AttentionSpec(4, 2, 16, 16, 0.3)
+    for made_for in ([(4, 70), (1, 30), (3, 40), (1, 20)], [(4, 70), (1, 20), (1, 20), (20, 50)]):
+        plan = backend.plan(make_layout(made_for, torch.randperm(300)), spec)
+        refills: list[tuple[Lens, list[SharedPrefix]]] = [
+            ([(9, 60)], []),
+            ([(2, 5), (1, 40), (1, 41)], [SharedPrefix(1, 2, 30)]),
+            ([(4, 70), (1, 30), (4, 40)], []),
+        ]
+        for lens, shared in refills:
+            layout = make_layout(lens, torch.randperm(300), shared)
             assert backend.plan(layout, spec, into=plan) is plan
             q, k, v = tensors(layout, spec)
             reference = expected(layout, spec, q, k, v, 1.0, 1.0)

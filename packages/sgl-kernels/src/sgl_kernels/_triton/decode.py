@@ -30,6 +30,7 @@ from sgl_kernels._check import FLOAT8
 from sgl_kernels._triton.decode_plan import LANE, MERGE, PIECE, DecodePlan, Tile, plan_decode, tile_at
 from sgl_kernels._triton.merge import merge_pieces
 from sgl_kernels._triton.overlap import overlapping
+from sgl_kernels._triton.softcap import tanh_of
 
 __all__ = ["DecodePlan", "plan_decode", "run_decode"]
 
@@ -42,8 +43,7 @@ def _weights(scores, row_scale, softcap, inside, top, total, SOFTCAP: tl.constex
     """What a block's products become: weights, and the running maximum (in units of log2) and sum."""
     scores *= row_scale[:, None]
     if SOFTCAP:
-        # tanh(x) = 1 - 2 / (exp(2x) + 1), right at both infinities.
-        scores = softcap * (1.0 - 2.0 / (tl.exp2(scores * 2.8853900817779268) + 1.0))
+        scores = softcap * tanh_of(scores, 1.0)
     scores = tl.where(inside[None, :], scores, float("-inf"))
     new = tl.maximum(top, tl.max(scores, 1))
     weights = tl.exp2(scores - new[:, None])

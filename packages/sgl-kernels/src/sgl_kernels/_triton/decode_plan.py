@@ -161,11 +161,15 @@ def _sizes(most: int, lanes: int, shared_lanes: int, merges: int) -> list[int]:
     return [lanes * LANE, shared_lanes * LANE, (most + lanes + 1) * PIECE, shared_pieces, merges * MERGE]
 
 
-def _lanes(spec: AttentionSpec, tile: Tile, device: torch.device) -> int:
-    programs = _CPU_PROGRAMS
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a CUDA device."""
     if device.type == "cuda":
-        programs = torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, programs * tile.residents // tiles(spec, tile.rows))
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return _CPU_PROGRAMS
+
+
+def _lanes(spec: AttentionSpec, tile: Tile, device: torch.device) -> int:
+    return max(1, processors(device) * tile.residents // tiles(spec, tile.rows))
 
 
 def _chunks(layout: PagedLayout, plan: DecodePlan, chosen: I64, query: I64) -> I64:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sgl_kernels._triton import extend_hopper
 from sgl_kernels._triton.extend_plan import PAD, RECORD, ExtendPlan, plan_extend, supports_extend
+from sgl_kernels._triton.softcap import tanh_of
 from sgl_kernels.attention.protocol import AttentionSpec
 
 
@@ -46,8 +47,7 @@ def _scores(
     if TAIL:
         scores = tl.dot(q1, tl.trans(k1), scores, input_precision=PRECISION)
     if SOFTCAP:
-        # 1 - 2 / (exp(2x) + 1) is right at both infinities.
-        scores = 1.0 - 2.0 / (tl.exp2(scores * (inner * 2.8853900817779268)) + 1.0)
+        scores = tanh_of(scores, inner)
     if MASKED:
         seen = (tokens[None, :] >= first_seen[:, None]) & (tokens[None, :] <= last_seen[:, None])
         scores = tl.where(seen, scores, float("-inf"))

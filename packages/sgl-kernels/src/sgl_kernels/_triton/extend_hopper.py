@@ -24,6 +24,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from sgl_kernels._triton.softcap import tanh_of
+
 ROWS = 128  # queries of a tile
 TOKENS = 128  # of a block; half as many of wide heads
 _STAGES = 2  # blocks of keys, and as many of values, in shared memory
@@ -72,6 +74,18 @@ def _index(turn, programs):
 
 
 @gluon.jit
+def _load_block(desc, cache, row, slot, column, shared, full, free, phase, DIRECT: gl.constexpr):
+    """Fetches a block when its place is free: from where its slots are, or from the scratch if that is -1."""
+    mbarrier.wait(free, phase)
+    mbarrier.expect(full, desc.block_type.nbytes)
+    if DIRECT:  # one of two copies, or the barrier would wait for ever
+        tma.async_copy_global_to_shared(cache, [slot, column], full, shared, pred=slot >= 0)
+        tma.async_copy_global_to_shared(desc, [row, column], full, shared, pred=slot < 0)
+    else:
+        tma.async_copy_global_to_shared(desc, [row, column], full, shared)
+
+
+@gluon.jit
 def _load(
     tiles, runs, items, programs, q_desc, k_desc, v_desc, k_cache, v_cache,
     q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free,
@@ -101,32 +115,16 @@ def _load(
                     row = kv_begin + block * N
                     if DIRECT:
                         slot = gl.load(runs + row // N)
-                    mbarrier.wait(k_free.index(stage), phase)
-                    mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-                    if DIRECT:  # one of two copies, or the barrier would wait for ever
-                        tma.async_copy_global_to_shared(
-                            k_cache, [slot, k_column], k_full.index(stage), k_s.index(stage), pred=slot >= 0
-                        )
-                        tma.async_copy_global_to_shared(
-                            k_desc, [row, k_column], k_full.index(stage), k_s.index(stage), pred=slot < 0
-                        )
                     else:
-                        tma.async_copy_global_to_shared(
-                            k_desc, [row, k_column], k_full.index(stage), k_s.index(stage)
-                        )
-                    mbarrier.wait(v_free.index(stage), phase)
-                    mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-                    if DIRECT:
-                        tma.async_copy_global_to_shared(
-                            v_cache, [slot, v_column], v_full.index(stage), v_s.index(stage), pred=slot >= 0
-                        )
-                        tma.async_copy_global_to_shared(
-                            v_desc, [row, v_column], v_full.index(stage), v_s.index(stage), pred=slot < 0
-                        )
-                    else:
-                        tma.async_copy_global_to_shared(
-                            v_desc, [row, v_column], v_full.index(stage), v_s.index(stage)
-                        )
+                        slot = -1
+                    _load_block(
+                        k_desc, k_cache, row, slot, k_column, k_s.index(stage), k_full.index(stage),
+                        k_free.index(stage), phase, DIRECT,
+                    )  # fmt: skip
+                    _load_block(
+                        v_desc, v_cache, row, slot, v_column, v_s.index(stage), v_full.index(stage),
+                        v_free.index(stage), phase, DIRECT,
+                    )  # fmt: skip
                     count += 1
 
 
@@ -137,8 +135,7 @@ def _weigh(
 ):  # fmt: skip
     """Scores to weights: the weights, what the sums so far shrink by, the new maximum and sum."""
     if SOFTCAP:
-        # tanh(x) = 1 - 2 / (exp(2x) + 1) is right at both infinities.
-        s = 1.0 - 2.0 / (gl.exp2(s * (inner * 2.8853900817779268)) + 1.0)
+        s = tanh_of(s, inner)
     if MASKED:
         tokens = block * N + gl.arange(0, N, gl.SliceLayout(0, S))
         seen = tokens[None, :] <= last_seen[:, None]

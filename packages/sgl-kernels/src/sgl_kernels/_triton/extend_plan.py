@@ -128,11 +128,12 @@ def _new_plan(
     if way == "hopper":
         packed, rows = 1, extend_hopper.ROWS
     # Enough for any layout that is no larger: some requests are left to the other kernel, or none.
-    capacity = len(q_lens) + size.queries * packed // rows
+    requests = max(len(q_lens), size.extends)
+    capacity = requests + size.queries * packed // rows
     tiles = torch.empty(capacity, RECORD, dtype=torch.int32, device=layout.kv_slots.device)
     slots, runs = layout.kv_slots, 0
     if way != "paged":
-        blocks = max(1, len(q_lens) + size.tokens // PAD)  # of any layout that is no larger
+        blocks = max(1, requests + size.tokens // PAD)  # of any layout that is no larger
         slots, runs = slots.new_empty(blocks * PAD), blocks if way == "hopper" else 0
     return ExtendPlan(spec, way, rows, packed, size, tiles, slots, 0, tiles.new_empty(runs))
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Routing: the scores, the choice of groups and of experts, and the weights of a few tokens in one warp.
 
-Experts stand in a tile of groups x size, both rounded up to powers of two, so that any number of either has the
-same code. What does not exist is less than what may not be chosen, and that less than any score.
-"""
+Experts stand in a tile of groups x size, both rounded up to powers of two, so that any number of either has
+the same code. What does not exist is less than what may not be chosen, and that less than any score."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 """Paged attention in Triton: requests with one query go to one kernel, those with more to another.
 
 Knows how a batch is divided between the two, and what is true of both; how either does its part is theirs.
+Few queries after a long prefix go to the first, query by query.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sgl_kernels._check import require
 from sgl_kernels._triton.decode import DecodePlan, plan_decode, run_decode
 from sgl_kernels._triton.extend import ExtendPlan, plan_extend, run_extend, supports_extend
+from sgl_kernels._triton.few_queries import few_queries, one_query_each
 from sgl_kernels.attention.arguments import Size, check_layout, check_no_larger, check_run, kv_starts, starts
 from sgl_kernels.attention.protocol import AttentionSpec, PagedLayout, Plan
 from sgl_kernels.attention.splits import I64
@@ -51,22 +54,30 @@ class TritonAttention:
         size = check_layout(layout)
         _check_shared(layout)
         require(self.supports(spec), "spec", f"the backend 'triton' does not support {spec}")
-        q_lens = np.array(layout.q_lens, np.int64)
+        q_lens, kv_lens = np.array(layout.q_lens, np.int64), np.array(layout.kv_lens, np.int64)
         first = starts(q_lens), kv_starts(layout)
-        single, several = (q_lens == 1).nonzero()[0], (q_lens > 1).nonzero()[0]
+        several = q_lens > 1
+        few = few_queries(spec, q_lens, kv_lens, layout.kv_slots.device)
         if into is None:
-            decode = plan_decode(layout, spec, single, *first) if single.size else None
-            extend = _plan_extend(layout, spec, several, first) if several.size else None
+            apart = several & ~few
+            decode = _plan_decode(layout, spec, ~apart, first, bool(few.any())) if not apart.all() else None
+            extend = _plan_extend(layout, spec, apart.nonzero()[0], first) if apart.any() else None
             return _TritonPlan(spec, size, size.queries, decode, extend)
         require(isinstance(into, _TritonPlan) and into.spec == spec, "into", "is of another backend or spec")
         assert isinstance(into, _TritonPlan)
         check_no_larger(size, into.made_for)
-        if into.decode is None:  # its graph has no such launch; the other kernel computes one query too
-            single, several = single[:0], np.arange(size.requests)
+        # A graph has the launches that it was captured with: either kernel computes what the other would.
+        if into.decode is None:
+            apart = np.ones_like(several)
+        elif into.extend is None:
+            apart = np.zeros_like(several)  # made with room for every query
+        else:
+            room = into.decode.shared_lanes and q_lens[~several | few].sum() <= into.decode.most
+            apart = several & ~few if room else several
         if into.extend is not None:
-            _plan_extend(layout, spec, several, first, into.extend)
+            _plan_extend(layout, spec, apart.nonzero()[0], first, into.extend)
         if into.decode is not None:
-            plan_decode(layout, spec, single, *first, into.decode)
+            _plan_decode(layout, spec, ~apart, first, bool((several & ~apart).any()), into.decode)
         into.queries = size.queries
         return into
 
@@ -88,6 +99,21 @@ class TritonAttention:
         if plan.decode is not None:
             run_decode(plan.decode, q, k_cache, v_cache, out, k_scale, v_scale)
         return out
+
+
+def _plan_decode(
+    layout: PagedLayout,
+    spec: AttentionSpec,
+    chosen: NDArray[np.bool_],
+    first: tuple[I64, I64],
+    several: bool,
+    into: DecodePlan | None = None,
+) -> DecodePlan:
+    """several: some of the chosen requests have more than one query."""
+    if several:
+        single, *where = one_query_each(layout, chosen, first)
+        return plan_decode(single, spec, *where, into)
+    return plan_decode(layout, spec, chosen.nonzero()[0], *first, into)
 
 
 def _plan_extend(

@@ -41,6 +41,8 @@ def cases() -> Iterator[Case]:
     yield _case("4 x 2,048 after 8,192", _LLAMA, [(2048, 10240)] * 4)
     yield _case("32 x 64 after 4,096", _LLAMA, [(64, 4160)] * 32)
     yield _case("64 x 8 after 2,048", _LLAMA, [(8, 2056)] * 64)
+    yield _case("1 x 16 after 32,768", _LLAMA, [(16, 32784)])
+    yield _case("4 x 8 after 8,192", _LLAMA, [(8, 8200)] * 4)
     yield _case("100 to 4,000", _LLAMA, [(100 + 300 * i, 100 + 300 * i) for i in range(14)])
     yield _case("8 x 2,048, e4m3", _LLAMA, [(2048, 2048)] * 8, float8)
     yield _case("8 x 2,048, window, soft cap, 256", _GEMMA, [(2048, 2048)] * 8)

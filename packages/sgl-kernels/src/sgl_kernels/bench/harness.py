@@ -122,8 +122,9 @@ def _time_once(calls: Sequence[Call]) -> float:
     return max(1.0, start.elapsed_time(stop) * 1e3 / len(calls))
 
 
-def run_case(case: Case, rates: Rates, *, others: bool = True) -> Row:
-    """Checks the case on one set of inputs, then times it on as many as flush the cache."""
+def run_case(case: Case, rates: Rates, beside: Callable[[str], bool]) -> Row:
+    """Checks the case on one set of inputs, then times it on as many as flush the cache, and what is beside
+    it."""
     floor = max(case.bytes / rates.copy, case.flops / rates.matmul) * 1e6
     sets = [case.prepare()]
     check = sets[0].check
@@ -134,7 +135,7 @@ def run_case(case: Case, rates: Rates, *, others: bool = True) -> Row:
     count = min(_MOST_SETS, 1 + _L2 // max(1, case.bytes))
     sets += [case.prepare() for _ in range(count - 1)]
     ours = time_calls([one.ours for one in sets])
-    beside: dict[str, float | str] = {}
-    for name in sets[0].others if others else ():
-        beside[name] = time_calls([one.others[name] for one in sets])
-    return Row(case.operation, case.size, ours, floor, beside, error, failed)
+    others: dict[str, float | str] = {
+        name: time_calls([one.others[name] for one in sets]) for name in sets[0].others if beside(name)
+    }
+    return Row(case.operation, case.size, ours, floor, others, error, failed)
