@@ -18,6 +18,7 @@ from torch import Tensor
 from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix, load_attention
 from sgl_kernels._triton import decode_plan, few_queries
 from sgl_kernels._triton.decode import run_decode
+from sgl_kernels._triton.decode_float8 import as_words
 from sgl_kernels._triton.decode_plan import DecodePlan, Tile, Tuning, plan_decode
 from sgl_kernels.attention.arguments import kv_starts, starts
 from sgl_kernels.attention.triton import TritonAttention, _TritonPlan
@@ -188,6 +189,25 @@ def test_narrow_caches_with_scales(tile: Tile, kind: torch.dtype, dtype: torch.d
     tolerance = 4e-3 if dtype == torch.float16 else 2e-5
     plan = plan_of(layout, spec, Tuning(tile))
     compare(plan, layout, q, k, v, scales=(2e-5, 3.0), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_float8_is_read_in_words(kind: torch.dtype) -> None:
+    """Every finite number there is, subnormal ones too, in keys and in values; pieces and a soft cap."""
+    spec = AttentionSpec(6, 2, 64, 128, 0.2, softcap=9.0)
+    layout = make_layout([(1, 190), (1, 3)], torch.randperm(200).int())
+    numbers = torch.arange(256, dtype=torch.uint8).view(kind).float()
+    numbers = numbers[numbers.isfinite()]
+    q = torch.randn(2, 6, 64).half()
+    # Strides of whole words, and heads before slots.
+    k = numbers[torch.randint(len(numbers), (2, 203, 72))].to(kind)[..., 4:68].transpose(0, 1)
+    v = numbers[torch.randint(len(numbers), (203, 2, 128))].to(kind)
+    assert as_words(spec, k, v)
+    assert not as_words(spec, k, v.view(torch.uint8).new_empty(203, 2, 129).view(kind)[..., :128])
+    plan = plan_of(layout, spec, Tuning(NARROW))
+    compare(plan, layout, q, k, v, scales=(2e-3, 0.5), tolerance=4e-3 * float(numbers.max()))
+    small = (k.float() / 4096).to(kind), (v.float() / 4096).to(kind)
+    compare(plan, layout, q, *small, scales=(2.0, 0.5), tolerance=4e-3 * float(numbers.max()) / 4096)
 
 
 @pytest.mark.parametrize("heads", [5, 33])

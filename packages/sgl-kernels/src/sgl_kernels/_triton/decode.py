@@ -18,6 +18,7 @@ Each launch may begin while the one before it ends: it waits before it touches w
 from __future__ import annotations
 
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,28 +28,26 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sgl_kernels._check import FLOAT8
-from sgl_kernels._triton.decode_plan import LANE, MERGE, PIECE, DecodePlan, Tile, plan_decode, tile_at
+from sgl_kernels._triton.decode_float8 import as_words, decode_words
+from sgl_kernels._triton.decode_piece import leave, weights_of
+from sgl_kernels._triton.decode_plan import (
+    LANE,
+    MERGE,
+    PIECE,
+    DecodePlan,
+    Tile,
+    float8_tile,
+    plan_decode,
+    tile_at,
+)
 from sgl_kernels._triton.merge import merge_pieces
 from sgl_kernels._triton.overlap import overlapping
-from sgl_kernels._triton.softcap import tanh_of
 
 __all__ = ["DecodePlan", "plan_decode", "run_decode"]
 
 _LOG2E = 1.4426950408889634
 _ROOM = 190_000  # bytes
-
-
-@triton.jit
-def _weights(scores, row_scale, softcap, inside, top, total, SOFTCAP: tl.constexpr):
-    """What a block's products become: weights, and the running maximum (in units of log2) and sum."""
-    scores *= row_scale[:, None]
-    if SOFTCAP:
-        scores = softcap * tanh_of(scores, 1.0)
-    scores = tl.where(inside[None, :], scores, float("-inf"))
-    new = tl.maximum(top, tl.max(scores, 1))
-    weights = tl.exp2(scores - new[:, None])
-    fade = tl.exp2(top - new)
-    return weights, fade, new, total * fade + tl.sum(weights, 1)
+_MANTISSA = MappingProxyType({torch.float8_e4m3fn: 3, torch.float8_e5m2: 2})  # bits, of caches
 
 
 @triton.jit
@@ -64,24 +63,6 @@ def _fit(q0, q1, D1: tl.constexpr):
     if D1:
         q1 = (q1 / largest[:, None]).to(tl.float16)
     return q0, q1, largest
-
-
-@triton.jit
-def _leave(
-    acc, top, total, v_scale, state, query, row, head, valid, out_ptr, part_ptr, sum_ptr, out_token, out_head,
-    Q_HEADS: tl.constexpr, V_DIM: tl.constexpr, V: tl.constexpr,
-):  # fmt: skip
-    """Write the result of a piece: the output if it is whole (state -1), or else a state for each row."""
-    v = tl.arange(0, V)
-    there = valid[:, None] & (v < V_DIM)[None, :]
-    result = acc * (v_scale / total)[:, None]
-    if state < 0:
-        out_rows = out_ptr + (query + row)[:, None] * out_token + head[:, None] * out_head
-        tl.store(out_rows + v[None, :], result.to(out_ptr.dtype.element_ty), there)
-    else:
-        place = (state + row).to(tl.int64) * Q_HEADS + head
-        tl.store(sum_ptr + place, top + tl.log2(total), valid)
-        tl.store(part_ptr + place[:, None] * V_DIM + v[None, :], result, there)
 
 
 @triton.jit
@@ -170,13 +151,13 @@ def _narrow(
         scores = tl.dot(q0, tl.trans(k0.to(q0.dtype)), input_precision="ieee")
         if D1:
             scores = tl.dot(q1, tl.trans(k1.to(q0.dtype)), scores, input_precision="ieee")
-        weights, fade, top, total = _weights(scores, row_scale, softcap, inside, top, total, SOFTCAP)
+        weights, fade, top, total = weights_of(scores, row_scale, softcap, inside, top, total, SOFTCAP)
         if LATENT:
             value = k0
         acc = tl.dot(weights.to(q0.dtype), value.to(q0.dtype), acc * fade[:, None], input_precision="ieee")
         if done:
             r = tl.arange(0, ROWS)
-            _leave(
+            leave(
                 _first_rows(acc, M, ROWS), _first_rows(top, M, ROWS), _first_rows(total, M, ROWS), v_scale,
                 tl.load(this + 4), this_query, r * 0, kv_head * GROUP + tile + r, tile + r < GROUP,
                 out_ptr, part_ptr, sum_ptr, out_token, out_head, Q_HEADS, V_DIM, V,
@@ -242,13 +223,13 @@ def _wide(
                 there = inside[:, None] & (d1 < D)[None, :]
                 k1 = tl.load(k_rows + d1[None, :], there, other=0.0).to(q0.dtype)
                 scores = tl.dot(q1, tl.trans(k1), scores, input_precision="ieee")
-            weights, fade, top, total = _weights(scores, row_scale, softcap, inside, top, total, SOFTCAP)
+            weights, fade, top, total = weights_of(scores, row_scale, softcap, inside, top, total, SOFTCAP)
             value = k0
             if not LATENT:
                 there = inside[:, None] & (v < V_DIM)[None, :]
                 value = tl.load(v_rows + v[None, :], there, other=0.0).to(q0.dtype)
             acc = tl.dot(weights.to(q0.dtype), value, acc * fade[:, None], input_precision="ieee")
-        _leave(
+        leave(
             acc, top, total, v_scale, tl.load(record + 4), query, row, head, valid,
             out_ptr, part_ptr, sum_ptr, out_token, out_head, Q_HEADS, V_DIM, V,
         )  # fmt: skip
@@ -313,15 +294,20 @@ def run_decode(
 
     def launch(tile: Tile, rows: int, lanes: Tensor, number: int, pieces: Tensor) -> None:
         """Over pieces of up to so many rows (query, query head)."""
-        tile = tile_at(tile, q.dtype, k_cache.dtype, cramped)
-        kernel = _narrow if tile.narrow else _wide
+        keys, values = k_cache, v_cache
+        if float8 and tile.narrow and (words := as_words(spec, k_cache, v_cache)):
+            (keys, values), tile, kernel = words, float8_tile(tile), decode_words
+        else:
+            tile = tile_at(tile, q.dtype, k_cache.dtype, cramped)
+            kernel = _narrow if tile.narrow else _wide
         kernel[(spec.kv_heads * triton.cdiv(rows, tile.rows), number)](
-            q, k_cache, v_cache, out, plan.slots, lanes, pieces, plan.parts, plan.sums,
+            q, keys, values, out, plan.slots, lanes, pieces, plan.parts, plan.sums,
             scale / spec.softcap if spec.softcap else scale * _LOG2E, (spec.softcap or 1.0) * _LOG2E, v_scale,
-            *q.stride()[:2], *k_cache.stride()[:2], *v_cache.stride()[:2], *out.stride()[:2],
+            *q.stride()[:2], *keys.stride()[:2], *values.stride()[:2], *out.stride()[:2],
             GROUP=group, TILES=triton.cdiv(rows, tile.rows), Q_HEADS=spec.q_heads,
             D=spec.head_dim, D0=first, D1=max(16, triton.next_power_of_2(rest)) if rest else 0,
-            V_DIM=spec.v_dim, V=width, LATENT=latent, SOFTCAP=spec.softcap is not None, FLOAT8=float8,
+            V_DIM=spec.v_dim, V=width, LATENT=latent, SOFTCAP=spec.softcap is not None,
+            FLOAT8=_MANTISSA.get(k_cache.dtype, 0) if float8 else 0,
             LANE=LANE, PIECE=PIECE, M=tile.rows, N=tile.tokens,
             ROWS=min(tile.rows, triton.next_power_of_2(group)),
             num_warps=tile.warps, num_stages=tile.stages, **overlap,

@@ -18,6 +18,7 @@ import torch
 import triton
 from torch import Tensor
 
+from sgl_kernels._triton.overlap import overlapping
 from sgl_kernels._triton.sampling_draw import _decide, _finish
 from sgl_kernels._triton.sampling_read import STATISTICS_WARPS, Read
 from sgl_kernels.sampling import SamplingParameters
@@ -61,6 +62,7 @@ def sample(logits: Tensor, parameters: SamplingParameters, shape: Shape = SHAPE)
         logits, packed, read.best, read.peak, read.mass, listed, dense, tokens, rows, vocab, tables, stride,
         DRAWS=parameters.draws, LIMITS=parameters.limits, NG=ng, NT=nt, CHUNK=shape.chunk,
         ROOM=shape.narrow_room, SHIFT=shift, num_warps=shape.finish_warps if parameters.limits else 4,
+        **overlapping(device, rows),
     )  # fmt: skip
     for turn in range(1 + shape.turns if parameters.wide else 0):
         if turn:
@@ -69,5 +71,6 @@ def sample(logits: Tensor, parameters: SamplingParameters, shape: Shape = SHAPE)
             logits, packed, read.best, read.peak, read.mass, read.bounds, read.kept, read.number, listed,
             dense, tokens, rows, vocab, tables, stride, FIRST=turn == 0, LAST=turn == shape.turns, NG=ng,
             NT=nt, CHUNK=shape.wide_chunk, ROOM=shape.room, SHIFT=shift, num_warps=shape.decide_warps,
+            **overlapping(device, rows),
         )  # fmt: skip
     return tokens

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from sgl_kernels._triton.noise import exponential
+from sgl_kernels._triton.overlap import begin
 from sgl_kernels._triton.sampling_row import (
     BOUNDS,
     EACH,
@@ -77,9 +78,10 @@ def _draw_member(
 def _finish(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, list_ptr, dense_ptr, out_ptr, rows, vocab, tables,
     stride, DRAWS: tl.constexpr, LIMITS: tl.constexpr, NG: tl.constexpr, NT: tl.constexpr,
-    CHUNK: tl.constexpr, ROOM: tl.constexpr, SHIFT: tl.constexpr,
+    CHUNK: tl.constexpr, ROOM: tl.constexpr, SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """All rows but wide ones. list [rows, 2, groups]: the groups that are read of a narrow row; masses."""
+    begin(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     table = tl.arange(0, NT)
@@ -210,11 +212,12 @@ def _next_bounds(low, high, part, SHIFT: tl.constexpr):
 def _decide(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, bounds_ptr, kept_ptr, number_ptr, list_ptr, dense_ptr,
     out_ptr, rows, vocab, tables, stride, FIRST: tl.constexpr, LAST: tl.constexpr, NG: tl.constexpr,
-    NT: tl.constexpr, CHUNK: tl.constexpr, ROOM: tl.constexpr, SHIFT: tl.constexpr,
+    NT: tl.constexpr, CHUNK: tl.constexpr, ROOM: tl.constexpr, SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """Wide rows that are not decided: their bounds become infinite, or others. list [rows, 2, groups]: the
     groups that are read; masses. FIRST: the bounds are guessed, where there are any. LAST: there is no other
     turn."""
+    begin(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * stride
     bounds_ptr += row * _BOUNDS

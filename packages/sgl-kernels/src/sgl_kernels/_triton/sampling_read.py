@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgl_kernels._triton.overlap import begin, overlapping
 from sgl_kernels._triton.sampling_row import (
     BOUNDS,
     EACH,
@@ -38,10 +39,12 @@ STATISTICS_WARPS = 1
 
 @triton.jit
 def _guess(
-    x_ptr, packed_ptr, bounds_ptr, rows, vocab, stride, SAMPLE: tl.constexpr, SHIFT: tl.constexpr
+    x_ptr, packed_ptr, bounds_ptr, rows, vocab, stride, SAMPLE: tl.constexpr, SHIFT: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """bounds [rows, BOUNDS], ascending: the least kept logit lies beside or between them, by what a sample
     says; infinity where a row is not wide, or limited by min_p alone."""
+    begin(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     _narrow, wide, top_k, top_p, _min_p = limits_of(packed_ptr, row, rows, vocab)
     which = tl.arange(0, _BOUNDS)
@@ -109,9 +112,10 @@ def _table(x_ptr, row, table, vocab, stride):
 @triton.jit
 def _statistics(
     x_ptr, packed_ptr, bounds_ptr, best_ptr, peak_ptr, mass_ptr, kept_ptr, number_ptr, rows, vocab, tables,
-    stride, HEATED: tl.constexpr, MASSES: tl.constexpr, BOUNDED: tl.constexpr,
+    stride, HEATED: tl.constexpr, MASSES: tl.constexpr, BOUNDED: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """best, mass [rows, groups]; peak [rows, tables]: the largest of a table, to which its masses relate."""
+    begin(OVERLAP)
     row = (tl.program_id(0) // tables).to(tl.int64)
     table = tl.program_id(0) % tables
     x = _table(x_ptr, row, table, vocab, stride)
@@ -136,9 +140,11 @@ def _statistics(
 
 @triton.jit
 def _read_again(
-    x_ptr, packed_ptr, bounds_ptr, peak_ptr, kept_ptr, number_ptr, rows, vocab, tables, stride
+    x_ptr, packed_ptr, bounds_ptr, peak_ptr, kept_ptr, number_ptr, rows, vocab, tables, stride,
+    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """What `_statistics` gives from the bounds on, where a row has any."""
+    begin(OVERLAP)
     # The last rows are those that the cache still has.
     row = (rows - 1 - tl.program_id(0) // tables).to(tl.int64)
     table = tl.program_id(0) % tables
@@ -184,12 +190,12 @@ class Read:
             self.number = torch.empty(rows, BOUNDS, tables, dtype=torch.int32, device=device)
             _guess[(rows,)](
                 logits, self._packed, self.bounds, rows, vocab, logits.stride(0), SAMPLE=sample, SHIFT=shift,
-                num_warps=8,
+                num_warps=8, **overlapping(device, rows),
             )  # fmt: skip
         _statistics[(rows * tables,)](
             logits, self._packed, self.bounds, self.best, self.peak, self.mass, self.kept, self.number, rows,
             vocab, tables, logits.stride(0), HEATED=parameters is not None, MASSES=masses,
-            BOUNDED=sample > 0, num_warps=warps,
+            BOUNDED=sample > 0, num_warps=warps, **overlapping(device, rows * tables),
         )  # fmt: skip
 
     def again(self, warps: int = STATISTICS_WARPS) -> None:
@@ -197,5 +203,5 @@ class Read:
         (rows, vocab), tables = self._logits.shape, self.peak.shape[1]
         _read_again[(rows * tables,)](
             self._logits, self._packed, self.bounds, self.peak, self.kept, self.number, rows, vocab, tables,
-            self._logits.stride(0), num_warps=warps,
+            self._logits.stride(0), num_warps=warps, **overlapping(self._logits.device, rows * tables),
         )  # fmt: skip

@@ -111,8 +111,8 @@ def _plan_decode(
 ) -> DecodePlan:
     """several: some of the chosen requests have more than one query."""
     if several:
-        single, *where = one_query_each(layout, chosen, first)
-        return plan_decode(single, spec, *where, into)
+        single, requests, queries, tokens = one_query_each(layout, chosen, first)
+        return plan_decode(single, spec, requests, queries, tokens, into)
     return plan_decode(layout, spec, chosen.nonzero()[0], *first, into)
 
 

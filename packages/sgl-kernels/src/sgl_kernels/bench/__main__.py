@@ -60,7 +60,9 @@ def main() -> int:
     print(f"copy {rates.copy / 1e12:.2f} TB/s, matrix product {rates.matmul / 1e12:.0f} TFLOP/s")
     print("\n| operation | size | us | floor us | of floor | beside, us | relative error |")
     print("|---|---|---:|---:|---:|---|---:|")
-    rows, left_out, beside = [], [], _beside(options.only_ours, options.no_flashinfer)
+    rows: list[Row] = []
+    left_out: list[str] = []
+    beside = _beside(options.only_ours, options.no_flashinfer)
     end = time.monotonic() + options.seconds
     for group in groups:
         begun, start = len(rows), time.monotonic()
