@@ -309,6 +309,13 @@ def test_few_queries_are_decoded(
 ) -> None:
     spec = AttentionSpec(4, 2, 16, 16, 0.3, softcap=softcap)
     layout = make_layout(lens, torch.randperm(300))
+    # As in a page table: the last request first, a gap before each.
+    rows, begin = [], []
+    for r in reversed(range(len(lens))):
+        begin.insert(0, sum(map(len, rows)) + 7)
+        first = sum(layout.kv_lens[:r])
+        rows += [layout.kv_slots[:7], layout.kv_slots[first : first + layout.kv_lens[r]]]
+    layout = replace(layout, kv_slots=torch.cat(rows), kv_starts=tuple(begin))
     q, k, v = tensors(layout, spec)
     plan = backend.plan(layout, spec)
     assert isinstance(plan, _TritonPlan) and plan.decode is not None and plan.decode.shared_lanes
