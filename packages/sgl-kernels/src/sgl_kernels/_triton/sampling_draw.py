@@ -209,6 +209,51 @@ def _next_bounds(low, high, part, SHIFT: tl.constexpr):
 
 
 @triton.jit
+def _search_groups(
+    x_ptr, list_ptr, dense_ptr, reaches, reading, expected, under, over, above, mass, top_k, wanted, top,
+    scale, vocab, groups, NG: tl.constexpr, ROOM: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """Whether the groups that reach between two keys hold few enough tokens there, as many as expected (-1:
+    any); if so, the largest key that is not kept, and the mass of each group [NG] from there up to `over`."""
+    group = tl.arange(0, NG)
+    tl.store(list_ptr + tl.cumsum(reaches.to(tl.int32), 0) - 1, group, reaches)
+    tl.debug_barrier()
+    number = copy_aside(x_ptr, list_ptr, dense_ptr, reading, under, over, vocab, ROOM, SHIFT)
+    tl.debug_barrier()
+    found = (number <= ROOM) & ((expected < 0) | (number == expected))
+    more = tl.zeros((NG,), tl.float32)
+    if found:
+        at = tl.arange(0, ROOM)
+        x = tl.load(dense_ptr + at, at < number, other=-INFINITY).to(tl.float32)
+        keys = tl.where(at < number, key_of(x, SHIFT), NO_KEY)
+        weights = tl.where(at < number, tl.exp2((x - top) * scale), 0.0)
+        between = tl.sum(weights, 0)
+        under = search_tile(keys, weights, under, over, number, between, above, mass, top_k, wanted)
+        masses_ptr = list_ptr + groups
+        masses_aside(x_ptr, list_ptr, masses_ptr, reading, under, over, 0.0, top, scale, vocab, SHIFT)
+        tl.debug_barrier()
+        more = tl.load(masses_ptr + group, reaches, other=0).to(tl.float32, bitcast=True)
+    return found, under, more
+
+
+@triton.jit
+def _search_all(
+    x_ptr, under, over, above, mass, top_k, wanted, top, scale, vocab,
+    NG: tl.constexpr, CHUNK: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """The largest key that is not kept and the kept mass of each group [NG], by reading the row as often as
+    it takes."""
+    number, between = between_keys(x_ptr, vocab, under, over, top, scale, CHUNK, SHIFT)
+    under = search_row(
+        x_ptr, vocab, under, over, number, between, above, mass, top_k, wanted, top, scale, CHUNK, SHIFT
+    )
+    column = tl.arange(0, NG * _WIDE)
+    first = column // _COLUMNS * TABLE + column % _COLUMNS
+    there = tl.maximum(tl.minimum((vocab - first + _COLUMNS - 1) // _COLUMNS, _ROWS), 0)
+    return under, masses_of(x_ptr, first, there, under, 0.0, top, scale, NG, SHIFT)
+
+
+@triton.jit
 def _decide(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, bounds_ptr, kept_ptr, number_ptr, list_ptr, dense_ptr,
     out_ptr, rows, vocab, tables, stride, FIRST: tl.constexpr, LAST: tl.constexpr, NG: tl.constexpr,
@@ -273,45 +318,20 @@ def _decide(
                 reaches = (best >= least) & ((low_kept > high_kept) | (not measured))
                 reading = tl.sum(reaches.to(tl.int32), 0)
                 if reading <= _NARROW:
-                    list_ptr += row * 2 * groups
-                    dense_ptr += row * ROOM
-                    tl.store(list_ptr + tl.cumsum(reaches.to(tl.int32), 0) - 1, group, reaches)
-                    tl.debug_barrier()
-                    number = copy_aside(x_ptr, list_ptr, dense_ptr, reading, under, over, vocab, ROOM, SHIFT)
-                    tl.debug_barrier()
                     # Tokens that do not show in the mass of their group count all the same.
-                    complete = (not (measured & counted)) | (number == low_number - high_number)
-                    if (number <= ROOM) & complete:
-                        at = tl.arange(0, ROOM)
-                        x = tl.load(dense_ptr + at, at < number, other=-INFINITY).to(tl.float32)
-                        keys = tl.where(at < number, key_of(x, SHIFT), NO_KEY)
-                        weights = tl.where(at < number, tl.exp2((x - top) * scale), 0.0)
-                        under = search_tile(
-                            keys, weights, under, over, number, tl.sum(weights, 0), high_number, high_mass,
-                            top_k, wanted,
-                        )  # fmt: skip
-                        masses_aside(
-                            x_ptr, list_ptr, list_ptr + groups, reading, under, over, 0.0, top, scale, vocab,
-                            SHIFT,
-                        )  # fmt: skip
-                        tl.debug_barrier()
-                        more = tl.load(list_ptr + groups + group, reaches, other=0)
-                        high_kept += more.to(tl.float32, bitcast=True)
-                        decided = True
+                    expected = tl.where(measured & counted, low_number - high_number, -1)
+                    decided, under, more = _search_groups(
+                        x_ptr, list_ptr + row * 2 * groups, dense_ptr + row * ROOM, reaches, reading,
+                        expected, under, over, high_number, high_mass, top_k, wanted, top, scale, vocab,
+                        groups, NG, ROOM, SHIFT,
+                    )  # fmt: skip
+                    high_kept += more
                 if not decided:
                     if LAST:
-                        # One program reads the row as often as it takes.
-                        number, between = between_keys(x_ptr, vocab, under, over, top, scale, CHUNK, SHIFT)
-                        under = search_row(
-                            x_ptr, vocab, under, over, number, between, high_number, high_mass, top_k, wanted,
-                            top, scale, CHUNK, SHIFT,
+                        under, high_kept = _search_all(
+                            x_ptr, under, over, high_number, high_mass, top_k, wanted, top, scale, vocab,
+                            NG, CHUNK, SHIFT,
                         )  # fmt: skip
-                        column = tl.arange(0, NG * _WIDE)
-                        first = column // _COLUMNS * TABLE + column % _COLUMNS
-                        there = tl.minimum((vocab - first + _COLUMNS - 1) // _COLUMNS, _ROWS)
-                        high_kept = masses_of(
-                            x_ptr, first, tl.maximum(there, 0), under, 0.0, top, scale, NG, SHIFT
-                        )
                         decided = True
                     else:
                         part = (low_mass - wanted) / tl.maximum(low_mass - high_mass, 1e-37)
