@@ -26,6 +26,7 @@ from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
 from sgl_runtime.parallel.rendezvous import choose_device, join
 from sgl_runtime.parallel.tensor import TensorParallel
 from sgl_runtime.process import ChildPipe
+from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.runner.runner import Runner
@@ -107,8 +108,17 @@ def run(
     requests: Pull[ToReplica] = Pull(inbox, ToReplica)
     overlap = runner.asynchronous and not config.disable_overlap
     lead = Leader(
-        scheduler, runner, requests, Push(outbox), replica=replica, followers=fanout, overlap=overlap
+        scheduler,
+        runner,
+        requests,
+        Push(outbox),
+        replica=replica,
+        followers=fanout,
+        overlap=overlap,
+        clock=partial(DeviceClock, runner) if runner.asynchronous else None,
     )
+    if config.profile is not None:
+        lead.start_profile()
     pipe.ready(Ready(runner.capacity, phases.seconds))
     lead.run()
 
