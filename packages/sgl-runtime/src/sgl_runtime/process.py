@@ -125,7 +125,8 @@ class Child:
 
     @property
     def succeeded(self) -> bool:
-        """It has ended, and by itself."""
+        """Of one that is ending: whether that is because it has done what it had to do."""
+        self._process.join()
         return self._process.exitcode == 0
 
     def last_words(self) -> ConfigError | EngineDied | None:

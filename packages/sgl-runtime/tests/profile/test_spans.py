@@ -33,6 +33,7 @@ def step(spans: Spans, clock: list[int], q_lens: list[int], **microseconds: int)
         if phase is Phase.LAUNCH:
             spans.launched(batch(q_lens))
         spans.lap(phase)
+    spans.end()
 
 
 def test_a_phase_lasts_from_the_end_of_the_one_before_it(clock: list[int]) -> None:
@@ -40,7 +41,6 @@ def test_a_phase_lasts_from_the_end_of_the_one_before_it(clock: list[int]) -> No
     step(spans, clock, [1, 1], receive=3, plan=5, launch=20, wait=100, commit=7, send=2)
     clock.append(clock[-1] + 999_000)  # nothing to do
     step(spans, clock, [1, 1], receive=1, plan=4)
-    spans.begin()
     times = phases(spans.steps()) // 1000
     assert times.tolist() == [[3, 5, 0, 0, 20, 100, 7, 2], [1, 4, 0, 0, 0, 0, 0, 0]]
 
@@ -59,7 +59,9 @@ def test_the_ring_keeps_the_last_steps_in_order(clock: list[int]) -> None:
         step(spans, clock, [1] * size, plan=size, launch=1)
     assert spans.lost == 6
     kept = spans.steps()
-    assert kept[:, s.ROWS].tolist() == [7, 8, 9]
+    assert kept[:, s.ROWS].tolist() == [7, 8, 9, 10]
+    spans.begin()
+    assert spans.steps()[:, s.ROWS].tolist() == [8, 9, 10], "the one under way has taken a place"
     assert (np.diff(kept[:, s.START]) > 0).all()
 
 
@@ -67,13 +69,12 @@ def test_the_device_is_told_of_later_and_never_of_a_step_that_is_gone(clock: lis
     spans = Spans(kept=2)
     spans.device(-1, 5, 5)  # launched before the first step that was recorded
     step(spans, clock, [1], plan=1, launch=1)
-    spans.begin()
     spans.device(0, 77, 8)
     assert spans.steps()[0, [s.DEVICE_START, s.DEVICE_TIME]].tolist() == [77, 8]
-    spans.begin()
+    step(spans, clock, [1], plan=1, launch=1)
+    step(spans, clock, [1], plan=1, launch=1)
     spans.device(0, 99, 9)  # its place belongs to step 2 now
-    spans.begin()
-    assert spans.steps()[-1, s.DEVICE_START] == 0
+    assert spans.steps()[:, s.DEVICE_START].tolist() == [0, 0]
 
 
 def test_steps_are_grouped_by_kind_and_size(clock: list[int]) -> None:
@@ -83,7 +84,6 @@ def test_steps_are_grouped_by_kind_and_size(clock: list[int]) -> None:
     step(spans, clock, [5, 1, 1], plan=1, launch=1)
     step(spans, clock, [5, 8], plan=1, launch=1)
     step(spans, clock, [], plan=1)  # computed nothing
-    spans.begin()
     found = shapes(spans.steps())
     assert [(g.kind, g.requests, g.tokens, g.steps) for g in found] == [
         ("decode", (9, 16), 12.5, 2),
@@ -101,7 +101,6 @@ def test_a_report_is_a_trace_and_a_table(clock: list[int], tmp_path: Path) -> No
     step(spans, clock, [4, 4], receive=1, plan=5, launch=50, wait=10, commit=2, send=1)
     step(spans, clock, [1, 1], receive=1, plan=5, launch=50, wait=10, commit=2, send=1)
     spans.device(0, int(spans.steps()[0, s.START]) + 6000, 40_000)
-    spans.begin()
     trace, text = write_report(tmp_path / "new" / "folder", "replica0", spans)
     assert trace.with_name(trace.name.replace(".trace.json", ".txt")).read_text() == text
     events = json.loads(trace.read_text())["traceEvents"]

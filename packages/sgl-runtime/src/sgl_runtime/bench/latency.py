@@ -123,7 +123,10 @@ def _told(ours: Connection, children: list[Child]) -> Iterator[Answer]:
     while True:
         happened = wait([ours, *(child.sentinel for child in others)])
         if ours not in happened:
-            raise first_cause(children)
+            if not all(child.succeeded for child in others if child.sentinel in happened):
+                raise first_cause(children)
+            others = [child for child in others if child.sentinel not in happened]
+            continue
         try:
             data = ours.recv_bytes()
         except EOFError:

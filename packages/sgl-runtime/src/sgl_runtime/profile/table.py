@@ -2,9 +2,9 @@
 """Recorded steps as a table: the median and the 99th percentile of every phase, by the shape of the pass.
 
 Steps are grouped by kind and by requests, up to the next power of two. In a decode step every request
-computes one token, in a prefill step more, in a mixed step some do either: decoding ones beside prompts, or a
-prompt of which all but one token was in the cache. With overlap a step waits for and commits the pass that was
-launched one step before; in a run of like steps that is the same.
+computes one token, in a prefill step more, in a mixed step some do either: decoding ones beside prompts, or
+a prompt of which all but one token was in the cache. With overlap a step waits for and commits the pass that
+was launched one step before; in a run of like steps that is the same.
 """
 
 from __future__ import annotations
