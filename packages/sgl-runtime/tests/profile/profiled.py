@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from sgl_runtime.cache.radix import RadixCache
-from sgl_runtime.messages import Batch, Capacity, Message, Result, SamplingArrays, ToReplica
+from sgl_runtime.messages import Batch, Capacity, Masks, Message, Result, SamplingArrays, ToReplica
 from sgl_runtime.profile.spans import OFF, Laps, Phase
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.scheduler.scheduler import Scheduler
@@ -34,10 +34,15 @@ class _Done:
 class FakeRunner:
     """Samples token 5, always."""
 
-    laps: Laps = OFF
+    def __init__(self) -> None:
+        self._laps: Laps = OFF
 
-    def forward(self, batch: Batch) -> _Done:
-        self.laps.lap(Phase.COPY)
+    def record(self, laps: Laps) -> None:
+        self._laps = laps
+
+    def forward(self, batch: Batch, masks: Callable[[], Masks | None]) -> _Done:
+        self._laps.lap(Phase.COPY)
+        masks()
         return _Done(len(batch.sampled))
 
 

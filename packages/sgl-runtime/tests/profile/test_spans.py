@@ -42,7 +42,30 @@ def test_a_phase_lasts_from_the_end_of_the_one_before_it(clock: list[int]) -> No
     clock.append(clock[-1] + 999_000)  # nothing to do
     step(spans, clock, [1, 1], receive=1, plan=4)
     times = phases(spans.steps()) // 1000
-    assert times.tolist() == [[3, 5, 0, 0, 20, 100, 7, 2], [1, 4, 0, 0, 0, 0, 0, 0]]
+    assert times.tolist() == [[3, 5, 0, 0, 20, 100, 7, 0, 2], [1, 4, 0, 0, 0, 0, 0, 0, 0]]
+
+
+def test_a_step_may_come_back_to_a_phase(clock: list[int]) -> None:
+    spans = Spans()
+    spans.lap(Phase.COPY)  # before the first step: of no step
+    spans.begin()
+    for phase, took in ((Phase.LAUNCH, 3), (Phase.WAIT, 10), (Phase.MASK, 2), (Phase.LAUNCH, 4)):
+        clock.append(clock[-1] + took)
+        spans.lap(phase)
+    for _ in range(30):  # more than are told apart
+        clock.append(clock[-1] + 1)
+        spans.lap(Phase.SEND)
+    spans.end()
+    (step,) = spans.steps()
+    assert [(phase.name, end - start) for phase, start, end in s.laps(step.tolist())][:4] == [
+        ("LAUNCH", 3),
+        ("WAIT", 10),
+        ("MASK", 2),
+        ("LAUNCH", 4),
+    ]
+    (times,) = phases(spans.steps())
+    assert (times[Phase.LAUNCH], times[Phase.WAIT], times[Phase.COPY]) == (7, 10, 0)
+    assert step[s.TOKENS :].tolist() == [0] * (s.WIDTH - s.TOKENS)
 
 
 def test_the_step_under_way_is_not_told(clock: list[int]) -> None:

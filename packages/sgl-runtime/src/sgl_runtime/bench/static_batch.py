@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -98,7 +99,7 @@ class Engine:
             replica=0,
             followers=followers,
             overlap=runner.asynchronous and not config.disable_overlap,
-            clock=DeviceClock if runner.asynchronous else None,
+            clock=partial(DeviceClock, runner) if runner.asynchronous else None,
         )
 
     def run(self, requests: Sequence[Generate]) -> tuple[float, list[tuple[float, list[Delta]]]]:

@@ -36,7 +36,7 @@ from sgl_runtime.text.constraints import compile_constraint, token_compiler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
 _logger = log.logger(__name__)
-_FOLLOWERS_CONNECT_S = 120.0
+FOLLOWERS_CONNECT_S = 120.0
 
 
 class Phases:
@@ -73,6 +73,50 @@ def run(
     time.time() when it started this process.
     """
     phases = Phases(launched_at)
+    runner, tp = make_runner(config, model, path, phases, replica=replica, rank=rank, rendezvous=rendezvous)
+    if rank > 0:
+        tap: Tap[ToFollower] = Tap(leader, ToFollower)
+        pipe.ready(Ready(seconds=phases.seconds))
+        follow(runner, tap)
+        return
+    scheduler = _scheduler(config, model, path, runner.capacity, tp.device.type)
+    phases.end("vocabulary")
+    fanout = None
+    if tp.size > 1:
+        fanout = Fanout(leader)
+        fanout.gather(tp.size - 1, seconds=FOLLOWERS_CONNECT_S)
+    requests: Pull[ToReplica] = Pull(inbox, ToReplica)
+    overlap = runner.asynchronous and not config.disable_overlap
+    lead = Leader(
+        scheduler,
+        runner,
+        requests,
+        Push(outbox),
+        replica=replica,
+        followers=fanout,
+        overlap=overlap,
+        clock=partial(DeviceClock, runner) if runner.asynchronous else None,
+    )
+    if config.profile is not None:
+        lead.start_profile()
+    pipe.ready(Ready(runner.capacity, phases.seconds))
+    lead.run()
+
+
+def make_runner(
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    phases: Phases,
+    *,
+    replica: int,
+    rank: int,
+    rendezvous: str | None,
+) -> tuple[Runner, TensorParallel]:
+    """This rank's runner, ready for a first batch, and its place among the ranks, which meet at `rendezvous`.
+
+    Raises ConfigError.
+    """
     phases.end("python and torch")
     device = choose_device(config.device, replica * config.tensor_parallel_size + rank)
     if device.type == "cpu":
@@ -94,33 +138,7 @@ def run(
     if device.type == "cuda":
         phases.end("CUDA graphs")
         _logger.info("memory of %s:\n%s", device, spent.table())
-    if rank > 0:
-        tap: Tap[ToFollower] = Tap(leader, ToFollower)
-        pipe.ready(Ready(seconds=phases.seconds))
-        follow(runner, tap)
-        return
-    scheduler = _scheduler(config, model, path, runner.capacity, device.type)
-    phases.end("vocabulary")
-    fanout = None
-    if tp.size > 1:
-        fanout = Fanout(leader)
-        fanout.gather(tp.size - 1, seconds=_FOLLOWERS_CONNECT_S)
-    requests: Pull[ToReplica] = Pull(inbox, ToReplica)
-    overlap = runner.asynchronous and not config.disable_overlap
-    lead = Leader(
-        scheduler,
-        runner,
-        requests,
-        Push(outbox),
-        replica=replica,
-        followers=fanout,
-        overlap=overlap,
-        clock=partial(DeviceClock, runner) if runner.asynchronous else None,
-    )
-    if config.profile is not None:
-        lead.start_profile()
-    pipe.ready(Ready(runner.capacity, phases.seconds))
-    lead.run()
+    return runner, tp
 
 
 def _advance(bar: tqdm[Never], done: int, total: int) -> None:
