@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from live import Server
 from sgl_runtime import cli
+from sgl_runtime.bench.protocols import protocol
+from sgl_runtime.bench.requests import Request
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,16 @@ def test_few_requests_by_every_protocol(
     # A second turn finds the first in the cache, but for its last token, which was computed to sample.
     assert row["total_cached_tokens"] >= 2 * 11
     assert (row["mean_ttft_ms"] is None) == bool(flags)
+
+
+@pytest.mark.parametrize("backend", ["sgl", "openai", "openai-chat"])
+def test_structured_requests_are_understood(demonstration: Server, backend: str) -> None:
+    api, _ = protocol(backend)
+    schema = {"type": "object", "properties": {"alive": {"type": "boolean"}}, "required": ["alive"]}
+    request = Request("Is the cat alive?", 40, temperature=1.0, seed=3, ignore_eos=False, schema=schema)
+    answer = demonstration.http.post(api.path, json=api.body(request, "default", stream=False))
+    assert answer.status_code == 200, answer.text
+    assert isinstance(json.loads(api.news(answer.json()).text)["alive"], bool)
 
 
 def test_a_profile_of_a_running_server(demonstration: Server) -> None:

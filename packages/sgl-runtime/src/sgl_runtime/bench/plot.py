@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,15 @@ def check_plot(file: str | None) -> None:
         )
 
 
+@dataclass(frozen=True)
 class Panel:
     """One pair of axes."""
 
-    def __init__(self, title: str, x: str, y: str, lines: Sequence[Line], *, marks: bool = True) -> None:
-        self.title, self.x, self.y, self.lines, self.marks = title, x, y, lines, marks
+    title: str
+    x: str
+    y: str
+    lines: Sequence[Line]
+    marks: bool = True
 
 
 def draw(file: str, panels: Sequence[Panel]) -> None:

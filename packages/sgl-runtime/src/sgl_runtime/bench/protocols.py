@@ -40,10 +40,13 @@ class Api(Protocol):
 
 
 class Native:
-    """`POST /generate`, of this server and of SGLang."""
+    """`POST /generate`, of this server and of SGLang. `seed`: what it calls the field."""
 
     path = "/generate"
     takes_ids = True
+
+    def __init__(self, seed: str = "seed") -> None:
+        self._seed = seed
 
     def body(self, request: Request, model: str, *, stream: bool) -> dict[str, Any]:
         sampling: dict[str, Any] = {
@@ -51,6 +54,8 @@ class Native:
             "temperature": request.temperature,
             "ignore_eos": request.ignore_eos,
         }
+        if request.seed is not None:
+            sampling[self._seed] = request.seed
         if request.schema is not None:
             sampling["json_schema"] = json.dumps(request.schema)
         name = "text" if isinstance(request.prompt, str) else "input_ids"
@@ -137,7 +142,7 @@ def _openai(event: Mapping[str, Any], text: str, *, produced: bool) -> News:
 _SPOKEN: Mapping[str, tuple[Api, int]] = MappingProxyType(
     {
         "sgl": (Native(), 30000),
-        "sglang": (Native(), 30000),
+        "sglang": (Native("sampling_seed"), 30000),
         "sglang-oai": (Completions(), 30000),
         "sglang-oai-chat": (Chat(), 30000),
         "openai": (Completions(), 30000),
