@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 from fake_server import FakeServer, listening
+
+from sgl_runtime.bench.client import Client, Outcome, connect
+from sgl_runtime.bench.protocols import protocol
+from sgl_runtime.bench.requests import Load, Request
+from sgl_runtime.bench.serving import drive
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -34,6 +40,26 @@ def serving(command: Command, server: FakeServer, *flags: object) -> tuple[int, 
 
 def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("backend", "word"), [("sgl", " a"), ("openai", " a"), ("openai-chat", "ab")])
+def test_every_token_has_its_moment(backend: str, word: str) -> None:
+    """Events without a new token, of the role, the end or the usage, are none."""
+
+    async def scene(url: str) -> tuple[Outcome, list[Outcome]]:
+        api, _ = protocol(backend)
+        async with connect(None, 60) as session:
+            client = Client(session, url, api, "m", extra={}, stream=True)
+            asked = Request("abc" if backend == "openai-chat" else [1, 2, 3], 7)
+            one = await client.send(asked, stream=True)
+            load = Load("two", [[asked], [asked]], [0.0, 0.25])
+            return one, await drive(client, load, None, quiet=True)
+
+    with listening(FakeServer()) as server:
+        one, (early, late) = asyncio.run(scene(server.url))
+    assert (one.error, one.text, one.output_tokens, one.prompt_tokens) == ("", word * 7, 7, 3)
+    assert len(one.stamps) == 7 and one.start < one.stamps[0] <= one.stamps[-1] <= one.end
+    assert late.start - early.start > 0.2, "nobody is sent before its time"
 
 
 @pytest.mark.parametrize("backend", PATHS)
