@@ -44,11 +44,16 @@ def timed(call: Callable[[], object]) -> tuple[float, object]:
     return (time.thread_time() - start) * 1e3, value
 
 
-def decode(rows: int, *, overlap: bool, sampling: Sampling, slots_per_row: int = 5000) -> tuple[float, float]:
-    """Median milliseconds of plan and of commit when `rows` requests decode."""
-    schedule = scheduler(rows, rows * slots_per_row, max_prefill_tokens=1 << 30)
+def decode(rows: int, *, overlap: bool, sampling: Sampling, shared: int = 0) -> tuple[float, float]:
+    """Median milliseconds of plan and of commit when `rows` requests decode. `shared`: tokens that their
+    prompts begin with together; then the batches say so.
+    """
+    least = 64 if shared else None
+    schedule = scheduler(rows, rows * 5000, max_prefill_tokens=1 << 30, shared_least=least)
+    if shared:
+        warm(schedule, shared)
     for index in range(rows):
-        schedule.add(Generate(f"r{index}", prompt(), sampling))
+        schedule.add(Generate(f"r{index}", prompt(shared), sampling))
     flying: list[Batch] = []
     plans, commits = [], []
     for _ in range(300):
@@ -63,7 +68,16 @@ def decode(rows: int, *, overlap: bool, sampling: Sampling, slots_per_row: int =
             took, _ = timed(lambda answer=answer: schedule.commit(answer))  # type: ignore[misc]
             if len(oldest.tokens) == rows:
                 commits.append(took)
+    assert bool(shared and rows > 1) == bool(batch.shared)
     return statistics.median(plans), statistics.median(commits)
+
+
+def warm(schedule: Scheduler, shared: int) -> None:
+    """Have the first `shared` tokens of prompts in the prefix cache."""
+    schedule.add(Generate("warm", prompt(shared), Sampling(max_new_tokens=0)))
+    batch = schedule.plan()
+    assert batch is not None
+    schedule.commit(result(batch))
 
 
 def newcomer(rows: int, *, mixed: bool) -> tuple[float, float]:
@@ -93,10 +107,7 @@ def newcomer(rows: int, *, mixed: bool) -> tuple[float, float]:
 def admit(rows: int, shared: int) -> float:
     """Milliseconds of a plan that admits `rows` newcomers; `shared` tokens of each prompt are cached."""
     schedule = scheduler(rows, rows * 2048, max_prefill_tokens=1 << 30)
-    schedule.add(Generate("warm", prompt(shared), Sampling(max_new_tokens=0)))
-    warm = schedule.plan()
-    assert warm is not None
-    schedule.commit(result(warm))
+    warm(schedule, shared)
     for index in range(rows):
         schedule.add(Generate(f"r{index}", prompt(shared), Sampling(max_new_tokens=1000)))
     took, batch = timed(schedule.plan)
@@ -130,14 +141,15 @@ def main() -> None:
     strings = Sampling(max_new_tokens=4000, stop=(b"</answer>", b"\n\n"))
     biased = Sampling(max_new_tokens=4000, logit_bias=((5, 1.0), (6, -1.0)), frequency_penalty=0.5)
     print(f"{'step, ms of CPU time':<34}{'rows':>6}{'plan':>9}{'commit':>9}{'both':>9}")
-    for name, overlap, sampling in (
-        ("plain", False, plain),
-        ("with overlap", True, plain),
-        ("two stop strings", False, strings),
-        ("logit bias and penalties", False, biased),
+    for name, overlap, sampling, shared in (
+        ("plain", False, plain, 0),
+        ("with overlap", True, plain, 0),
+        ("with overlap, prefixes shared", True, plain, 400),
+        ("two stop strings", False, strings, 0),
+        ("logit bias and penalties", False, biased, 0),
     ):
         for count in rows:
-            plan, commit = decode(count, overlap=overlap, sampling=sampling)
+            plan, commit = decode(count, overlap=overlap, sampling=sampling, shared=shared)
             print(f"{name:<34}{count:>6}{plan:>9.3f}{commit:>9.3f}{plan + commit:>9.3f}")
     for name, mixed in (
         ("a prompt of 512, nothing beside it", False),

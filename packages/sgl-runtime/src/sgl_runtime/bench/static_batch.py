@@ -44,10 +44,9 @@ from sgl_runtime.messages import (
 from sgl_runtime.process import ChildPipe
 from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.leader import Leader
-from sgl_runtime.replica.main import FOLLOWERS_CONNECT_S, Phases, make_runner
+from sgl_runtime.replica.main import FOLLOWERS_CONNECT_S, Phases, make_runner, make_scheduler
 from sgl_runtime.runner.load import choose_dtype
 from sgl_runtime.runner.runner import Runner
-from sgl_runtime.scheduler.scheduler import Scheduler
 
 _FIRST_STEPS = 5
 _WARM_OUTPUT = 8  # tokens: enough for every kind of step to have happened
@@ -83,14 +82,10 @@ class Engine:
         self, config: ServeConfig, runner: Runner, cache: PrefixCache, followers: Fanout | None
     ) -> None:
         self.desk = Desk()
-        scheduler = Scheduler(
-            runner.capacity,
-            cache,
-            chunked_prefill_size=config.chunked_prefill_size,
-            max_prefill_tokens=config.max_prefill_tokens,
-            enable_mixed_chunk=config.enable_mixed_chunk,
-            schedule_policy="fcfs",
-        )
+        kind = "cuda" if runner.asynchronous else "cpu"
+        # The batch is there as a whole: nothing is refused, and nobody goes before another.
+        config = msgspec.structs.replace(config, max_queued_requests=None, schedule_policy="fcfs")
+        scheduler = make_scheduler(config, runner.capacity, kind, cache)
         self.leader = Leader(
             scheduler,
             runner,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Never
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from sgl_runtime import log
-from sgl_runtime.cache.prefix import NoCache
+from sgl_runtime.cache.prefix import NoCache, PrefixCache
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
 from sgl_runtime.checkpoint.config import ModelConfig
@@ -30,8 +31,9 @@ from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.runner.runner import Runner
-from sgl_runtime.scheduler.constraint import Grammars
+from sgl_runtime.scheduler.constraint import Encode, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.scheduler.stop import TokenBytes
 from sgl_runtime.text.constraints import compile_constraint, token_compiler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
@@ -149,19 +151,42 @@ def _advance(bar: tqdm[Never], done: int, total: int) -> None:
 def _scheduler(
     config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity, kind: str
 ) -> Scheduler:
-    """kind: of device, "cpu" or "cuda"."""
-    limits = prefill_limits(config, kind)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     grammars = encode = None
     if tokenizer is not None:
         compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
         grammars = Grammars(partial(compile_constraint, compiler))
         encode = None if config.disable_regex_jump_forward else tokenizer.encode_part
-    return Scheduler(
+    return make_scheduler(
+        config,
         capacity,
+        kind,
         NoCache() if config.disable_radix_cache else RadixCache(),
         eos=model.eos,
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
+        grammars=grammars,
+        encode=encode,
+    )
+
+
+def make_scheduler(
+    config: ServeConfig,
+    capacity: Capacity,
+    kind: str,
+    cache: PrefixCache,
+    *,
+    eos: Collection[int] = (),
+    vocabulary: TokenBytes | None = None,
+    grammars: Grammars | None = None,
+    encode: Encode | None = None,
+) -> Scheduler:
+    """A scheduler as `config` asks for a device of this kind, "cpu" or "cuda"; the others as of Scheduler."""
+    limits = prefill_limits(config, kind)
+    return Scheduler(
+        capacity,
+        cache,
+        eos=eos,
+        vocabulary=vocabulary,
         grammars=grammars,
         encode=encode,
         chunked_prefill_size=limits.chunk,
