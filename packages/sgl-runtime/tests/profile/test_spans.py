@@ -57,7 +57,7 @@ def test_a_step_may_come_back_to_a_phase(clock: list[int]) -> None:
         spans.lap(Phase.SEND)
     spans.end()
     (step,) = spans.steps()
-    assert [(phase.name, end - start) for phase, start, end in s.laps(step.tolist())][:4] == [
+    assert [(Phase(phase).name, end - start) for phase, start, end in s.laps(step.tolist())][:4] == [
         ("LAUNCH", 3),
         ("WAIT", 10),
         ("MASK", 2),

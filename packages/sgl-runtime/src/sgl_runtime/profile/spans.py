@@ -45,7 +45,7 @@ DEVICE_START: Final = TOKENS + 3  # when the device began that pass, on the host
 DEVICE_TIME: Final = TOKENS + 4
 WIDTH: Final = TOKENS + 5
 
-KEPT: Final = 1 << 16  # steps; 10 MiB
+KEPT: Final = 1 << 14  # steps, 2.6 MiB: a minute or more of a busy GPU
 _EMPTY: Final = array("q", bytes(8 * WIDTH))
 
 
@@ -143,14 +143,14 @@ class Spans:
         return ring.take(np.arange(self.lost, self._ended) % self._kept, axis=0)
 
 
-def laps(step: list[int]) -> list[tuple[Phase, int, int]]:
+def laps(step: list[int]) -> list[tuple[int, int, int]]:
     """(phase, start, end) of every lap of a row of `Spans.steps`, in order."""
     found, last = [], step[START]
     for entry in step[LAPS:TOKENS]:
         if not entry:
             break
         end = entry >> _PHASE_BITS
-        found.append((Phase(entry & (1 << _PHASE_BITS) - 1), last, end))
+        found.append((entry & (1 << _PHASE_BITS) - 1, last, end))
         last = end
     return found
 

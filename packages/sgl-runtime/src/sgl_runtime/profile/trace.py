@@ -9,21 +9,29 @@ counters ("C") and metadata ("M"); times are microseconds.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sgl_runtime.messages import I64
-from sgl_runtime.profile.spans import DEVICE_START, DEVICE_TIME, PROMPTS, ROWS, START, TOKENS, laps
+from sgl_runtime.profile.spans import DEVICE_START, DEVICE_TIME, PROMPTS, ROWS, START, TOKENS, Phase, laps
 
 _LOOP, _DEVICE = 1, 2  # thread ids: the tracks
+_PHASES = tuple(phase.name.lower() for phase in Phase)
 
 
 def write_trace(file: Path, steps: I64, *, process: str, device: str) -> None:
     """`steps` as `Spans.steps` gives them; `process` and `device` name the tracks. Overwrites `file`."""
-    events = [*_names(process, device), *_events(steps)]
-    file.write_bytes(msgspec.json.encode({"traceEvents": events, "displayTimeUnit": "ms"}))
+    encode = msgspec.json.Encoder().encode
+    with file.open("wb") as out:
+        out.write(b'{"displayTimeUnit":"ms","traceEvents":[')
+        separator = b"\n"
+        for event in chain(_names(process, device), _events(steps)):
+            out.write(separator + encode(event))
+            separator = b",\n"
+        out.write(b"\n]}\n")
 
 
 def _names(process: str, device: str) -> Iterator[dict[str, Any]]:
@@ -41,7 +49,7 @@ def _events(steps: I64) -> Iterator[dict[str, Any]]:
         does = {"step": number, "tokens": step[TOKENS], "requests": step[ROWS], "prompts": step[PROMPTS]}
         yield _span(_name(step), _LOOP, start - origin, end - start, does)
         for phase, begun, ended in inside:
-            yield _span(phase.name.lower(), _LOOP, begun - origin, ended - begun, {})
+            yield _span(_PHASES[phase], _LOOP, begun - origin, ended - begun, {})
         if step[TOKENS]:
             at = (start - origin) / 1e3
             counts = {"tokens": step[TOKENS]}, {"requests": step[ROWS]}
