@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the scheduler costs per step: `python packages/sgl-runtime/bench/scheduler.py`. No model, no torch.
 
-Decode steps with stop strings absent and present, with and without overlap; the admission of newcomers; the
-waiting line. Each number is the median over many steps, in milliseconds.
+Decode steps with stop strings absent and present, with and without overlap; steps that compute a newcomer's
+prompt, alone or beside those that decode; the admission of many newcomers; the waiting line. Each number is
+the median over many steps, in milliseconds of CPU time: what a step must hide behind the device.
 """
 
 from __future__ import annotations
@@ -38,16 +39,21 @@ def result(batch: Batch) -> Result:
 
 
 def timed(call: Callable[[], object]) -> tuple[float, object]:
-    start = time.perf_counter()
+    start = time.thread_time()
     value = call()
-    return (time.perf_counter() - start) * 1e3, value
+    return (time.thread_time() - start) * 1e3, value
 
 
-def decode(rows: int, *, overlap: bool, sampling: Sampling, slots_per_row: int = 2048) -> tuple[float, float]:
-    """Median milliseconds of plan and of commit when `rows` requests decode."""
-    schedule = scheduler(rows, rows * slots_per_row, max_prefill_tokens=1 << 30)
+def decode(rows: int, *, overlap: bool, sampling: Sampling, shared: int = 0) -> tuple[float, float]:
+    """Median milliseconds of plan and of commit when `rows` requests decode. `shared`: tokens that their
+    prompts begin with together; then the batches say so.
+    """
+    least = 64 if shared else None
+    schedule = scheduler(rows, rows * 5000, max_prefill_tokens=1 << 30, shared_least=least)
+    if shared:
+        warm(schedule, shared)
     for index in range(rows):
-        schedule.add(Generate(f"r{index}", prompt(), sampling))
+        schedule.add(Generate(f"r{index}", prompt(shared), sampling))
     flying: list[Batch] = []
     plans, commits = [], []
     for _ in range(300):
@@ -60,17 +66,48 @@ def decode(rows: int, *, overlap: bool, sampling: Sampling, slots_per_row: int =
             oldest = flying.pop(0)
             answer = result(oldest)
             took, _ = timed(lambda answer=answer: schedule.commit(answer))  # type: ignore[misc]
-            commits.append(took)
+            if len(oldest.tokens) == rows:
+                commits.append(took)
+    assert bool(shared and rows > 1) == bool(batch.shared)
+    return statistics.median(plans), statistics.median(commits)
+
+
+def warm(schedule: Scheduler, shared: int) -> None:
+    """Have the first `shared` tokens of prompts in the prefix cache."""
+    schedule.add(Generate("warm", prompt(shared), Sampling(max_new_tokens=0)))
+    batch = schedule.plan()
+    assert batch is not None
+    schedule.commit(result(batch))
+
+
+def newcomer(rows: int, *, mixed: bool) -> tuple[float, float]:
+    """Median milliseconds of plan and of commit of a step that computes one newcomer's prompt of 512 tokens
+    while `rows` requests run: `mixed`, beside a token of each of them.
+    """
+    schedule = scheduler(rows + 1, (rows + 1) * 5000, max_prefill_tokens=1 << 30, enable_mixed_chunk=mixed)
+    for index in range(rows):
+        schedule.add(Generate(f"r{index}", prompt(), Sampling(max_new_tokens=4000, ignore_eos=True)))
+    plans, commits = [], []
+    for step in range(200):
+        arrives = step >= 100 and step % 2 == 0
+        if arrives:
+            schedule.add(Generate(f"new{step}", prompt(), Sampling(max_new_tokens=1, ignore_eos=True)))
+        took, batch = timed(schedule.plan)
+        assert isinstance(batch, Batch)
+        answer = result(batch)
+        also, _ = timed(lambda answer=answer: schedule.commit(answer))  # type: ignore[misc]
+        if arrives:
+            assert len(batch.rows) == (rows + 1 if mixed else 1)
+            assert len(batch.tokens) > PROMPT - 8, "no more than a first token is in the cache by chance"
+            plans.append(took)
+            commits.append(also)
     return statistics.median(plans), statistics.median(commits)
 
 
 def admit(rows: int, shared: int) -> float:
     """Milliseconds of a plan that admits `rows` newcomers; `shared` tokens of each prompt are cached."""
     schedule = scheduler(rows, rows * 2048, max_prefill_tokens=1 << 30)
-    schedule.add(Generate("warm", prompt(shared), Sampling(max_new_tokens=0)))
-    warm = schedule.plan()
-    assert warm is not None
-    schedule.commit(result(warm))
+    warm(schedule, shared)
     for index in range(rows):
         schedule.add(Generate(f"r{index}", prompt(shared), Sampling(max_new_tokens=1000)))
     took, batch = timed(schedule.plan)
@@ -98,20 +135,28 @@ def full(rows: int, waiting: int) -> tuple[float, float]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256, 512, 1024])
+    arguments.add_argument("--rows", type=int, nargs="+", default=[1, 64, 256, 1024])
     rows = arguments.parse_args().rows
     plain = Sampling(max_new_tokens=4000)
     strings = Sampling(max_new_tokens=4000, stop=(b"</answer>", b"\n\n"))
     biased = Sampling(max_new_tokens=4000, logit_bias=((5, 1.0), (6, -1.0)), frequency_penalty=0.5)
-    print(f"{'decode step, ms':<34}{'rows':>6}{'plan':>9}{'commit':>9}{'both':>9}")
-    for name, overlap, sampling in (
-        ("plain", False, plain),
-        ("with overlap", True, plain),
-        ("two stop strings", False, strings),
-        ("logit bias and penalties", False, biased),
+    print(f"{'step, ms of CPU time':<34}{'rows':>6}{'plan':>9}{'commit':>9}{'both':>9}")
+    for name, overlap, sampling, shared in (
+        ("plain", False, plain, 0),
+        ("with overlap", True, plain, 0),
+        ("with overlap, prefixes shared", True, plain, 400),
+        ("two stop strings", False, strings, 0),
+        ("logit bias and penalties", False, biased, 0),
     ):
         for count in rows:
-            plan, commit = decode(count, overlap=overlap, sampling=sampling)
+            plan, commit = decode(count, overlap=overlap, sampling=sampling, shared=shared)
+            print(f"{name:<34}{count:>6}{plan:>9.3f}{commit:>9.3f}{plan + commit:>9.3f}")
+    for name, mixed in (
+        ("a prompt of 512, nothing beside it", False),
+        ("a prompt of 512 beside the rows", True),
+    ):
+        for count in rows:
+            plan, commit = newcomer(count, mixed=mixed)
             print(f"{name:<34}{count:>6}{plan:>9.3f}{commit:>9.3f}{plan + commit:>9.3f}")
     print(f"\n{'plan that admits all rows, ms':<34}{'rows':>6}{'cold':>9}{'cached':>9}")
     for count in rows:

@@ -53,12 +53,16 @@ UNIONS: dict[Any, list[m.Message]] = {
         m.Generate("r", [1], m.Sampling()),
         m.Abort("r"),
         m.Flush("r"),
+        m.Profile("r"),
+        m.Profile("r", "a folder"),
     ],
     m.FromReplica: [
         m.Step([m.Delta("r", [5], m.StoppedByString(b"\xe5"), 3, LOGPROBS, LOGPROBS)], m.Load(running=1)),
         m.Step([m.Delta("r", [], m.Aborted("no room", overloaded=True))], m.Load()),
         m.Step([m.Delta("r", [2], m.StoppedByToken(2)), m.Delta("s", [1], m.StoppedByLength(4))], m.Load()),
         m.Flushed("r", True),
+        m.Profiled("r", "a/trace.json", "a table"),
+        m.Profiled("r", error="no profile is being recorded", conflict=True),
     ],
     m.ToFollower: [BATCH, m.Halt()],
     m.FromChild: [

@@ -10,7 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import types
-from typing import Annotated, Any, Final, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta
@@ -20,6 +31,7 @@ from sgl_runtime.errors import ConfigError
 _COUNTS: Final = (
     "context_length", "max_running_requests", "max_queued_requests", "max_total_tokens", "max_prefill_tokens",
 )  # fmt: skip
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def _flag(help: str, *aliases: str) -> Meta:
@@ -161,6 +173,12 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Literal["debug", "info", "warning", "error"] | None, _flag("the same for HTTP; none: as --log-level")
     ] = None
     log_requests: Annotated[bool, _flag("log inputs and outputs of every request when it ends")] = False
+    profile: Annotated[
+        str | None,
+        _flag(
+            "a folder: record from the start where the time of every step goes, and write it there at the end"
+        ),
+    ] = None
 
 
 class PrefillLimits(NamedTuple):
@@ -183,11 +201,15 @@ class Environment(msgspec.Struct, frozen=True):
     """The environment variables that matter to us, read once."""
 
     use_modelscope: bool = False
+    openai_api_key: str | None = None  # of a server that is measured
 
     @classmethod
     def read(cls) -> Environment:
         value = os.environ.get("SGLANG_USE_MODELSCOPE", "")
-        return cls(use_modelscope=value.lower() not in ("", "0", "false"))
+        return cls(
+            use_modelscope=value.lower() not in ("", "0", "false"),
+            openai_api_key=os.environ.get("OPENAI_API_KEY"),
+        )
 
 
 def share_cores() -> None:
@@ -201,41 +223,50 @@ def share_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` one flag for each field of ServeConfig, with the field's default."""
-    hints = get_type_hints(ServeConfig, include_extras=True)
-    for field in msgspec.structs.fields(ServeConfig):
+def add_flags(parser: argparse._ActionsContainer, options: type[msgspec.Struct] = ServeConfig) -> None:
+    """Give `parser` one flag for each field of `options`, with the field's default."""
+    hints = get_type_hints(options, include_extras=True)
+    for field in msgspec.structs.fields(options):
         annotation = hints[field.name]
         metas = [m for m in annotation.__metadata__ if isinstance(m, Meta)]
         described = next(m for m in metas if m.description is not None)
         spellings = ["--" + field.name.replace("_", "-"), *(described.extra or {})["aliases"]]
-        options: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "dest": field.name,
             "default": field.default,
             "help": described.description,
         }
         kind = _plain(annotation.__origin__)
         if kind is bool:
-            parser.add_argument(*spellings, action="store_true", **options)
+            parser.add_argument(*spellings, action="store_true", **settings)
         elif get_origin(kind) is Literal:
-            parser.add_argument(*spellings, choices=get_args(kind), **options)
+            parser.add_argument(*spellings, choices=get_args(kind), **settings)
+        elif get_origin(kind) is tuple:
+            each = _plain(get_args(kind)[0])
+            several = {"choices": get_args(each)} if get_origin(each) is Literal else {"type": each}
+            parser.add_argument(*spellings, nargs="+", **several, **settings)
         else:
-            parser.add_argument(*spellings, type=kind, **options)
+            parser.add_argument(*spellings, type=kind, **settings)
 
 
 def _plain(annotation: Any) -> Any:
-    """`int | None` -> `int`; anything else as it is."""
+    """`int | None` -> `int`, also where the int is annotated; anything else as it is."""
     if get_origin(annotation) in (Union, types.UnionType):
         (annotation,) = (a for a in get_args(annotation) if a is not type(None))
-    return annotation
+    return annotation.__origin__ if get_origin(annotation) is Annotated else annotation
+
+
+def options_from(values: dict[str, Any], options: type[T]) -> T:
+    """A validated struct from plain values. Raises ConfigError naming the flag."""
+    try:
+        return msgspec.convert(values, options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_as_flags(str(error))) from None
 
 
 def config_from(values: dict[str, Any]) -> ServeConfig:
     """Validated ServeConfig from plain values. Raises ConfigError naming the flag."""
-    try:
-        config = msgspec.convert(values, ServeConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_as_flags(str(error))) from None
+    config = options_from(values, ServeConfig)
     if config.skip_tokenizer_init and config.chat_template is not None:
         raise ConfigError("--chat-template needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:

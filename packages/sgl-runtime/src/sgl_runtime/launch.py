@@ -40,6 +40,7 @@ from sgl_runtime.process import (
     termination_as_exception,
     uninterrupted,
 )
+from sgl_runtime.profile.report import check_folder
 
 _logger = log.logger(__name__)
 _DRAIN_S = 30.0  # for the api process to answer what it has begun
@@ -58,19 +59,14 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
     children: list[Child] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(termination_as_exception())
+        check_folder(config.profile)
         listener = stack.enter_context(_listen(config.host, config.port))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
         )
         stack.callback(_stop_all, children)
         try:
-            modelscope = Environment.read().use_modelscope
-            path = locate(config.model_path, load_format=config.load_format, use_modelscope=modelscope)
-            if config.tokenizer_path is not None:
-                tokenizer = locate(config.tokenizer_path, load_format="dummy", use_modelscope=modelscope)
-                config = msgspec.structs.replace(config, tokenizer_path=str(tokenizer))
-            model = read_config(path)
-            _check(config, model)
+            config, model, path = resolve(config)
             for program in _programs(config, model, path, folder, listener, time.time()):
                 children.append(Child(program))
             readies = _open(children)
@@ -84,6 +80,21 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             with contextlib.suppress(Terminated, KeyboardInterrupt):
                 if children and (reason := drain(children[0], children[1:], seconds=_DRAIN_S)) is not None:
                     raise _told(children[0], reason) from None
+
+
+def resolve(config: ServeConfig) -> tuple[ServeConfig, ModelConfig, Path]:
+    """The files that `config` names, fetched if need be: the config with them, the model, and its path.
+
+    Raises ConfigError for what can be known to fail before any process starts.
+    """
+    modelscope = Environment.read().use_modelscope
+    path = locate(config.model_path, load_format=config.load_format, use_modelscope=modelscope)
+    if config.tokenizer_path is not None:
+        tokenizer = locate(config.tokenizer_path, load_format="dummy", use_modelscope=modelscope)
+        config = msgspec.structs.replace(config, tokenizer_path=str(tokenizer))
+    model = read_config(path)
+    _check(config, model)
+    return config, model, path
 
 
 def _told(api: Child, reason: SglError) -> SglError:
@@ -122,7 +133,7 @@ def _programs(
     api = {"listener": listener, "inbox": outbox, "replicas": inboxes}
     yield Program("api", "sgl_runtime.http.process:run", {**common, **api}, **levels)
     for replica, inbox in enumerate(inboxes):
-        rendezvous = f"tcp://127.0.0.1:{_free_port()}" if config.tensor_parallel_size > 1 else None
+        rendezvous = f"tcp://127.0.0.1:{free_port()}" if config.tensor_parallel_size > 1 else None
         for rank in range(config.tensor_parallel_size):
             name = f"replica{replica}" if rank == 0 else f"replica{replica}/rank{rank}"
             place = {
@@ -167,7 +178,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now, for ranks to meet at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

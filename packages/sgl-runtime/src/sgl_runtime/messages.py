@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every struct that crosses a process boundary; the nouns of the runtime on one page.
 
-api process -> replica:      `Generate | Abort | Flush`        (`ToReplica`)
-replica     -> api process:  `Step | Flushed`                  (`FromReplica`)
+api process -> replica:      `Generate | Abort | Flush | Profile`  (`ToReplica`)
+replica     -> api process:  `Step | Flushed | Profiled`       (`FromReplica`)
 leader      -> followers:    `Batch | Halt`                    (`ToFollower`)
 child       -> launcher:     `Ready | Failed`                  (`FromChild`, once, over a pipe)
 launcher    -> api process:  `Open | Died`                     (`ToApi`, over the same pipe)
@@ -88,7 +88,14 @@ class Flush(Message, frozen=True):
     rid: str
 
 
-ToReplica: TypeAlias = Generate | Abort | Flush
+class Profile(Message, frozen=True):
+    """Begin to record where the time of the steps goes, or end it and write into `folder`."""
+
+    rid: str
+    folder: str | None = None  # None: begin
+
+
+ToReplica: TypeAlias = Generate | Abort | Flush | Profile
 
 # ------------------------------------------------------------------------------------------------- answers
 
@@ -165,7 +172,17 @@ class Flushed(Message, frozen=True):
     done: bool  # False: requests were running or waiting, nothing was flushed
 
 
-FromReplica: TypeAlias = Step | Flushed
+class Profiled(Message, frozen=True):
+    """The answer to `Profile`. On beginning all but `rid` is empty."""
+
+    rid: str
+    trace: str = ""  # the file
+    table: str = ""  # for a person
+    error: str = ""  # why nothing was written or begun
+    conflict: bool = False  # it is because a recording is under way, or none is
+
+
+FromReplica: TypeAlias = Step | Flushed | Profiled
 
 # ------------------------------------------------------------------------------------------------- batches
 

@@ -123,6 +123,12 @@ class Child:
         """It has ended, by a signal."""
         return self._process.exitcode is not None and self._process.exitcode < 0
 
+    @property
+    def succeeded(self) -> bool:
+        """Of one that is ending: whether that is because it has done what it had to do."""
+        self._process.join()
+        return self._process.exitcode == 0
+
     def last_words(self) -> ConfigError | EngineDied | None:
         """What the child has said of its own failure, if it has said anything."""
         while not self.pipe.closed and self.pipe.poll() and (message := self._read()) is not None:

@@ -26,6 +26,8 @@ from sgl_runtime.messages import (
     Load,
     Logprobs,
     Message,
+    Profile,
+    Profiled,
     Step,
     StoppedByLength,
     StoppedByString,
@@ -93,6 +95,7 @@ class Script:
         self.flushes = True  # what a Flush is answered with
         self.pauses = 10  # turns of the event loop between two Steps: time for readers to keep up
         self._outbox: asyncio.Queue[FromReplica | Exception] = asyncio.Queue()
+        self.profiling: set[int] = set()  # replicas that record
         self.answered: set[str] = set()  # for tests that answer by hand
         self._cached: set[tuple[int, ...]] = set()  # prompts seen before
 
@@ -115,9 +118,20 @@ class Script:
         match message:
             case Flush(rid):
                 self._outbox.put_nowait(Flushed(rid, self.flushes))
+            case Profile(rid, folder):
+                self._outbox.put_nowait(self.profiled(replica, rid, folder))
             case Generate() if self.per_step is not None:
                 for delta in self.deltas(message, self.per_step):
                     self.say(delta, replica=replica)
+
+    def profiled(self, replica: int, rid: str, folder: str | None) -> Profiled:
+        if (replica in self.profiling) == (folder is None):
+            return Profiled(rid, error="not now", conflict=True)
+        if folder is None:
+            self.profiling.add(replica)
+            return Profiled(rid)
+        self.profiling.remove(replica)
+        return Profiled(rid, f"{folder}/replica{replica}.trace.json", "a table")
 
     @property
     def generates(self) -> list[Generate]:

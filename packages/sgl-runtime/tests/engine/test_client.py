@@ -89,7 +89,7 @@ async def settle() -> None:
 def quiet(client: EngineClient) -> bool:
     """Nothing in flight, and no book that still mentions anything."""
     flights = client._flights
-    left = len(flights) + len(flights._by_name) + len(client._waiting) + len(client._flushes)
+    left = len(flights) + len(flights._by_name) + len(client._waiting) + len(client._asked)
     return left == 0 and set(client.in_flight) == {0}
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 from uuid import uuid4
 
@@ -30,13 +31,15 @@ from sgl_runtime.messages import (
     Generate,
     Load,
     Message,
+    Profile,
+    Profiled,
     Sampling,
     Step,
 )
 
 _logger = log.logger(__name__)
 _PROBE_LOOK_S = 0.05  # how often a probe looks whether somebody else's tokens have answered it
-_FLUSH_S = 30.0  # a replica reads its messages between two steps
+_ANSWER_S = 30.0  # a replica reads its messages between two steps
 
 
 class Sender(Protocol):
@@ -80,7 +83,7 @@ class EngineClient:
         self._log_requests = log_requests
         self._flights = Flights(len(replicas))
         self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
-        self._flushes: dict[str, asyncio.Future[bool]] = {}
+        self._asked: dict[str, asyncio.Future[Flushed | Profiled]] = {}
         self._token_at = [0.0] * len(replicas)  # when each replica last produced a token, time.monotonic
         self._closed: SglError | None = None  # why nothing new is accepted
 
@@ -126,19 +129,31 @@ class EngineClient:
         """Empty the prefix caches. False: requests were running somewhere, and nothing was emptied there."""
         if self._closed is not None:
             raise self._closed.with_traceback(None)
+        answers = await self._ask(Flush)
+        return all(isinstance(answer, Flushed) and answer.done for answer in answers)
+
+    async def profile(self, folder: str | None) -> list[Profiled]:
+        """Begin a recording on every replica, or with a `folder` end it and write it there; their answers."""
+        answers = await self._ask(partial(Profile, folder=folder))
+        return [answer for answer in answers if isinstance(answer, Profiled)]
+
+    async def _ask(self, question: Callable[[str], Message]) -> list[Flushed | Profiled]:
+        """What the replicas answer to `question(rid)`, in their order. Raises Overloaded if one does not."""
         loop = asyncio.get_running_loop()
-        answers = {uuid4().hex: loop.create_future() for _ in self._replicas}
-        self._flushes.update(answers)
+        answers: dict[str, asyncio.Future[Flushed | Profiled]] = {
+            uuid4().hex: loop.create_future() for _ in self._replicas
+        }
+        self._asked.update(answers)
         try:
             for rid, replica in zip(answers, self._replicas, strict=True):
-                replica.send(Flush(rid))
-            async with asyncio.timeout(_FLUSH_S):
-                return all(await asyncio.gather(*answers.values()))
+                replica.send(question(rid))
+            async with asyncio.timeout(_ANSWER_S):
+                return await asyncio.gather(*answers.values())
         except TimeoutError:
-            raise Overloaded(f"the engine has not answered for {_FLUSH_S:.0f} s") from None
+            raise Overloaded(f"the engine has not answered for {_ANSWER_S:.0f} s") from None
         finally:
             for rid in answers:
-                del self._flushes[rid]
+                del self._asked[rid]
 
     async def probe(self, seconds: float) -> None:
         """Return when every replica has produced a token after the call. Raises EngineDied naming one that
@@ -187,9 +202,9 @@ class EngineClient:
             match await self._answers.receive():
                 case Step() as step:
                     self._deliver(step)
-                case Flushed(rid, done):
-                    if (answer := self._flushes.get(rid)) is not None and not answer.done():
-                        answer.set_result(done)
+                case Flushed() | Profiled() as said:
+                    if (answer := self._asked.get(said.rid)) is not None and not answer.done():
+                        answer.set_result(said)
 
     def refuse(self, error: SglError) -> None:
         """Accept nothing from now on; what is in flight goes on."""
@@ -202,7 +217,7 @@ class EngineClient:
             self._flights.strike(stream)
             stream.fail(error)
         self._waiting.clear()
-        for answer in self._flushes.values():
+        for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(error)
 

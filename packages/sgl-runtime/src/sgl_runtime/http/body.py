@@ -27,9 +27,12 @@ _WITH_PATH = re.compile(r"(?P<what>.*) - at `(?:key` in `)?\$(?P<path>[^`]*)`$",
 _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
 
 
-async def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
-    """The decoded body. Raises InvalidRequest, HTTPException 413, or ClientDisconnect."""
-    data = await _bytes(request)
+async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: bytes = b"") -> T:
+    """The decoded body; one without bytes counts as `empty`.
+
+    Raises InvalidRequest, HTTPException 413, or ClientDisconnect.
+    """
+    data = await _bytes(request) or empty
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:

@@ -25,7 +25,7 @@ from sgl_runtime.engine.client import EngineClient, Receiver, Sender
 from sgl_runtime.engine.prepare import Preparation, tightest
 from sgl_runtime.engine.router import load_router
 from sgl_runtime.engine.stream import new_detokenizer
-from sgl_runtime.errors import EngineDied, Overloaded
+from sgl_runtime.errors import EngineDied, Overloaded, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
 from sgl_runtime.messages import Capacity, FromReplica
@@ -75,6 +75,7 @@ async def serve_api(
         await asyncio.wait((*broken, asked), return_when=asyncio.FIRST_COMPLETED)
         if not any(sign.done() for sign in broken):
             await _drain(api.client, broken, drain_seconds)
+            await _write_profile(api, broken)
         if dead.done():
             api.client.fail(EngineDied(dead.result()))
         elif receiving.done():
@@ -100,6 +101,22 @@ async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], se
     if not done:
         cut = client.abort(reason="the server is shutting down")
         _logger.warning("%d samples had not ended within %.0f s and were cut short", cut, seconds)
+
+
+async def _write_profile(api: Api, broken: Sequence[asyncio.Future[Any]]) -> None:
+    """What `--profile` has recorded, unless something broke or somebody has asked for it already."""
+    if api.config.profile is None or any(sign.done() for sign in broken):
+        return
+    writing = asyncio.create_task(api.client.profile(api.config.profile))
+    done, _ = await asyncio.wait((writing, *broken), return_when=asyncio.FIRST_COMPLETED)
+    if writing not in done:
+        writing.cancel()
+        return
+    if isinstance(error := writing.exception(), SglError):
+        _logger.warning("the profile was not written: %s", error.message)
+        return
+    for answer in writing.result():
+        _logger.info("%s", answer.error or f"profile in {answer.trace}\n{answer.table}")
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -8,10 +8,11 @@ model and its sampler. Both orders give the same output; the scheduler's tests p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
-from sgl_runtime.channel import Fanout, Pull, Push
+from sgl_runtime.channel import Fanout
 from sgl_runtime.messages import (
     Abort,
     Batch,
@@ -21,10 +22,15 @@ from sgl_runtime.messages import (
     Generate,
     Halt,
     Masks,
+    Message,
+    Profile,
+    Profiled,
     Result,
     Step,
     ToReplica,
 )
+from sgl_runtime.profile.report import write_report
+from sgl_runtime.profile.spans import OFF, Laps, Phase, Recording, Spans
 from sgl_runtime.scheduler.scheduler import Scheduler
 
 _IDLE_SECONDS = 3600.0  # how long to sleep for a message; any message wakes the loop at once
@@ -38,9 +44,32 @@ class Pending(Protocol):
 
 
 class Forward(Protocol):
-    """What the leader needs of a runner."""
+    """Computes."""
 
     def forward(self, batch: Batch, masks: Callable[[], Masks | None]) -> Pending: ...
+
+
+class Runner(Forward, Protocol):
+    """What the leader needs of a runner."""
+
+    def record(self, laps: Laps) -> None: ...
+
+
+class Inbox(Protocol):
+    """Where requests come from: `channel.Pull`."""
+
+    def drain(self) -> Sequence[ToReplica]: ...
+
+    def wait(self, seconds: float) -> bool: ...
+
+
+class Outbox(Protocol):
+    """Where answers go: `channel.Push`."""
+
+    def send(self, message: Message) -> None: ...
+
+
+Clock = Callable[[Spans], Forward]  # the runner, with the device's passes timed: `device_clock.DeviceClock`
 
 
 class Leader:
@@ -49,14 +78,16 @@ class Leader:
     def __init__(
         self,
         scheduler: Scheduler,
-        runner: Forward,
-        inbox: Pull[ToReplica],
-        outbox: Push,
+        runner: Runner,
+        inbox: Inbox,
+        outbox: Outbox,
         *,
         replica: int,
         followers: Fanout | None,
         overlap: bool,
+        clock: Clock | None = None,
     ) -> None:
+        """`followers`: the other ranks; `clock`: None where `forward` returns when the pass has ended."""
         self._scheduler = scheduler
         self._runner = runner
         self._inbox = inbox
@@ -66,13 +97,22 @@ class Leader:
         self._overlap = overlap
         self._launched: Pending | None = None
         self._deltas: list[Delta] = []  # of this turn
+        self._clock = clock
+        self._forward = runner.forward
+        self._spans: Spans | None = None  # of the steps to come
+        self._recording: Recording = OFF  # of this one
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is to be done before a message comes."""
+        return self._scheduler.idle and self._launched is None
 
     def run(self) -> None:
         """Serve until the process is terminated; the followers are told to halt however it ends."""
         self._outbox.send(Step([], self._scheduler.load, self._replica))
         try:
             while True:
-                if self._scheduler.idle and self._launched is None:
+                if self.idle:
                     self._inbox.wait(_IDLE_SECONDS)
                 self.step()
         finally:
@@ -81,13 +121,16 @@ class Leader:
 
     def step(self) -> None:
         """One turn of the loop: at most one pass is launched and at most one committed."""
+        recording = self._recording = OFF if self._spans is None else self._spans
+        recording.begin()
         heard = self._receive()
+        recording.lap(Phase.RECEIVE)
         batch = self._scheduler.plan()
+        recording.lap(Phase.PLAN)
         if batch is None and self._launched is None and self._scheduler.compiling:
             self._inbox.wait(_COMPILING_SECONDS)
-        if batch is not None and self._followers is not None:
-            self._followers.send(batch)
-        launched = self._runner.forward(batch, self._masks) if batch is not None else None
+            recording.lap(Phase.WAIT)
+        launched = None if batch is None else self._launch(batch)
         self._commit_launched()
         self._launched = launched
         if not self._overlap:
@@ -96,17 +139,50 @@ class Leader:
         self._deltas = []
         if deltas or heard:
             self._outbox.send(Step(deltas, self._scheduler.load, self._replica))
+            recording.lap(Phase.SEND)
+        recording.end()
+
+    def start_profile(self) -> None:
+        """Record from the next step on where its time goes; not while a recording is under way."""
+        assert self._spans is None, "one recording at a time"
+        self._spans = Spans()
+        self._runner.record(self._spans)
+        if self._clock is not None:
+            self._forward = self._clock(self._spans).forward
+
+    def stop_profile(self, folder: Path) -> tuple[Path, str]:
+        """End the recording; the trace's file and the table, both written into `folder`. Raises OSError."""
+        spans, self._spans = self._spans, None
+        assert spans is not None, "a recording is under way"
+        self._runner.record(OFF)
+        self._forward = self._runner.forward
+        return write_report(folder, f"replica{self._replica}", spans)
+
+    def _launch(self, batch: Batch) -> Pending:
+        if self._followers is not None:
+            self._followers.send(batch)
+            self._recording.lap(Phase.FANOUT)
+        self._recording.launched(batch)
+        launched = self._forward(batch, self._masks)
+        self._recording.lap(Phase.LAUNCH)
+        return launched
 
     def _masks(self) -> Masks | None:
         """For the batch that is being launched; its model runs already."""
         if not self._scheduler.constrained:
             return None
+        self._recording.lap(Phase.LAUNCH)
         self._commit_launched()
-        return self._scheduler.masks()
+        masks = self._scheduler.masks()
+        self._recording.lap(Phase.MASK)
+        return masks
 
     def _commit_launched(self) -> None:
         if self._launched is not None:
-            self._deltas += self._scheduler.commit(self._launched.result())
+            result = self._launched.result()
+            self._recording.lap(Phase.WAIT)
+            self._deltas += self._scheduler.commit(result)
+            self._recording.lap(Phase.COMMIT)
             self._launched = None
 
     def _receive(self) -> bool:
@@ -119,4 +195,20 @@ class Leader:
                     self._scheduler.abort(message.rid)
                 case Flush():
                     self._outbox.send(Flushed(message.rid, self._scheduler.flush()))
+                case Profile():
+                    self._outbox.send(self._profile(message))
         return bool(messages)
+
+    def _profile(self, message: Profile) -> Profiled:
+        if message.folder is None:
+            if self._spans is not None:
+                return Profiled(message.rid, error="a profile is being recorded already", conflict=True)
+            self.start_profile()
+            return Profiled(message.rid)
+        if self._spans is None:
+            return Profiled(message.rid, error="no profile is being recorded", conflict=True)
+        try:
+            trace, table = self.stop_profile(Path(message.folder))
+        except OSError as error:
+            return Profiled(message.rid, error=f"the profile could not be written: {error}")
+        return Profiled(message.rid, str(trace), table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Never
@@ -17,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from sgl_runtime import log
-from sgl_runtime.cache.prefix import NoCache
+from sgl_runtime.cache.prefix import NoCache, PrefixCache
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
 from sgl_runtime.checkpoint.config import ModelConfig
@@ -26,16 +27,18 @@ from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
 from sgl_runtime.parallel.rendezvous import choose_device, join
 from sgl_runtime.parallel.tensor import TensorParallel
 from sgl_runtime.process import ChildPipe
+from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.runner.runner import Runner
-from sgl_runtime.scheduler.constraint import Grammars
+from sgl_runtime.scheduler.constraint import Encode, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.scheduler.stop import TokenBytes
 from sgl_runtime.text.constraints import compile_constraint, token_compiler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
 _logger = log.logger(__name__)
-_FOLLOWERS_CONNECT_S = 120.0
+FOLLOWERS_CONNECT_S = 120.0
 
 
 class Phases:
@@ -72,6 +75,50 @@ def run(
     time.time() when it started this process.
     """
     phases = Phases(launched_at)
+    runner, tp = make_runner(config, model, path, phases, replica=replica, rank=rank, rendezvous=rendezvous)
+    if rank > 0:
+        tap: Tap[ToFollower] = Tap(leader, ToFollower)
+        pipe.ready(Ready(seconds=phases.seconds))
+        follow(runner, tap)
+        return
+    scheduler = _scheduler(config, model, path, runner.capacity, tp.device.type)
+    phases.end("vocabulary")
+    fanout = None
+    if tp.size > 1:
+        fanout = Fanout(leader)
+        fanout.gather(tp.size - 1, seconds=FOLLOWERS_CONNECT_S)
+    requests: Pull[ToReplica] = Pull(inbox, ToReplica)
+    overlap = runner.asynchronous and not config.disable_overlap
+    lead = Leader(
+        scheduler,
+        runner,
+        requests,
+        Push(outbox),
+        replica=replica,
+        followers=fanout,
+        overlap=overlap,
+        clock=partial(DeviceClock, runner) if runner.asynchronous else None,
+    )
+    if config.profile is not None:
+        lead.start_profile()
+    pipe.ready(Ready(runner.capacity, phases.seconds))
+    lead.run()
+
+
+def make_runner(
+    config: ServeConfig,
+    model: ModelConfig,
+    path: Path,
+    phases: Phases,
+    *,
+    replica: int,
+    rank: int,
+    rendezvous: str | None,
+) -> tuple[Runner, TensorParallel]:
+    """This rank's runner, ready for a first batch, and its place among the ranks, which meet at `rendezvous`.
+
+    Raises ConfigError.
+    """
     phases.end("python and torch")
     device = choose_device(config.device, replica * config.tensor_parallel_size + rank)
     if device.type == "cpu":
@@ -93,24 +140,7 @@ def run(
     if device.type == "cuda":
         phases.end("CUDA graphs")
         _logger.info("memory of %s:\n%s", device, spent.table())
-    if rank > 0:
-        tap: Tap[ToFollower] = Tap(leader, ToFollower)
-        pipe.ready(Ready(seconds=phases.seconds))
-        follow(runner, tap)
-        return
-    scheduler = _scheduler(config, model, path, runner.capacity, device.type)
-    phases.end("vocabulary")
-    fanout = None
-    if tp.size > 1:
-        fanout = Fanout(leader)
-        fanout.gather(tp.size - 1, seconds=_FOLLOWERS_CONNECT_S)
-    requests: Pull[ToReplica] = Pull(inbox, ToReplica)
-    overlap = runner.asynchronous and not config.disable_overlap
-    lead = Leader(
-        scheduler, runner, requests, Push(outbox), replica=replica, followers=fanout, overlap=overlap
-    )
-    pipe.ready(Ready(runner.capacity, phases.seconds))
-    lead.run()
+    return runner, tp
 
 
 def _advance(bar: tqdm[Never], done: int, total: int) -> None:
@@ -121,19 +151,42 @@ def _advance(bar: tqdm[Never], done: int, total: int) -> None:
 def _scheduler(
     config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity, kind: str
 ) -> Scheduler:
-    """kind: of device, "cpu" or "cuda"."""
-    limits = prefill_limits(config, kind)
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     grammars = encode = None
     if tokenizer is not None:
         compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
         grammars = Grammars(partial(compile_constraint, compiler))
         encode = None if config.disable_regex_jump_forward else tokenizer.encode_part
-    return Scheduler(
+    return make_scheduler(
+        config,
         capacity,
+        kind,
         NoCache() if config.disable_radix_cache else RadixCache(),
         eos=model.eos,
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
+        grammars=grammars,
+        encode=encode,
+    )
+
+
+def make_scheduler(
+    config: ServeConfig,
+    capacity: Capacity,
+    kind: str,
+    cache: PrefixCache,
+    *,
+    eos: Collection[int] = (),
+    vocabulary: TokenBytes | None = None,
+    grammars: Grammars | None = None,
+    encode: Encode | None = None,
+) -> Scheduler:
+    """A scheduler as `config` asks for a device of this kind, "cpu" or "cuda"; the others as of Scheduler."""
+    limits = prefill_limits(config, kind)
+    return Scheduler(
+        capacity,
+        cache,
+        eos=eos,
+        vocabulary=vocabulary,
         grammars=grammars,
         encode=encode,
         chunked_prefill_size=limits.chunk,

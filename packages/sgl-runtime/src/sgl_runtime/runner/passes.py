@@ -16,6 +16,7 @@ from sgl_kernels.attention import Plan
 from torch import Tensor
 
 from sgl_runtime.layers import Inputs, KVPool
+from sgl_runtime.profile.spans import OFF, Laps, Phase
 from sgl_runtime.runner.assemble import POSITION, SLOT, Pass, Rows
 
 
@@ -36,6 +37,7 @@ class Passes:
         self._model = model
         self._attention = attention
         self._specs = specs
+        self.laps: Laps = OFF
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor]:
         """Kernel by kernel: ids [4, T] on the device, and hidden states [T, hidden]."""
@@ -50,10 +52,12 @@ class Passes:
         """What the attention of every kind of layer is to do in a pass of tokens ids [4, T] on the device;
         into: plans to be refilled."""
         self.rows.note(ids)
-        return {
+        plans = {
             spec: self._attention.plan(layout, spec, None if into is None else into[spec])
             for spec in dict.fromkeys(self._specs)
         }
+        self.laps.lap(Phase.COPY)
+        return plans
 
     def compute(self, ids: Tensor, plans: Mapping[AttentionSpec, Plan]) -> Tensor:
         """The planned pass, ids [4, T] -> [T, hidden]. Safe to capture in a CUDA graph."""

@@ -23,6 +23,7 @@ from sgl_runtime.layers import KVPool
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
 from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
 from sgl_runtime.parallel.tensor import TensorParallel
+from sgl_runtime.profile.spans import Laps
 from sgl_runtime.runner import logprobs
 from sgl_runtime.runner.assemble import ROW, Pass, Rows, describe
 from sgl_runtime.runner.attention import choose_attention
@@ -143,6 +144,15 @@ class Runner:
         """
         with on_stream(self._stream):
             return self._forward(batch, masks)
+
+    def record(self, laps: Laps) -> None:
+        """Tell `laps` from now on when a pass's inputs are on their way to the device."""
+        self._passes.laps = laps
+
+    @property
+    def stream(self) -> torch.cuda.Stream | None:
+        """Where the passes run; None on a CPU."""
+        return self._stream
 
     def _forward(self, batch: Batch, masks: Callable[[], Masks | None] | None) -> Pending:
         if self._tp.leads:
