@@ -128,7 +128,7 @@ def _scheduler(
     if tokenizer is not None:
         compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
         grammars = Grammars(partial(compile_constraint, compiler))
-        encode = None if config.disable_regex_jump_forward else tokenizer.encode_part
+        encode = tokenizer.encode_part
     return Scheduler(
         capacity,
         NoCache() if config.disable_radix_cache else RadixCache(),
@@ -136,6 +136,7 @@ def _scheduler(
         vocabulary=None if tokenizer is None else tokenizer.vocabulary,
         grammars=grammars,
         encode=encode,
+        disable_regex_jump_forward=config.disable_regex_jump_forward,
         chunked_prefill_size=limits.chunk,
         max_prefill_tokens=limits.budget,
         enable_mixed_chunk=not config.disable_mixed_chunk,
