@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scripted import Script
-from served import served, settle
+from served import served
 
 from sgl_runtime.messages import Constraint, Delta, StoppedByConstraint
 
@@ -44,7 +44,8 @@ async def test_forced_tokens_in_the_native_answer() -> None:
     async with served(script) as server:
         task = server.post("/generate", {"text": "a", "sampling_params": {"regex": "abc"}, "stream": True})
         asking = asyncio.ensure_future(task)
-        await settle()
+        while not script.generates:  # a thread compiles the expression
+            await asyncio.sleep(0.001)
         rid = script.generates[0].rid
         script.say(Delta(rid, list(b"ab"), forced=1))
         script.say(Delta(rid, list(b"c"), StoppedByConstraint(), forced=1))

@@ -299,7 +299,7 @@ class Scheduler:
 
     def _refusal(self, message: Generate) -> Aborted | None:
         # Those who will find a row in the next plan do not really wait.
-        waiting = self._line.newcomers - self._memory.rows.free
+        waiting = self._line.newcomers + len(self._compiling) - self._memory.rows.free
         if self._max_queued is not None and waiting >= self._max_queued:
             return Aborted(f"{waiting} requests are waiting already: try again later", overloaded=True)
         return refusal(
