@@ -29,6 +29,7 @@ import jsonschema
 import msgspec
 import numpy as np
 from sgl_constrain.bench.cases import select
+from tqdm import tqdm
 
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.checkpoint.config import read_config
@@ -98,20 +99,21 @@ class Local:
         config = ServeConfig(dtype=dtype, device="cpu", max_total_tokens=65_536)  # type: ignore[arg-type]
         self.tokenizer = load_tokenizer(path)
         self.runner = Runner(config, self.model, Path(path), TensorParallel.alone())
+        vocab_size = self.runner.capacity.vocab_size
+        compiler = token_compiler(self.tokenizer, eos=self.model.eos, vocab_size=vocab_size)
+        self.grammars = Grammars(partial(compile_constraint, compiler))
 
     def answer(
         self, requests: Sequence[Generate], *, rows: int, jump: bool = True
     ) -> tuple[list[Answer], int]:
         """Every request's answer, and how many steps of the model they took."""
         capacity = msgspec.structs.replace(self.runner.capacity, rows=rows)
-        compiler = token_compiler(self.tokenizer, eos=self.model.eos, vocab_size=capacity.vocab_size)
-        grammars = Grammars(partial(compile_constraint, compiler))
         scheduler = Scheduler(
             capacity,
             RadixCache(),
             eos=self.model.eos,
             vocabulary=self.tokenizer.vocabulary,
-            grammars=grammars,
+            grammars=self.grammars,
             encode=self.tokenizer.encode_part,
             disable_regex_jump_forward=not jump,
         )
@@ -138,7 +140,6 @@ class Local:
                     ]
             if batch is None:
                 time.sleep(0.001)
-        grammars.close()
         return list(answers.values()), scheduler.load.steps
 
     def text(self, answer: Answer) -> str:
@@ -198,7 +199,7 @@ def compare_jumps(options: argparse.Namespace) -> None:
     sampling = Sampling(max_new_tokens=256, temperature=0.0, constraint=Constraint("regex", CHARACTER))
     equal = finished = 0
     ratios, taken = [], [0, 0]
-    for name in NAMES[: options.prompts]:
+    for name in tqdm(NAMES[: options.prompts]):
         prompt = local.tokenizer.encode(
             f"{name}是《哈利·波特》中的一个角色。请填写以下关于这个角色的信息。\n"
         )
