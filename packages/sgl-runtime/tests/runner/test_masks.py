@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from driver import sampling
+from driver import Driver, make_runner, sampling
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgl_constrain import apply_bitmask
 
 from sgl_runtime.messages import I32, History, Masks
+from sgl_runtime.models.llama import TINY
+from sgl_runtime.parallel.rendezvous import choose_device
+from sgl_runtime.parallel.tensor import TensorParallel
 from sgl_runtime.runner import masks as module
 from sgl_runtime.runner.masks import MaskTable
+from sgl_runtime.runner.pending import Pending
 from sgl_runtime.runner.sampler import Sampler
 
 CPU = torch.device("cpu")
@@ -96,3 +103,28 @@ def test_rows_without_a_mask_are_free_and_a_mask_of_nothing_gives_no_token() -> 
     masks = Masks(np.array([0, 2], np.int32), [only(69), np.zeros(3, np.int32)])
     tokens = sampler(logits, np.array([0, 1, 2], np.int32), sampling(3), masks)
     assert tokens.tolist() == [69, int(logits[1].argmax()), -1]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_mask_may_follow_from_the_token_of_the_pass_before(tiny: Path, device: str) -> None:
+    """Each pass is launched while the host does not know its token, which it reads when asked for masks."""
+    tp = TensorParallel.alone(choose_device(device))
+    driver = Driver(make_runner(tiny, tp=tp, device=device))
+    words = -(-TINY["vocab_size"] // 32)
+    read: list[int] = []
+
+    def after(pending: Pending) -> Masks:
+        read.append(int(pending.result().tokens[0]))
+        bits = np.zeros(words, np.int32)
+        follower = (3 * read[-1] + 5) % TINY["vocab_size"]
+        bits.view(np.uint32)[follower // 32] = 1 << follower % 32
+        return Masks(np.array([0], np.int32), [bits])
+
+    pending = driver.runner.forward(driver.batch({0: [3, 4, 5, 6]}))
+    for _ in range(6):
+        before = pending
+        pending = driver.runner.forward(driver.batch({0: [-1]}), lambda before=before: after(before))
+    read.append(int(pending.result().tokens[0]))
+    assert len(read) == 7
+    for token, follower in pairwise(read):
+        assert follower == (3 * token + 5) % TINY["vocab_size"]
