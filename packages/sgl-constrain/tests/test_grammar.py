@@ -181,6 +181,11 @@ def test_a_mask_that_takes_too_long_is_an_error(vocabulary: Vocabulary) -> None:
     with pytest.raises(GrammarTooLarge) as caught:
         compiler.regex("a+b")
     assert caught.value.limit == "seconds"
+    grammar = Compiler(vocabulary, limits=Limits(step_seconds=0.0)).regex("a+b")
+    for ask in (grammar.mask, grammar.forced, lambda state: grammar.step_bytes(state, b"aab")):
+        with pytest.raises(GrammarTooLarge) as caught:
+            ask(grammar.start)
+        assert caught.value.limit == "step_seconds"
 
 
 def test_threads_share_a_grammar(vocabulary: Vocabulary) -> None:

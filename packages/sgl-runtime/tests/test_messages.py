@@ -51,6 +51,7 @@ UNIONS: dict[Any, list[m.Message]] = {
     m.ToReplica: [
         m.Generate("r", [1, 2], SAMPLING, m.LogprobSpec(0, 3)),
         m.Generate("r", [1], m.Sampling()),
+        m.Generate("r", [1], m.Sampling(constraint=m.Constraint("json_schema", '{"const":"停"}'))),
         m.Abort("r"),
         m.Flush("r"),
         m.Profile("r"),
@@ -59,6 +60,8 @@ UNIONS: dict[Any, list[m.Message]] = {
     m.FromReplica: [
         m.Step([m.Delta("r", [5], m.StoppedByString(b"\xe5"), 3, LOGPROBS, LOGPROBS)], m.Load(running=1)),
         m.Step([m.Delta("r", [], m.Aborted("no room", overloaded=True))], m.Load()),
+        m.Step([m.Delta("r", [4, 5], m.StoppedByConstraint(), forced=1)], m.Load(forced_tokens=1)),
+        m.Step([m.Delta("r", [], m.Aborted("no grammar", invalid=True))], m.Load()),
         m.Step([m.Delta("r", [2], m.StoppedByToken(2)), m.Delta("s", [1], m.StoppedByLength(4))], m.Load()),
         m.Flushed("r", True),
         m.Profiled("r", "a/trace.json", "a table"),

@@ -100,9 +100,11 @@ class Automaton:
 
     # -- what the rest of the library asks -------------------------------------------------------------------
 
-    def start_clock(self) -> None:
-        """What is made from now on may take `limits.seconds`."""
-        self._deadline = time.monotonic() + self.limits.seconds
+    def start_clock(self, *, step: bool = False) -> None:
+        """What is made from now on may take `limits.seconds`, or `limits.step_seconds`."""
+        limits = self.limits
+        self._step = step and limits.step_seconds is not None
+        self._deadline = time.monotonic() + (limits.step_seconds or 0.0 if self._step else limits.seconds)
 
     def accepts(self, state: int) -> bool:
         items = self.states[state]
@@ -436,7 +438,8 @@ class Automaton:
         if len(self._continuations) > self.limits.expressions:
             raise GrammarTooLarge(f"more than {self.limits.expressions} continuations", limit="expressions")
         if time.monotonic() > self._deadline:
-            raise GrammarTooLarge(f"more than {self.limits.seconds:g} seconds", limit="seconds")
+            limit = "step_seconds" if self._step else "seconds"
+            raise GrammarTooLarge(f"more than {getattr(self.limits, limit):g} seconds", limit=limit)
 
     # -- states ----------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ class Grammar:
 
     def _target(self, state: int, byte: int) -> int:
         with self._lock:
-            self._automaton.start_clock()
+            self._automaton.start_clock(step=True)
             if len(self._steps) > self._automaton.limits.states:
                 self._steps.clear()
             target = self._steps[state << 8 | byte] = self._automaton.step(state, byte)
@@ -97,7 +97,7 @@ class Grammar:
         known = self._mask_of.get(state)
         if known is None:
             with self._lock:
-                self._automaton.start_clock()
+                self._automaton.start_clock(step=True)
                 bits = self._make_mask(state)
                 known = self._shared(bits)
                 self._mask_of[state] = known
@@ -119,7 +119,7 @@ class Grammar:
         forced = bytearray()
         whole = 0
         with self._lock:
-            self._automaton.start_clock()
+            self._automaton.start_clock(step=True)
             while len(forced) < _FORCED_BYTES:
                 byte = self._automaton.only_byte(state)
                 if byte is None:

@@ -23,7 +23,8 @@ class Limits:
     mask_bytes: int = (
         256 << 20
     )  # masks kept by one grammar; beyond it they are dropped and built again when needed
-    seconds: float = 10.0  # for one compilation, and for one mask
+    seconds: float = 10.0  # for one compilation
+    step_seconds: float | None = None  # for one mask, step or forced text of what is compiled; None: the same
 
 
 DEFAULT_LIMITS = Limits()

@@ -14,7 +14,7 @@ from scripted import EOS, byte_tokenizer, logprobs_of
 
 from sgl_runtime.engine.request import Sample, TextOptions
 from sgl_runtime.engine.stream import Generation, Output, Stream, new_detokenizer
-from sgl_runtime.errors import EngineDied, Overloaded
+from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded
 from sgl_runtime.messages import (
     Aborted,
     Delta,
@@ -213,3 +213,22 @@ def test_any_pace_of_steps_and_reader_gives_the_same(
             assert [output.finish is not None for output in outputs] == [False] * (len(outputs) - 1) + [True]
 
     asyncio.run(scenario())
+
+
+def test_a_sample_that_is_refused_before_its_first_token_is_an_invalid_request() -> None:
+    it, _ = stream()
+    say(it, b"", Aborted("no such grammar", invalid=True))
+    with pytest.raises(InvalidRequest, match="no such grammar"):
+        it.take()
+    it, _ = stream()
+    say(it, b"ab", Aborted("the grammar has grown", invalid=True))
+    assert taken(it).finish == Aborted("the grammar has grown", invalid=True)
+
+
+def test_forced_tokens_add_up() -> None:
+    it, _ = stream()
+    say(it, b"abc", forced=2)
+    say(it, b"d")
+    say(it, b"ef", StoppedByLength(6), forced=1)
+    output = taken(it)
+    assert (output.completion_tokens, output.forced_tokens) == (6, 3)

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 from sgl_constrain import Compiler, Matcher, Vocabulary
@@ -351,8 +352,8 @@ class Guide:
         if self._grammar is None:
             return ()
         matcher = self._matcher(output)
-        jump = matcher.jump_forward_tokens(encode_text, output[-3:])
-        return jump.tokens if not jump.drop else matcher.jump_forward_tokens(encode_text).tokens
+        tokens = matcher.jump_forward_tokens(encode_text).tokens
+        return list(takewhile(lambda token: token not in self._stops, tokens))
 
     def _matcher(self, output: list[int]) -> Matcher:
         assert self._grammar is not None
@@ -381,6 +382,7 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool
     prefix, text = hashes[-1], b""
     stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else EOS)
     guide = Guide(sampling, stops)
+    ahead: list[int] = []  # tokens that must be chosen
 
     def append(token: int) -> None:
         nonlocal prefix, text
@@ -399,11 +401,13 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool
             answer.finish = StoppedByLength(len(answer.tokens))
 
     while answer.finish is None:
-        while jumps and spec is None and not answer.finish and (forced := guide.forced(answer.tokens)):
-            for token in forced:
+        while not ahead and not answer.finish and (forced := guide.forced(answer.tokens)):
+            if not jumps or spec is not None:
+                ahead = list(forced)
+            for token in forced if not ahead else ():
                 if answer.finish is None:
                     append(token)
-        if answer.finish is None and guide.is_complete(answer.tokens):
+        if answer.finish is None and not ahead and guide.is_complete(answer.tokens):
             answer.finish = StoppedByConstraint()
         if answer.finish is not None:
             break
@@ -426,6 +430,7 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool
             step,
         )
         allowed = guide.allowed(answer.tokens, early=step < sampling.min_new_tokens)
+        allowed = [ahead.pop(0)] if ahead else allowed
         token = next_token(prefix, noise, bias, prompt, Counter(answer.tokens), allowed)
         if is_invalid(prefix, invalid) or token < 0:
             answer.finish = Aborted("not a number")

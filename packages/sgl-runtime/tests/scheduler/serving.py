@@ -82,9 +82,8 @@ class Replica:
         self.cache = RadixCache() if radix else NoCache()
         self.grammars = LateGrammars()
         self.jumps = jumps
-        encode = encode_text if jumps else None
-        defaults = {"eos": EOS, "vocabulary": VOCABULARY, "grammars": self.grammars, "encode": encode}
-        options = {**defaults, **options}
+        defaults = {"eos": EOS, "vocabulary": VOCABULARY, "grammars": self.grammars, "encode": encode_text}
+        options = {**defaults, "disable_regex_jump_forward": not jumps, **options}
         self.scheduler = Scheduler(self.capacity, self.cache, **options)
         self.runner = HashRunner(self.capacity, self._truth, invalid=invalid)
         self.overlap = overlap

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +20,7 @@ from sgl_runtime.messages import Constraint
 from sgl_runtime.text.constraints import LIMITS, byte_compiler, compile_constraint
 
 _VERDICTS = 4096  # remembered
-_MOST_WAITING = 32  # compilations, each of LIMITS.seconds at most
+_PATIENCE_S = 20.0  # what has waited for longer is not compiled any more: poison does not pile up
 
 
 class Constraints:
@@ -32,7 +33,8 @@ class Constraints:
         self._open: dict[bytes, asyncio.Future[str | None]] = {}
 
     async def check(self, constraint: Constraint, param: str) -> None:
-        """Raises InvalidRequest that names `param` and what in it is wrong; Overloaded if too much waits."""
+        """Raises InvalidRequest that names `param` and what in it is wrong; Overloaded after a long wait for
+        others."""
         key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode()).digest()
         if key in self._verdicts:
             self._verdicts.move_to_end(key)
@@ -45,10 +47,9 @@ class Constraints:
     async def _compile(self, key: bytes, constraint: Constraint) -> str | None:
         running = self._open.get(key)
         if running is None:
-            if len(self._open) >= _MOST_WAITING:
-                raise Overloaded(f"{len(self._open)} constraints are being compiled already: try again later")
             loop = asyncio.get_running_loop()
-            running = self._open[key] = loop.run_in_executor(self._thread, self._verdict, constraint)
+            until = time.monotonic() + _PATIENCE_S
+            running = self._open[key] = loop.run_in_executor(self._thread, self._verdict, constraint, until)
             running.add_done_callback(lambda future: self._keep(key, future))
         # Whoever asked first may leave; the others still want to know.
         return await asyncio.shield(running)
@@ -60,7 +61,11 @@ class Constraints:
             if len(self._verdicts) > _VERDICTS:
                 self._verdicts.popitem(last=False)
 
-    def _verdict(self, constraint: Constraint) -> str | None:
+    def _verdict(self, constraint: Constraint, until: float) -> str | None:
+        if time.monotonic() > until:
+            raise Overloaded(
+                f"other requests' constraints have been compiled for {_PATIENCE_S:g} s: try again later"
+            )
         try:
             compile_constraint(self._compiler, constraint)
         except GrammarTooLarge as error:

@@ -156,7 +156,7 @@ def _scheduler(
     if tokenizer is not None:
         compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
         grammars = Grammars(partial(compile_constraint, compiler))
-        encode = None if config.disable_regex_jump_forward else tokenizer.encode_part
+        encode = tokenizer.encode_part
     return make_scheduler(
         config,
         capacity,
@@ -189,6 +189,7 @@ def make_scheduler(
         vocabulary=vocabulary,
         grammars=grammars,
         encode=encode,
+        disable_regex_jump_forward=config.disable_regex_jump_forward,
         chunked_prefill_size=limits.chunk,
         max_prefill_tokens=limits.budget,
         enable_mixed_chunk=not config.disable_mixed_chunk,

@@ -8,8 +8,8 @@ which tokens it may take next, and whether its text is complete. What the gramma
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeAlias
 
@@ -22,23 +22,40 @@ Encode: TypeAlias = Callable[[bytes], list[int]]  # whole characters -> tokens, 
 
 _MOST = 1024  # grammars remembered, if memory allows
 _MEASURED_EVERY = 64  # requests: grammars grow while they are used
-_JUMPS = 16_384  # remembered of one grammar
+_REMEMBERED = 16_384  # states of one grammar whose forced texts are kept
+_SINGLE = 256  # masks of one token each
 
 
 class CompiledGrammar:
-    """A grammar, and the jumps found in it, shared by all its requests."""
+    """A grammar, and what was found out about it, shared by all its requests."""
 
     def __init__(self, grammar: Grammar) -> None:
         self.grammar = grammar
-        self._jumps: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+        self.choices: set[int] = set()  # states met in which neither is anything forced nor the text complete
+        self._forced: dict[int, tuple[int, ...]] = {}
+        self._single: dict[int, I32] = {}
 
-    def remember(self, state: int, tail: tuple[int, ...], tokens: tuple[int, ...]) -> None:
-        if len(self._jumps) >= _JUMPS:
-            self._jumps.clear()
-        self._jumps[state, tail] = tokens
+    def forced(self, matcher: Matcher, encode: Encode) -> tuple[int, ...]:
+        """The tokens of the text that must follow, as far as they are certain."""
+        known = self._forced.get(matcher.state)
+        if known is None:
+            known = matcher.jump_forward_tokens(encode).tokens
+            if len(self._forced) >= _REMEMBERED:
+                self._forced.clear()
+            self._forced[matcher.state] = known
+        return known
 
-    def remembered(self, state: int, tail: tuple[int, ...]) -> tuple[int, ...] | None:
-        return self._jumps.get((state, tail))
+    def single(self, token: int) -> I32:
+        """The mask of one token, [words]."""
+        known = self._single.get(token)
+        if known is None:
+            if len(self._single) >= _SINGLE:
+                self._single.clear()
+            known = np.zeros(self.grammar.vocabulary.words, np.int32)
+            _add(known, {token})
+            known.flags.writeable = False
+            self._single[token] = known
+        return known
 
 
 class Grammars:
@@ -86,13 +103,14 @@ class Grammars:
 class Constrained:
     """One request's place in its grammar; its output is what the grammar has accepted."""
 
-    __slots__ = ("_ends", "_shortest", "_told", "_untold_forced", "_variant", "compiled", "matcher")
+    __slots__ = ("_ends", "_shortest", "_told", "_untold_forced", "_variant", "ahead", "compiled", "matcher")
 
     def __init__(self, compiled: CompiledGrammar, *, ends: frozenset[int], shortest: int) -> None:
         """`ends`: tokens that end the output, allowed where the text may end. `shortest`: no end before so
         many tokens, unless the text cannot go on."""
         self.compiled = compiled
         self.matcher = Matcher(compiled.grammar)
+        self.ahead: deque[int] = deque()  # forced tokens that are sampled nevertheless, one by one
         self._ends = ends
         self._shortest = shortest
         self._told = 0  # output tokens that its sender knows of
@@ -103,6 +121,8 @@ class Constrained:
     def mask(self, generated: int) -> I32:
         """Which tokens may be number `generated` of the output, counted from 0: [words], read-only, the same
         object for equal masks as far as it is known. Raises GrammarTooLarge."""
+        if self.ahead:
+            return self.compiled.single(self.ahead[0])
         grammar, state = self.compiled.grammar, self.matcher.state
         bits = grammar.mask(state)
         early = generated < self._shortest
@@ -117,9 +137,13 @@ class Constrained:
         return self._variant[2]
 
     def accept(self, token: int, *, forced: bool = False) -> None:
-        """Go on with a token that the mask allows and that ends nothing. Raises GrammarTooLarge."""
+        """Go on with a token that the mask allows and that ends nothing; `forced`: no pass has sampled it.
+        Raises GrammarTooLarge."""
         accepted = self.matcher.accept_token(token)
         assert accepted, "a token that the grammar does not allow was sampled"
+        if self.ahead:
+            expected = self.ahead.popleft()
+            assert token == expected, "another token than the forced one was sampled"
         self._untold_forced += forced
 
     def is_complete(self) -> bool:
@@ -144,7 +168,7 @@ def _without(bits: I32, tokens: tuple[int, ...]) -> I32:
     return copy
 
 
-def _add(bits: I32, tokens: frozenset[int]) -> None:
+def _add(bits: I32, tokens: Iterable[int]) -> None:
     view = bits.view(np.uint32)
     for token in tokens:
         view[token >> 5] |= np.uint32(1 << (token & 31))

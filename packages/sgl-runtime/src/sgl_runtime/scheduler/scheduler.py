@@ -59,7 +59,7 @@ from sgl_runtime.scheduler.bias import Bias
 from sgl_runtime.scheduler.constraint import CompiledGrammar, Constrained, Encode, Grammars
 from sgl_runtime.scheduler.forecast import Forecast
 from sgl_runtime.scheduler.intake import Intake
-from sgl_runtime.scheduler.jump import follow, jump
+from sgl_runtime.scheduler.jump import follow, look_ahead
 from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_valid_token
@@ -88,6 +88,7 @@ class Scheduler:
         vocabulary: TokenBytes | None = None,
         grammars: Grammars | None = None,
         encode: Encode | None = None,
+        disable_regex_jump_forward: bool = False,
         chunked_prefill_size: int = 8192,
         max_prefill_tokens: int = 16384,
         enable_mixed_chunk: bool = True,
@@ -97,8 +98,8 @@ class Scheduler:
         max_queued_requests: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Options as in `ServeConfig`. `vocabulary`: for stop strings; `grammars`: for constraints; `encode`:
-        for jumps, None: without them; `shared_least`: of prefixes of so many tokens say which requests begin
+        """Options as in `ServeConfig`. `vocabulary`: for stop strings; `grammars` and `encode`, the model's
+        tokenizer: for constraints; `shared_least`: of prefixes of so many tokens say which requests begin
         with them, None: of none; `seed`: of the random policy alone.
         """
         self._capacity = capacity
@@ -106,7 +107,8 @@ class Scheduler:
         self._eos = frozenset(eos)
         self._vocabulary = vocabulary
         self._grammars = grammars
-        self._encode = encode
+        self._encode = encode if encode is not None else _encode_nothing
+        self._jump = not disable_regex_jump_forward
         self._mixed = enable_mixed_chunk
         self._sharing = None if shared_least is None else Sharing(self._memory, shared_least)
         self._max_queued = max_queued_requests
@@ -297,7 +299,7 @@ class Scheduler:
 
     def _refusal(self, message: Generate) -> Aborted | None:
         # Those who will find a row in the next plan do not really wait.
-        waiting = self._line.newcomers - self._memory.rows.free
+        waiting = self._line.newcomers + len(self._compiling) - self._memory.rows.free
         if self._max_queued is not None and waiting >= self._max_queued:
             return Aborted(f"{waiting} requests are waiting already: try again later", overloaded=True)
         return refusal(
@@ -348,7 +350,7 @@ class Scheduler:
         shortest = request.sampling.min_new_tokens
         request.constrained = Constrained(compiled, ends=request.stop.tokens, shortest=shortest)
         try:
-            finish = jump(request, self._encode)
+            finish = look_ahead(request, self._encode, jump=self._jump)
         except ConstrainError as error:
             finish = Aborted(f"the constraint cannot be followed: {error}", invalid=True)
         if finish is None and request.known > self._memory.total:
@@ -368,7 +370,7 @@ class Scheduler:
         """A constrained request has sampled a token that did not end it."""
         sampled = len(request.output)
         try:
-            finish = follow(request, self._encode)
+            finish = follow(request, self._encode, jump=self._jump)
         except ConstrainError as error:
             return Aborted(f"the constraint cannot be followed: {error}", invalid=True)
         if len(request.output) > sampled and finish is None:
@@ -466,3 +468,8 @@ class Scheduler:
         if request.output and not request.stop.by_length_alone:
             by_itself = isinstance(finish, StoppedByToken | StoppedByString | StoppedByConstraint)
             self._forecast.ended(len(request.output), by_itself=by_itself)
+
+
+def _encode_nothing(text: bytes) -> list[int]:
+    """Without a tokenizer nothing is known of the tokens of forced text, and they are sampled like others."""
+    return []

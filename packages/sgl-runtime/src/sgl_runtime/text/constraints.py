@@ -16,8 +16,9 @@ from sgl_constrain.gbnf import is_gbnf
 from sgl_runtime.messages import Constraint
 from sgl_runtime.text.tokenizer import Tokenizer
 
-# A grammar that needs more than this is refused. Its masks are made between two steps of the model.
-LIMITS = Limits(seconds=2.0, states=100_000, mask_bytes=64 << 20)
+# A grammar that needs more than this is refused, or ends its request. It compiles on a thread of its own, but
+# its masks are made between two steps of the model.
+LIMITS = Limits(seconds=5.0, step_seconds=0.5, states=100_000, mask_bytes=64 << 20)
 
 
 def compile_constraint(compiler: Compiler, constraint: Constraint) -> Grammar:

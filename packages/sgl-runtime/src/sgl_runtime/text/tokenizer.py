@@ -22,6 +22,7 @@ from sgl_runtime.errors import ConfigError, InvalidRequest
 from sgl_runtime.text.gguf_tokenizer import backend_from_gguf
 from sgl_runtime.text.vocabulary import Vocabulary, vocabulary_of
 
+_OPENINGS = ("\n", ".", "x")
 _ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -84,12 +85,14 @@ class Tokenizer:
         [] if the tokenizer does not write the text as it is there.
         """
         written = text.decode()
-        # Where a space is put in front of a text, a line feed in front keeps it from this one.
-        opening = self.encode("\n", add_special=False) if self.vocabulary.prefix_space else []
-        ids = self.encode("\n" + written if opening else written, add_special=False)
-        if ids[: len(opening)] != opening or not self.special.isdisjoint(ids):
-            return []
-        return ids[len(opening) :]
+        # Where a space is put in front of a text, another text in front keeps it from this one, if the
+        # tokenizer parts the two.
+        for opening in _OPENINGS if self.vocabulary.prefix_space else ("",):
+            first = self.encode(opening, add_special=False)
+            ids = self.encode(opening + written, add_special=False)
+            if ids[: len(first)] == first and self.special.isdisjoint(ids):
+                return ids[len(first) :]
+        return []
 
     def decode(self, tokens: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of `tokens`, by the tokenizer's own decoder; ids it does not know have none."""
