@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, union
+from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, prepare, union
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 from sgl_constrain.utf8 import NO_HEAD, Heads
@@ -101,6 +101,7 @@ class Slices:
         self._lock = threading.Lock()
         self._classes: OrderedDict[int, _Class | None] = OrderedDict()
         self._slices: OrderedDict[tuple[int, int], Slice | None] = OrderedDict()
+        prepare()
         for ranges in (_BLANK, ASCII_DIGIT):
             self._prepare(self.heads.of_characters(ranges), ())
         word, blank = matching(r"\w"), matching(r"\s")
