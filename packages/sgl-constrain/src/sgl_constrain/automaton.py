@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final, cast
+from itertools import pairwise
+from typing import Final, NamedTuple, cast
 
 from sgl_constrain.covering import Covering
 from sgl_constrain.errors import GrammarTooLarge
@@ -49,17 +50,44 @@ _END = 0  # the continuation after which nothing is left
 _ACCEPT = 0  # the item that says the text may end
 _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
-_LARGE_CLASS = 48  # first bytes of a class from which on `loop` tells of it
+_LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
+_NO_END = FAR  # of a run of characters that may go on for ever
+_MOST_EXITS = 8
 _PRODUCTS = 1 << 30  # heads from here on are products
 _CONTINUATION = (1 << 32) - 1
 _ALL_BYTES = (1 << 256) - 1
+_TAIL_BYTES = ((1 << 64) - 1) << 0x80
 
 Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
 # An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
 Taken = tuple[tuple[int, int], ...]
 Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
 Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
+
+
+class Exit(NamedTuple):
+    """After least..most characters of a class, what does not belong to it is what `state` reads."""
+
+    least: int
+    most: int
+    state: int
+
+
+class Reading(NamedTuple):
+    """Up to `most` characters of a class, and what else can be read after how many of them."""
+
+    head: int
+    most: int
+    exits: tuple[Exit, ...]
+
+
+class _Way(NamedTuple):
+    """After least..most characters of a class one can go on with the items `after`."""
+
+    least: int
+    most: int
+    after: frozenset[int]
 
 
 class Automaton:
@@ -123,6 +151,22 @@ class Automaton:
                 return self._take(state, opened, part) if target is None else target
         return DEAD
 
+    def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
+        """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
+        opened = self.opened[state] or self._open(state)
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask & among:
+                target = opened[1][part]
+                if target is None:
+                    target = self._take(state, opened, part)
+                if target != DEAD:
+                    yield mask & among, target
+
+    def begins(self, state: int) -> int:
+        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
+        opened = self.opened[state] or self._open(state)
+        return sum(mask for mask, _ in opened[0])
+
     def step_alike(self, state: int, byte: int) -> tuple[int, bytes]:
         """The state after one byte, and the bytes that lead there for the same reason, as 256 bits."""
         opened = self.opened[state] or self._open(state)
@@ -159,29 +203,89 @@ class Automaton:
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
-    def run(self, state: int) -> tuple[int, int, int] | None:
-        """For a state that may read up to n characters of one head, and then (or at once) what state `other`
-        reads, which begins with none of them: the head, n or ENDLESS, and `other`.
+    def run(self, state: int) -> Reading | None:
+        """How a state reads characters of one class, where nothing else that it reads on the way begins like
+        one of them.
         """
+        head = self.repeated(state)
+        if head is None:
+            return None
         items = self.states[state]
+        others = frozenset([item for item in items if item >> 32 != head])
+        ways = [self._way(item) for item in items if item >> 32 == head]
+        if others:
+            ways.append(_Way(0, 0, others))
+        first = self.expressions.heads.first(head)
+        points = {0}
+        for least, most, after in ways:
+            if not all(self._begins_otherwise(item, first) for item in after):
+                return None
+            points.update((least, most + 1))
+        if len(points) > _MOST_EXITS:
+            return None
+        exits: list[Exit] = []
+        before: set[int] = set()
+        for low, beyond in pairwise(sorted(points)):
+            here: set[int] = set()
+            for least, most, after in ways:
+                if least <= low <= most:
+                    here |= after
+            here.discard(_ACCEPT)
+            if here and here == before:
+                exits[-1] = exits[-1]._replace(most=beyond - 1)
+            elif here:
+                exits.append(Exit(low, beyond - 1, self._number(here)))
+            before = here
+        return Reading(head, max([way.most for way in ways]), tuple(exits))
+
+    def reads(self, head: int, byte: int) -> bool:
+        """May a class begin with a byte?"""
+        return self.expressions.heads.first(head) >> byte & 1 == 1
+
+    def is_large(self, head: int) -> bool:
+        """Does a class begin with many bytes?"""
+        return self.expressions.heads.first(head).bit_count() > _LARGE_CLASS
+
+    def repeated(self, state: int) -> int | None:
+        """The largest class that a state reads over and over; None when there is a product in the state."""
+        items = self.states[state]
+        best: int | None = None
+        if not items or items[-1] >> 32 >= _PRODUCTS:
+            return None
+        size = 0
         for item in items:
             head = item >> 32
-            if not NO_HEAD < head < _PRODUCTS:
-                continue
-            expression, after = self._continuations[item & _CONTINUATION]
-            node = self.expressions.nodes[expression]
-            if isinstance(node, Repeat) and node.least == 0:
-                body = self.expressions.nodes[node.body]
-                others = set(items) - {item}
-                if isinstance(body, Character) and body.head == head and others == self._closure(after):
-                    first = sum(edge.mask for edge in self._edges(head))
-                    if not any(edge.mask & first for o in others for edge in self._edges(o >> 32)):
-                        return (
-                            head,
-                            node.most if node.most == ENDLESS else node.most + 1,
-                            self._number(others),
-                        )
-        return None
+            if head != best and self._is_repeated(item):
+                first = self.expressions.heads.first(head)
+                if not first & _TAIL_BYTES and first.bit_count() > size:
+                    best, size = head, first.bit_count()
+        return best
+
+    def _is_repeated(self, item: int) -> bool:
+        rest = item & _CONTINUATION
+        node = self.expressions.nodes[self._continuations[rest][0]]
+        if type(node) is not Repeat:
+            return False
+        body = self.expressions.nodes[node.body]
+        if type(body) is Character:
+            return body.head == item >> 32
+        return node.least == 0 and node.most == ENDLESS and item in self._closure(rest)
+
+    def _begins_otherwise(self, item: int, first: int) -> bool:
+        head = item >> 32
+        return head < _PRODUCTS and not self.expressions.heads.first(head) & first
+
+    def _way(self, item: int) -> _Way:
+        """How characters of an item's head are read, and what then."""
+        rest = item & _CONTINUATION
+        if not self._is_repeated(item):
+            return _Way(1, 1, self._closure(rest))
+        expression, after = self._continuations[rest]
+        node = cast(Repeat, self.expressions.nodes[expression])
+        if type(self.expressions.nodes[node.body]) is not Character:
+            return _Way(1, _NO_END, self._closure(rest) - {item})
+        most = _NO_END if node.most == ENDLESS else node.most + 1
+        return _Way(node.least + 1, most, self._closure(after))
 
     def excluding(self, state: int) -> tuple[int, int, int] | None:
         """For a state that may read any number of characters of a large class as long as that is not what
@@ -661,9 +765,6 @@ def _is_endless(expressions: Expressions, expression: int) -> bool:
     """Is it plain to see that it has strings of any length?"""
     node = expressions.nodes[expression]
     return expression < expressions.settled and type(node) is Repeat and node.most == ENDLESS
-
-
-_TAIL_BYTES = ((1 << 64) - 1) << 0x80
 
 
 def _plan(heads: list[tuple[Edge, ...]]) -> Plan:

@@ -60,6 +60,35 @@ class Nodes:
         roots = levels[0].stop if levels else 0
         self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
 
+    def below(self, root: int) -> Nodes:
+        """What follows the bytes of a node of the first level in the tokens that begin with them; the aliases
+        of all tokens.
+        """
+        levels: list[Level] = []
+        inside = np.zeros(self.levels[0].stop, dtype=np.bool_)
+        inside[root] = True
+        stop = 0
+        for level in self.levels[1:]:
+            number = np.cumsum(inside, dtype=np.int32) - 1  # of the level above, in the new trie
+            here = inside[level.parent]
+            start, stop = stop, stop + int(np.count_nonzero(here))
+            if start == stop:
+                break
+            token = np.flatnonzero(here[level.token_node])
+            new = np.cumsum(here, dtype=np.int32) - 1
+            levels.append(
+                Level(
+                    start,
+                    stop,
+                    level.byte[here],
+                    number[level.parent[here]],
+                    new[level.token_node[token]],
+                    level.token[token],
+                )
+            )
+            inside = here
+        return Nodes(levels, self.alias, self.aliased)
+
     @property
     def nbytes(self) -> int:
         return self.nodes * 7 * 4

@@ -44,6 +44,7 @@ class Heads:
         self._of_bytes: dict[int, int] = {}
         self._of_ranges: dict[Ranges, int] = {}
         self._shortest: dict[int, int] = {NO_HEAD: 0}
+        self._first: dict[int, int] = {NO_HEAD: 0}
         self._lock = threading.RLock()
 
     def of_bytes(self, mask: int) -> int:
@@ -67,6 +68,13 @@ class Heads:
         if known is None:
             known = min(1 if edge.complete else 1 + self.shortest(edge.head) for edge in self.edges[head])
             self._shortest[head] = known
+        return known
+
+    def first(self, head: int) -> int:
+        """The set of bytes with which a head begins."""
+        known = self._first.get(head)
+        if known is None:
+            known = self._first[head] = sum(edge.mask for edge in self.edges[head])
         return known
 
     def _build(self, ranges: Ranges) -> int:
