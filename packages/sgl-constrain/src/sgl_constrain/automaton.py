@@ -53,7 +53,9 @@ _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, a
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _NO_END = FAR  # of a run of characters that may go on for ever
-_MOST_EXITS = 8
+_MOST_EXITS = 8  # beginnings and ends of counts up to which a state is read as a run
+_ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
+_BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
 _PRODUCTS = 1 << 30  # heads from here on are products
 _CONTINUATION = (1 << 32) - 1
 _ALL_BYTES = (1 << 256) - 1
@@ -100,6 +102,7 @@ class Automaton:
         self.limits = expressions.limits
         self.start_clock()
         self.states: list[tuple[int, ...]] = [(), (_ACCEPT,)]
+        self._items = 0  # of all states together
         self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
         self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
         # By state, None as long as nothing was asked: what `step` knows, for callers without the lock.
@@ -131,6 +134,15 @@ class Automaton:
     def start_clock(self) -> None:
         """What is made from now on may take `limits.seconds`."""
         self._deadline = time.monotonic() + self.limits.seconds
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory states and continuations hold."""
+        return (
+            len(self.states) * _BYTES_PER_STATE
+            + self._items * _BYTES_PER_ITEM
+            + len(self._continuations) * _BYTES_PER_CONTINUATION
+        )
 
     def accepts(self, state: int) -> bool:
         items = self.states[state]
@@ -555,6 +567,10 @@ class Automaton:
             if len(self.states) >= self.limits.states:
                 raise GrammarTooLarge(f"more than {self.limits.states} states", limit="states")
             self.check(len(kept))
+            self._items += len(kept)
+            if self._items > self.limits.states * _ITEMS_PER_STATE:
+                message = f"states with more than {self.limits.states * _ITEMS_PER_STATE} items in all"
+                raise GrammarTooLarge(message, limit="states")
             self.states.append(kept)
             self._moves.append(None)
             self.opened.append(None)

@@ -25,8 +25,8 @@ from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import states_on_the_way
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
+_MOST_WALKED = 64
 _BYTES_PER_STEP = 120
-_BYTES_PER_STATE = 400  # what a state costs beside rows and masks, roughly
 
 
 class _Mask(NamedTuple):
@@ -54,6 +54,7 @@ class Grammar:
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
+        self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
         self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
 
     def step(self, state: int, token: int) -> int:
@@ -155,9 +156,9 @@ class Grammar:
     def nbytes(self) -> int:
         """About how much memory the grammar holds now."""
         return (
-            len(self._masks) * self.vocabulary.words * 4
+            (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
             + self._walks.nbytes
-            + len(self._automaton.states) * _BYTES_PER_STATE
+            + self._automaton.nbytes
             + len(self._steps) * _BYTES_PER_STEP
         )
 
@@ -167,13 +168,22 @@ class Grammar:
         else:
             most = self.vocabulary.trie.depth
             simpler, farthest = self._automaton.unbounded(state, most)
-            bits = self._walk(simpler)
+            bits = self._walk(simpler) if simpler == state else self._walk_once(simpler)
             if self._automaton.farther > farthest:
                 bits = self._walk(self._automaton.unbounded(state, most, products=False)[0])
         if self.accepts(state):
             for token in self.vocabulary.eos:
                 bits[token >> 3] |= 1 << (token & 7)
         return bits
+
+    def _walk_once(self, state: int) -> Bits:
+        """The same for a state that stands for many."""
+        known = self._walked.get(state)
+        if known is None:
+            if len(self._walked) == _MOST_WALKED:
+                self._walked.clear()
+            known = self._walked[state] = self._walk(state)
+        return known.copy()
 
     def _walk(self, state: int) -> Bits:
         reading = self._automaton.run(state)

@@ -36,12 +36,13 @@ class Level:
 
 
 class Nodes:
-    """The nodes of a trie: by level, and by number. Its arrays are never changed."""
+    """The nodes of a trie: by level, and by number. What it says never changes."""
 
     def __init__(self, levels: list[Level], alias: Ints, aliased: Ints) -> None:
         self.levels = levels
         self.alias = alias  # tokens with the bytes of another one, and
         self.aliased = aliased  # those others, which the trie has
+        self._child_sets: dict[int, int] = {}  # those that were asked for, by the first child
         self.nodes = levels[-1].stop if levels else 0
         self.depth = len(levels)  # bytes of the longest token
         self.byte = _joined([level.byte for level in levels])
@@ -92,6 +93,14 @@ class Nodes:
     @property
     def nbytes(self) -> int:
         return self.nodes * 7 * 4
+
+    def child_set(self, first: int, count: int) -> int:
+        """The bytes that lead to first..first + count - 1, the children of one node, as a set."""
+        known = self._child_sets.get(first)
+        if known is None:
+            bytes = self.byte[first : first + count].tolist()
+            known = self._child_sets[first] = sum([1 << byte for byte in bytes])
+        return known
 
     def without(self, tokens: Bools) -> Nodes:
         """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""

@@ -116,7 +116,6 @@ class Walk:
         self._first_child = trie.first_child.data
         self._child_count = trie.child_count.data
         self._token_at = trie.token_at.data
-        self._child_sets: dict[int, int] = {}
 
     def mark(self, state: int, allowed: Bools) -> None:
         """Set `allowed`, [vocabulary size + 1], for the tokens of the trie that may come next; the last
@@ -242,20 +241,13 @@ class Walk:
                     codes.append(target << 8)
                     allowed[token_at[child]] = True
             return
-        children = self._child_set(first, count)
-        for mask, target in self._automaton.moves(state):
-            for bit in _bits(mask & children):
+        children = self._trie.child_set(first, count)
+        for mask, target in self._automaton.moves_on(state, children):
+            for bit in _bits(mask):
                 child = first + (children & (bit - 1)).bit_count()
                 nodes.append(child)
                 codes.append(target << 8)
                 allowed[token_at[child]] = True
-
-    def _child_set(self, first: int, count: int) -> int:
-        known = self._child_sets.get(first)
-        if known is None:
-            byte = self._byte
-            known = self._child_sets[first] = sum(1 << byte[child] for child in range(first, first + count))
-        return known
 
 
 class Walks:
