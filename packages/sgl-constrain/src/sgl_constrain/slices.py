@@ -86,7 +86,7 @@ class Slices:
         class is small or met for the first time, or `times` is small.
         """
         with self._lock:
-            known = self._class(head)
+            known = self._class(head, at_once=False)
             if known is None or not known.large:
                 return None  # what is left would be nearly everything
             if times == ENDLESS or times >= known.longest:
@@ -100,7 +100,7 @@ class Slices:
     def run(self, head: int) -> Run | None:
         """The runs of `head`; None when the class is met for the first time, and takes long to go through."""
         with self._lock:
-            return self._class(head)
+            return self._class(head, at_once=self._runs.is_quick(head))
 
     def _prepare(self, head: int, times: tuple[int, ...]) -> None:
         if self._nodes.nodes and head not in self._classes:
@@ -125,10 +125,10 @@ class Slices:
         spaced[alone] = True
         return Spaced(root, alone, nodes, Slices(nodes, self._size, self.heads), self._nodes.without(spaced))
 
-    def _class(self, head: int) -> Run | None:
+    def _class(self, head: int, *, at_once: bool) -> Run | None:
         met = head in self._classes
         known = self._classes.pop(head, None)
-        if known is None and (met or self._runs.is_quick(head)):
+        if known is None and (met or at_once):
             known = self._runs.of(head)
         self._classes[head] = known
         if len(self._classes) > _MOST:
