@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from itertools import pairwise
-from typing import Final, NamedTuple, cast
+from typing import Final, cast
 
 from sgl_constrain.covering import Covering
 from sgl_constrain.errors import GrammarTooLarge
@@ -40,6 +39,8 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
+from sgl_constrain.readings import PRODUCTS as _PRODUCTS
+from sgl_constrain.readings import Reading, Readings
 from sgl_constrain.twin import ENGINE, Twin
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
@@ -52,11 +53,8 @@ _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
-_NO_END = FAR  # of a run of characters that may go on for ever
-_MOST_EXITS = 8  # beginnings and ends of counts up to which a state is read as a run
 _ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
-_PRODUCTS = 1 << 30  # heads from here on are products
 _CONTINUATION = (1 << 32) - 1
 _ALL_BYTES = (1 << 256) - 1
 _TAIL_BYTES = ((1 << 64) - 1) << 0x80
@@ -66,30 +64,6 @@ Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in 
 Taken = tuple[tuple[int, int], ...]
 Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
 Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
-
-
-class Exit(NamedTuple):
-    """After least..most characters of a class, what does not belong to it is what `state` reads."""
-
-    least: int
-    most: int
-    state: int
-
-
-class Reading(NamedTuple):
-    """Up to `most` characters of a class, and what else can be read after how many of them."""
-
-    head: int
-    most: int
-    exits: tuple[Exit, ...]
-
-
-class _Way(NamedTuple):
-    """After least..most characters of a class one can go on with the items `after`."""
-
-    least: int
-    most: int
-    after: frozenset[int]
 
 
 class Automaton:
@@ -116,6 +90,7 @@ class Automaton:
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((_ACCEPT,))}
+        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
@@ -219,36 +194,11 @@ class Automaton:
         """How a state reads characters of one class, where nothing else that it reads on the way begins like
         one of them.
         """
-        head = self.repeated(state)
-        if head is None:
-            return None
-        items = self.states[state]
-        others = frozenset([item for item in items if item >> 32 != head])
-        ways = [self._way(item) for item in items if item >> 32 == head]
-        if others:
-            ways.append(_Way(0, 0, others))
-        first = self.expressions.heads.first(head)
-        points = {0}
-        for least, most, after in ways:
-            if not all(self._begins_otherwise(item, first) for item in after):
-                return None
-            points.update((least, most + 1))
-        if len(points) > _MOST_EXITS:
-            return None
-        exits: list[Exit] = []
-        before: set[int] = set()
-        for low, beyond in pairwise(sorted(points)):
-            here: set[int] = set()
-            for least, most, after in ways:
-                if least <= low <= most:
-                    here |= after
-            here.discard(_ACCEPT)
-            if here and here == before:
-                exits[-1] = exits[-1]._replace(most=beyond - 1)
-            elif here:
-                exits.append(Exit(low, beyond - 1, self._number(here)))
-            before = here
-        return Reading(head, max([way.most for way in ways]), tuple(exits))
+        return self._readings.of(self.states[state])
+
+    def repeated(self, state: int) -> int | None:
+        """The largest class that a state reads over and over; None when there is a product in the state."""
+        return self._readings.repeated(self.states[state])
 
     def reads(self, head: int, byte: int) -> bool:
         """May a class begin with a byte?"""
@@ -257,47 +207,6 @@ class Automaton:
     def is_large(self, head: int) -> bool:
         """Does a class begin with many bytes?"""
         return self.expressions.heads.first(head).bit_count() > _LARGE_CLASS
-
-    def repeated(self, state: int) -> int | None:
-        """The largest class that a state reads over and over; None when there is a product in the state."""
-        items = self.states[state]
-        best: int | None = None
-        if not items or items[-1] >> 32 >= _PRODUCTS:
-            return None
-        size = 0
-        for item in items:
-            head = item >> 32
-            if head != best and self._is_repeated(item):
-                first = self.expressions.heads.first(head)
-                if not first & _TAIL_BYTES and first.bit_count() > size:
-                    best, size = head, first.bit_count()
-        return best
-
-    def _is_repeated(self, item: int) -> bool:
-        rest = item & _CONTINUATION
-        node = self.expressions.nodes[self._continuations[rest][0]]
-        if type(node) is not Repeat:
-            return False
-        body = self.expressions.nodes[node.body]
-        if type(body) is Character:
-            return body.head == item >> 32
-        return node.least == 0 and node.most == ENDLESS and item in self._closure(rest)
-
-    def _begins_otherwise(self, item: int, first: int) -> bool:
-        head = item >> 32
-        return head < _PRODUCTS and not self.expressions.heads.first(head) & first
-
-    def _way(self, item: int) -> _Way:
-        """How characters of an item's head are read, and what then."""
-        rest = item & _CONTINUATION
-        if not self._is_repeated(item):
-            return _Way(1, 1, self._closure(rest))
-        expression, after = self._continuations[rest]
-        node = cast(Repeat, self.expressions.nodes[expression])
-        if type(self.expressions.nodes[node.body]) is not Character:
-            return _Way(1, _NO_END, self._closure(rest) - {item})
-        most = _NO_END if node.most == ENDLESS else node.most + 1
-        return _Way(node.least + 1, most, self._closure(after))
 
     def excluding(self, state: int) -> tuple[int, int, int] | None:
         """For a state that may read any number of characters of a large class as long as that is not what

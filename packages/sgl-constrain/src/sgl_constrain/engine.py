@@ -12,7 +12,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from sgl_constrain.automaton import Automaton, Reading
+from sgl_constrain.automaton import Automaton
+from sgl_constrain.readings import Reading
 from sgl_constrain.runs import Run
 from sgl_constrain.slices import Slice
 from sgl_constrain.trie import Bits, Ints, Nodes

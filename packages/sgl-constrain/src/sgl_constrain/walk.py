@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sgl_constrain.automaton import Automaton, Exit, Reading
+from sgl_constrain.automaton import Automaton
+from sgl_constrain.readings import Exit, Reading
 from sgl_constrain.runs import Run, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
