@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all schemas have in common is made once and copied: grammars made on a copy are those made from
-nothing.
+"""What all schemas have in common is made once and copied: grammars made on a copy, where values are written
+when a text gets there, are those made from nothing and at once.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sgl_constrain.utf8 import Heads
 HEADS = Heads()
 BASICS = settled_basics(HEADS, 2, settled_basics(HEADS, 20))
 _NAMED = {"a": {"type": "string", "maxLength": 3}, "b": {"type": "integer"}, "c": {"type": "integer"}}
+_NONE = {"type": "string", "format": "date", "pattern": "^x"}  # no string is both
 SCHEMAS: dict[str, Any] = {
     "any value": True,
     "an object": {"type": "object"},
@@ -32,6 +33,37 @@ SCHEMAS: dict[str, Any] = {
     "recursion": {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}},
     **{name: {"type": "string", "format": name} for name in FORMATS},
     "a format and more": {"type": "string", "format": "email", "maxLength": 9, "pattern": "x"},
+    "one kind of object that there is none of": {
+        "anyOf": [
+            {"type": "object", "properties": {"a": _NONE}, "required": ["a"]},
+            {"type": "object", "properties": {"a": _NONE, "b": {"type": "integer"}}, "required": ["b"]},
+            {"type": "array", "items": _NONE, "minItems": 1},
+            {"type": "array", "prefixItems": [True, _NONE], "items": False},
+            {"type": "boolean"},
+        ]
+    },
+    "items that there are none of": {"type": "array", "items": {"type": "array", "items": _NONE}},
+    "other keys that there are none of": {
+        "properties": {"a": {"additionalProperties": _NONE}},
+        "additionalProperties": _NONE,
+        "type": "object",
+    },
+    "a recursion that does not end": {
+        "$ref": "#/$defs/t",
+        "$defs": {
+            "t": {"type": "object", "properties": {"l": {"$ref": "#/$defs/t"}, "e": {"$ref": "#/$defs/e"}}},
+            "e": {"type": "object", "properties": {"e": {"$ref": "#/$defs/e"}}, "required": ["e"]},
+        },
+    },
+    "some certain and some in doubt": {
+        "type": "object",
+        "properties": {
+            "s": {"type": "string", "pattern": "^[ab]+$", "maxLength": 3},
+            "n": {"anyOf": [{"type": "number", "maximum": 3}, {"$ref": "#"}, {"enum": ["x", 1, []]}]},
+            "o": {"type": "object", "minProperties": 1, "additionalProperties": {"minLength": 1}},
+        },
+        "required": ["n"],
+    },
     "integers within bounds": {"type": "integer", "exclusiveMinimum": -2.5, "exclusiveMaximum": 12},
     "integers between integers": {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 7},
 }
@@ -89,3 +121,15 @@ def test_what_cannot_be_written_is_refused_when_compiling(vocabulary: Vocabulary
     nothing = {"type": "string", "format": "date", "pattern": "^x"}
     with pytest.raises(InvalidSchema, match="no value"):
         compiler.json_schema({"type": "object", "properties": {"a": nothing}, "required": ["a"]})
+
+
+def test_values_are_written_when_a_text_gets_there(vocabulary: Vocabulary) -> None:
+    keys = {f"key{i}": {"type": "object", "properties": {"a": {"enum": [f"v{i}"]}}} for i in range(200)}
+    grammar = Compiler(vocabulary).json_schema({"type": "object", "properties": keys})
+    nodes = grammar._automaton.expressions.nodes
+    grammar.mask(grammar.start)
+    written = len(nodes)
+    state = grammar.step_bytes(grammar.start, b'{"key7": ')
+    assert written < grammar._automaton.expressions.settled + 8 * len(keys)
+    assert len(nodes) < written + 200
+    assert grammar.accepts(grammar.step_bytes(state, b'{"a": "v7"}, "key9": {}}'))

@@ -96,11 +96,11 @@ def test_every_engine_takes_a_text_and_refuses_another(name: str, monkeypatch: p
     )  # the benchmark chooses for a process
     engine, tokenizer = engines.make(name, byte_tokenizer()), byte_tokenizer()
     case = Case("regex", "date", r"\d{4}-\d{2}", ("2026-11", "2026-1"), ("2026/11", "2026-11-", "1999-12"))
-    measured, grammar = measuring.measure_first(engine, case)
+    measured, grammar = measuring.measure_first(engine, case, time.perf_counter)
     assert measured.outcome == "ok" and measured.first > 0 and grammar is not None
     deadline = time.perf_counter() + 60
-    measuring.measure_valid(engine, tokenizer, grammar, case, measured, deadline)
-    measuring.measure_invalid(engine, tokenizer, grammar, case, measured, deadline)
+    measuring.measure_valid(engine, tokenizer, grammar, case, measured, deadline, time.perf_counter)
+    measuring.measure_invalid(engine, tokenizer, grammar, case, measured, deadline, time.perf_counter)
     assert (measured.valid_refused, measured.invalid_accepted, measured.cut) == (1, 1, False)
     assert len(measured.cold) == 7 + 6 and len(measured.warm) == 8 + 7
     assert len(measured.accept) == measuring.PASSES * (7 + 6)
@@ -166,7 +166,7 @@ def test_the_command_measures_in_a_process_of_its_own(
 def test_a_case_that_takes_too_long_costs_only_itself(small_tokenizer: Path) -> None:
     chosen = select(["person", "date"])[:2]
     said: list[str] = []
-    result = running.run("sgl", "1", str(small_tokenizer), chosen, limit=0.0, say=said.append)
+    result = running.run("sgl", "1", str(small_tokenizer), chosen, limit=0.0, time_of="cpu", say=said.append)
     assert [one.outcome for one in result.measured] == ["slow", "slow"] and len(said) == 2
 
 

@@ -120,7 +120,7 @@ def test_a_walk_sets_the_bits_of_what_can_be_reached(native_module: ModuleType) 
     rows.clear()
     assert len(rows) == 0
     out[:] = 0
-    rows.walk_after(tree(native_module), [1, 3], 3, out)
+    rows.walk_after(tree(native_module), integers(1, 3), 3, out)
     assert out.tolist() == [0b100110, 0, 0, 0]
 
 
@@ -209,7 +209,7 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
             rows.walk(*arguments)
     with pytest.raises(TypeError):
         rows.walk(trie, 1, out=out)
-    for nodes in ((1, 2), [4], [-1], ["1"], [1 << 70], None):
+    for nodes in ([1, 2], integers(4), integers(-1), np.array([1]), b"\1\0\0\0", None):
         with pytest.raises((TypeError, IndexError, OverflowError)):
             rows.walk_after(trie, nodes, 1, out)
     with pytest.raises(TypeError):
@@ -232,7 +232,7 @@ def test_a_step_that_fails_or_comes_back_ends_the_walk(native_module: ModuleType
         for again in (
             lambda: rows.walk(trie, 1, out),
             rows.clear,
-            lambda: rows.walk_after(trie, [0], 1, out),
+            lambda: rows.walk_after(trie, integers(0), 1, out),
         ):
             with pytest.raises(RuntimeError):
                 again()

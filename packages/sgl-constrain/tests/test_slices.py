@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,8 @@ from sgl_constrain import DEAD, Compiler, Grammar, Vocabulary
 from sgl_constrain.codepoints import complement
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.trie import Trie
+
+EVERY_CHARACTER = "".join(map(chr, range(0x110000)))
 
 
 def tokens() -> list[bytes]:
@@ -57,6 +60,59 @@ def test_a_trie_without_some_tokens_is_the_trie_of_the_others() -> None:
             assert np.array_equal(level.parent, other.parent) and np.array_equal(level.token, other.token)
 
 
+def test_what_follows_a_byte_is_the_trie_of_what_is_left_of_its_tokens() -> None:
+    everything = tokens()
+    trie = Trie(everything)
+    for root in (0, 0x20, 0x22, 0x78):
+        byte = bytes([int(trie.byte[root])])
+        found = trie.below(root)
+        expected = Trie([token[1:] if token.startswith(byte) else b"" for token in everything])
+        for name in ("byte", "first_child", "child_count", "characters", "token_at"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+        for level, other in zip(found.levels, expected.levels, strict=True):
+            assert np.array_equal(level.parent, other.parent) and np.array_equal(level.token, other.token)
+
+
+def begun(data: bytes) -> str:
+    """The characters of several bytes that begin with `data`, which is not all of any."""
+    size = next((n for n, first, last in ((2, 0xC2, 0xDF), (3, 0xE0, 0xEF), (4, 0xF0, 0xF4))
+                 if data and first <= data[0] <= last), 0)  # fmt: skip
+    if not 0 < len(data) < size or any(byte & 0xC0 != 0x80 for byte in data[1:]):
+        return ""
+    low = data[0] & 0xFF >> size + 1
+    for byte in data[1:]:
+        low = low << 6 | byte & 0x3F
+    width = 6 * (size - len(data))
+    return EVERY_CHARACTER[max(low << width, (0x80, 0x800, 0x10000)[size - 2]) : (low + 1) << width]
+
+
+@pytest.mark.parametrize("ranges", ["ab", '^"', "^ ab", r"\w", "é日", r"\w\s"])
+def test_the_runs_of_a_class_are_what_re_says(runs: Vocabulary, ranges: str) -> None:
+    characters = re.compile(f"(?![\ud800-\udfff])[{ranges}]")
+    spans = [match.span() for match in re.finditer(f"[{ranges}]+", EVERY_CHARACTER)]
+    head = runs.slices.heads.of_characters(tuple((start, end - 1) for start, end in spans))
+    runs.slices.run(head)  # it may have to be met twice
+    found = runs.slices.run(head)
+    assert found is not None
+    lengths: dict[tuple[int, int], int] = {}  # tokens that leave, by byte and length of the run
+    for token in range(1, runs.size):
+        data = runs[token]
+        text = data.decode(errors="surrogateescape")
+        length = next((i for i, c in enumerate(text) if not characters.match(c)), len(text))
+        rest = data[len(text[:length].encode()) :]
+        inside = not rest or bool(characters.search(begun(rest)))
+        assert found.tokens[token] == inside, data
+        if inside:
+            assert found.lengths[token] == length + bool(rest) <= found.longest
+        elif not characters.search(begun(rest[:1])):
+            lengths[rest[0], length] = token
+    for byte, length in lengths:
+        assert found.leaving >> byte & 1
+        nodes = found.after(byte, length, length).tolist()
+        assert nodes and {int(runs.trie.byte[node]) for node in nodes} == {byte}
+        assert set(nodes) <= set(found.after(byte, 0, found.longest).tolist())
+
+
 @pytest.mark.parametrize("times", [8, 16, 23, 1000, ENDLESS])
 def test_a_slice_has_only_tokens_inside_its_class_and_its_trie_the_others(
     runs: Vocabulary, times: int
@@ -88,6 +144,9 @@ def test_a_slice_has_only_tokens_inside_its_class_and_its_trie_the_others(
         "x{100}|x[ab]{0,30}",
         '(?=.{1,38}$)"[^"]*"',
         "[^x]{39,45}x",
+        '([ab]{2,9}\n?){1,3}["x]',  # what ends a run depends on its length
+        '([a-z]{1,5} ){2}|[a-z]{3,7}"',
+        "x? ([^,]{2,30},)+",
     ],
 )
 def test_masks_of_counted_runs_are_those_of_brute_force(

@@ -347,18 +347,17 @@ static PyObject *rows_walk_after(PyObject *self, PyTypeObject *type, PyObject *c
         return NULL;
     }
     int32_t state;
-    if (!PyList_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "nodes must be a list");
+    Py_buffer nodes;
+    if (checked_state(args[2], &state) < 0 || int32s(args[1], &nodes, "nodes") < 0) return NULL;
+    if (begin(rows, type, args[0], args[3], &work) < 0) {
+        PyBuffer_Release(&nodes);
         return NULL;
     }
-    if (checked_state(args[2], &state) < 0 || begin(rows, type, args[0], args[3], &work) < 0) return NULL;
     int failed = 0;
-    for (Py_ssize_t i = 0; !failed && i < PyList_Size(args[1]); i++) {
-        PyObject *item = Py_XNewRef(PyList_GetItem(args[1], i));
-        long node = item == NULL ? -1 : PyLong_AsLong(item);
-        Py_XDECREF(item);
+    for (Py_ssize_t i = 0; !failed && i < nodes.len / 4; i++) {
+        int32_t node = ((const int32_t *)nodes.buf)[i];
         if (node < 0 || node >= work.tree->count) {
-            if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "%ld is no node", node);
+            PyErr_Format(PyExc_IndexError, "%d is no node", (int)node);
             failed = 1;
         } else {
             int32_t place = work.tree->place[node];  // the node takes its own byte from `state`
@@ -366,6 +365,7 @@ static PyObject *rows_walk_after(PyObject *self, PyTypeObject *type, PyObject *c
             failed = descend(rows, work.tree, work.levels, state, place, after, work.out.buf);
         }
     }
+    PyBuffer_Release(&nodes);
     return end(rows, &work, failed);
 }
 

@@ -39,6 +39,8 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
+from sgl_constrain.readings import PRODUCTS as _PRODUCTS
+from sgl_constrain.readings import Reading, Readings
 from sgl_constrain.twin import ENGINE, Twin
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
@@ -49,11 +51,13 @@ _END = 0  # the continuation after which nothing is left
 _ACCEPT = 0  # the item that says the text may end
 _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
-_LARGE_CLASS = 48  # first bytes of a class from which on `loop` tells of it
+_LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
-_PRODUCTS = 1 << 30  # heads from here on are products
+_ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
+_BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
 _CONTINUATION = (1 << 32) - 1
 _ALL_BYTES = (1 << 256) - 1
+_TAIL_BYTES = ((1 << 64) - 1) << 0x80
 
 Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
 # An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
@@ -72,6 +76,7 @@ class Automaton:
         self.limits = expressions.limits
         self.start_clock()
         self.states: list[tuple[int, ...]] = [(), (_ACCEPT,)]
+        self._items = 0  # of all states together
         self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
         self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
         # By state, None as long as nothing was asked: what `step` knows, for callers without the lock.
@@ -85,6 +90,7 @@ class Automaton:
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((_ACCEPT,))}
+        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
@@ -106,6 +112,15 @@ class Automaton:
         self._step = step and limits.step_seconds is not None
         self._deadline = time.monotonic() + (limits.step_seconds or 0.0 if self._step else limits.seconds)
 
+    @property
+    def nbytes(self) -> int:
+        """About how much memory states and continuations hold."""
+        return (
+            len(self.states) * _BYTES_PER_STATE
+            + self._items * _BYTES_PER_ITEM
+            + len(self._continuations) * _BYTES_PER_CONTINUATION
+        )
+
     def accepts(self, state: int) -> bool:
         items = self.states[state]
         return bool(items) and items[0] == _ACCEPT
@@ -124,6 +139,22 @@ class Automaton:
                 target = opened[1][part]
                 return self._take(state, opened, part) if target is None else target
         return DEAD
+
+    def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
+        """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
+        opened = self.opened[state] or self._open(state)
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask & among:
+                target = opened[1][part]
+                if target is None:
+                    target = self._take(state, opened, part)
+                if target != DEAD:
+                    yield mask & among, target
+
+    def begins(self, state: int) -> int:
+        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
+        opened = self.opened[state] or self._open(state)
+        return sum(mask for mask, _ in opened[0])
 
     def step_alike(self, state: int, byte: int) -> tuple[int, bytes]:
         """The state after one byte, and the bytes that lead there for the same reason, as 256 bits."""
@@ -161,29 +192,23 @@ class Automaton:
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
-    def run(self, state: int) -> tuple[int, int, int] | None:
-        """For a state that may read up to n characters of one head, and then (or at once) what state `other`
-        reads, which begins with none of them: the head, n or ENDLESS, and `other`.
+    def run(self, state: int) -> Reading | None:
+        """How a state reads characters of one class, where nothing else that it reads on the way begins like
+        one of them.
         """
-        items = self.states[state]
-        for item in items:
-            head = item >> 32
-            if not NO_HEAD < head < _PRODUCTS:
-                continue
-            expression, after = self._continuations[item & _CONTINUATION]
-            node = self.expressions.nodes[expression]
-            if isinstance(node, Repeat) and node.least == 0:
-                body = self.expressions.nodes[node.body]
-                others = set(items) - {item}
-                if isinstance(body, Character) and body.head == head and others == self._closure(after):
-                    first = sum(edge.mask for edge in self._edges(head))
-                    if not any(edge.mask & first for o in others for edge in self._edges(o >> 32)):
-                        return (
-                            head,
-                            node.most if node.most == ENDLESS else node.most + 1,
-                            self._number(others),
-                        )
-        return None
+        return self._readings.of(self.states[state])
+
+    def repeated(self, state: int) -> int | None:
+        """The largest class that a state reads over and over; None when there is a product in the state."""
+        return self._readings.repeated(self.states[state])
+
+    def reads(self, head: int, byte: int) -> bool:
+        """May a class begin with a byte?"""
+        return self.expressions.heads.first(head) >> byte & 1 == 1
+
+    def is_large(self, head: int) -> bool:
+        """Does a class begin with many bytes?"""
+        return self.expressions.heads.first(head).bit_count() > _LARGE_CLASS
 
     def excluding(self, state: int) -> tuple[int, int, int] | None:
         """For a state that may read any number of characters of a large class as long as that is not what
@@ -454,6 +479,10 @@ class Automaton:
             if len(self.states) >= self.limits.states:
                 raise GrammarTooLarge(f"more than {self.limits.states} states", limit="states")
             self.check(len(kept))
+            self._items += len(kept)
+            if self._items > self.limits.states * _ITEMS_PER_STATE:
+                message = f"states with more than {self.limits.states * _ITEMS_PER_STATE} items in all"
+                raise GrammarTooLarge(message, limit="states")
             self.states.append(kept)
             self._moves.append(None)
             self.opened.append(None)
@@ -664,9 +693,6 @@ def _is_endless(expressions: Expressions, expression: int) -> bool:
     """Is it plain to see that it has strings of any length?"""
     node = expressions.nodes[expression]
     return expression < expressions.settled and type(node) is Repeat and node.most == ENDLESS
-
-
-_TAIL_BYTES = ((1 << 64) - 1) << 0x80
 
 
 def _plan(heads: list[tuple[Edge, ...]]) -> Plan:

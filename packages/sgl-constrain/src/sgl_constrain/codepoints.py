@@ -82,6 +82,13 @@ def matching(escape: str) -> Ranges:
     return tuple((m.start(), m.end() - 1) for m in re.finditer(escape + "+", _every_character()))
 
 
+def prepare() -> None:
+    """Make the tables of `matching` and `ignore_case` now, so that no pattern has to wait for them."""
+    for escape in (r"\d", r"\w", r"\s"):
+        matching(escape)
+    _caseless()
+
+
 @functools.cache
 def category(name: str) -> Ranges | None:
     """The characters of a Unicode general category, `L` or `Lu`; None when there is no such category."""

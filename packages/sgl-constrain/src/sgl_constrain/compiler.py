@@ -52,6 +52,7 @@ class Compiler:
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._grammars: OrderedDict[Hashable, Future[Grammar]] = OrderedDict()
+        self._made: dict[Hashable, Grammar] = {}  # those of the futures that are done
         self._unmeasured = 0  # grammars compiled since the cache was last measured
         self._executor: ThreadPoolExecutor | None = None
 
@@ -157,8 +158,7 @@ class Compiler:
             return self._held()
 
     def _held(self) -> int:
-        done = [future for future in self._grammars.values() if future.done() and future.exception() is None]
-        return sum(future.result().nbytes for future in done)
+        return sum([grammar.nbytes for grammar in self._made.values()])
 
     def _cached(self, key: Hashable, compile: Callable[[], Grammar]) -> Grammar:
         with self._lock:
@@ -180,11 +180,14 @@ class Compiler:
             mine.set_exception(error)
             raise
         with self._lock:
+            if key in self._grammars:  # and not forgotten meanwhile
+                self._made[key] = mine.result()
             self._unmeasured += 1
             if self._unmeasured * _MEASURED_EVERY > len(self._grammars):
                 self._unmeasured = 0
                 while len(self._grammars) > 1 and self._held() > self._cache_bytes:
-                    self._grammars.popitem(last=False)
+                    forgotten, _ = self._grammars.popitem(last=False)
+                    self._made.pop(forgotten, None)
         return mine.result()
 
     def _basics_of(self, max_whitespace: int) -> Basics:

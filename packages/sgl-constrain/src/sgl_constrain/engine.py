@@ -6,15 +6,17 @@ Both give the same masks, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import groupby
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
-from sgl_constrain.slices import Run, Slice
-from sgl_constrain.trie import Bits, Nodes
+from sgl_constrain.readings import Reading
+from sgl_constrain.runs import Run
+from sgl_constrain.slices import Slice
+from sgl_constrain.trie import Bits, Ints, Nodes
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.walk import Walks, after_runs
 
@@ -28,7 +30,7 @@ class Tree(Protocol):
 class NativeRows(Protocol):
     def walk(self, tree: Tree, state: int, out: Bits, /) -> None: ...
 
-    def walk_after(self, tree: Tree, nodes: Sequence[int], state: int, out: Bits, /) -> None: ...
+    def walk_after(self, tree: Tree, nodes: Ints, state: int, out: Bits, /) -> None: ...
 
     def clear(self) -> None: ...
 
@@ -57,12 +59,15 @@ def walks(automaton: Automaton, trie: Nodes, size: int) -> Walks | NativeWalks:
 class NativeWalks:
     """The twin of `Walks`."""
 
-    def __init__(self, automaton: Automaton, trie: Nodes, size: int) -> None:
+    def __init__(self, automaton: Automaton, trie: Nodes, size: int, rows: NativeRows | None = None) -> None:
         self._automaton = automaton
         self._size = size
         self._words = (size + 31) // 32
         self._tree = _tree(trie, size)
-        self._rows: NativeRows = ENGINE.module.Rows(automaton.step_alike)
+        self._rows: NativeRows = ENGINE.module.Rows(automaton.step_alike) if rows is None else rows
+
+    def over(self, trie: Nodes) -> NativeWalks:
+        return NativeWalks(self._automaton, trie, self._size, self._rows)
 
     @property
     def nbytes(self) -> int:
@@ -78,13 +83,13 @@ class NativeWalks:
         self._walk(_tree(part.trie, self._size), state, out)
         return out
 
-    def after(self, run: Run, times: int, state: int) -> Bits:
-        out = run.packed_up_to(times, self._size).copy()
-        nodes: list[int] = []
-        for _, here in after_runs(run, times, self._automaton.moves(state)):
-            nodes += here
+    def after(self, run: Run, reading: Reading, skip: int = -1) -> Bits:
+        out = run.packed_up_to(reading.most).copy()
         self._trim()
-        self._rows.walk_after(self._tree, nodes, state, out)
+        left = after_runs(self._automaton, run, reading.exits, skip)
+        for state, reached in groupby(left, lambda reached: reached[0]):
+            nodes = np.concatenate([here for _, _, here in reached])
+            self._rows.walk_after(self._tree, nodes, state, out)
         return out
 
     def _walk(self, tree: Tree, state: int, out: Bits) -> None:

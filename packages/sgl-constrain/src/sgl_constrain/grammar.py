@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from sgl_constrain.automaton import DEAD, DONE, Automaton
 from sgl_constrain.engine import walks
 from sgl_constrain.expression import ENDLESS
-from sgl_constrain.slices import Slice
+from sgl_constrain.slices import SPACE, Slice
 from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import states_on_the_way
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
+_MOST_WALKED = 64
 _BYTES_PER_STEP = 120
-_BYTES_PER_STATE = 400  # what a state costs beside rows and masks, roughly
 
 
 class _Mask(NamedTuple):
@@ -47,9 +47,14 @@ class Grammar:
         self._automaton = automaton
         self._slices = vocabulary.slices
         self._walks = walks(automaton, vocabulary.trie, vocabulary.size)
+        self._spaced = self._slices.spaced
+        if self._spaced is not None:
+            self._after_space = self._walks.over(self._spaced.nodes)
+            self._unspaced = self._walks.over(self._spaced.others)
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
+        self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
         self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
 
     def step(self, state: int, token: int) -> int:
@@ -151,9 +156,9 @@ class Grammar:
     def nbytes(self) -> int:
         """About how much memory the grammar holds now."""
         return (
-            len(self._masks) * self.vocabulary.words * 4
+            (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
             + self._walks.nbytes
-            + len(self._automaton.states) * _BYTES_PER_STATE
+            + self._automaton.nbytes
             + len(self._steps) * _BYTES_PER_STEP
         )
 
@@ -163,7 +168,7 @@ class Grammar:
         else:
             most = self.vocabulary.trie.depth
             simpler, farthest = self._automaton.unbounded(state, most)
-            bits = self._walk(simpler)
+            bits = self._walk(simpler) if simpler == state else self._walk_once(simpler)
             if self._automaton.farther > farthest:
                 bits = self._walk(self._automaton.unbounded(state, most, products=False)[0])
         if self.accepts(state):
@@ -171,15 +176,47 @@ class Grammar:
                 bits[token >> 3] |= 1 << (token & 7)
         return bits
 
+    def _walk_once(self, state: int) -> Bits:
+        """The same for a state that stands for many."""
+        known = self._walked.get(state)
+        if known is None:
+            if len(self._walked) == _MOST_WALKED:
+                self._walked.clear()
+            known = self._walked[state] = self._walk(state)
+        return known.copy()
+
     def _walk(self, state: int) -> Bits:
-        found = self._automaton.run(state)
-        if found is not None:
-            head, times, other = found
-            run = self._slices.run(head)
-            if run is not None:
-                return self._walks.after(run, times, other)
+        reading = self._automaton.run(state)
+        run = None if reading is None else self._slices.run(reading.head)
+        if reading is not None and run is not None:
+            if self._automaton.reads(reading.head, SPACE):
+                return self._walks.after(run, reading)
+            words = self._words_after_space(state)
+            if words is None or self._spaced is None:
+                return self._walks.after(run, reading)
+            return words | self._walks.after(run, reading, self._spaced.root)
         part = self._slice(state)
-        return self._walks.whole(state) if part is None else self._walks.beside(part, state)
+        if part is not None:
+            return self._walks.beside(part, state)
+        words = self._words_after_space(state)
+        return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
+
+    def _words_after_space(self, state: int) -> Bits | None:
+        """The tokens that begin with a space and may come next; None where no run of a large class follows
+        it.
+        """
+        if self._spaced is None:
+            return None
+        after = self._automaton.step(state, SPACE)
+        head = self._automaton.repeated(after)
+        words = None if head is None or not self._automaton.is_large(head) else self._automaton.run(after)
+        run = None if words is None else self._spaced.slices.run(words.head)
+        if words is None or run is None:
+            return None
+        bits = self._after_space.after(run, words)
+        for token in self._spaced.tokens:
+            bits[token >> 3] |= 1 << (token & 7)
+        return bits
 
     def _slice(self, state: int) -> Slice | None:
         """Tokens that are allowed for one reason: characters of a class that the state may read over and

@@ -16,7 +16,7 @@ class Limits:
     nesting: int = 80  # depth of groups in a pattern, of subschemas in a schema
     expressions: int = 500_000  # nodes and continuations together
     items: int = 20_000  # items of one state: how many ways of reading the text are open at once
-    states: int = 200_000  # distinct states met so far
+    states: int = 200_000  # distinct states met so far, and a fifth of the items of all of them together
     rows: int = (
         50_000  # transition rows kept, 1 KiB each; beyond it they are dropped and built again when needed
     )

@@ -99,7 +99,7 @@ class _Parser:
             words = _PLAIN_ALTERNATIVES.match(self._cursor.pattern, self._cursor.at)
             if words:  # thousands of names, in one step
                 self._cursor.at = words.end()
-                return self._expressions.choice(map(self._text, words.group().split("|")))
+                return self._words(words.group().split("|"))
         options: list[Tree] = []
         while True:
             option, flags = self._series(flags)
@@ -121,7 +121,7 @@ class _Parser:
         while self._cursor.at < len(pattern) and pattern[self._cursor.at] not in "|)":
             if plain_text and (text := _LITERAL_RUN.match(pattern, self._cursor.at)):
                 self._cursor.at = text.end()
-                if self._cursor.peek() in ("*", "+", "?", "{"):
+                if self._cursor.peek() in ("*", "+", "?", "{") or self._cursor.peek(3) == "(?#":
                     self._cursor.at -= 1  # a repetition belongs to the last character only
                 if self._cursor.at > text.start():
                     parts.append(self._text(pattern[text.start() : self._cursor.at]))
@@ -151,6 +151,24 @@ class _Parser:
             return True
         return False
 
+    def _skip_unread(self, flags: int) -> None:
+        """Go past comments, and past what the VERBOSE flag says is not part of the pattern."""
+        while True:
+            if not self._ecma and self._cursor.peek(3) == "(?#":
+                start = self._cursor.at
+                self._cursor.at += 3
+                self._cursor.until(")", start, "comment")
+            elif not (flags & re.VERBOSE and self._skip_verbose()):
+                return
+
+    def _words(self, texts: list[str]) -> int:
+        if self._letters is not self._expressions:
+            return self._expressions.choice(map(self._text, texts))
+        try:
+            return self._expressions.words({text.encode(): EMPTY for text in texts})
+        except UnicodeEncodeError:
+            return self._expressions.choice(map(self._text, texts))
+
     def _text(self, text: str) -> int:
         try:
             return self._letters.literal(text)
@@ -174,8 +192,7 @@ class _Parser:
         return joined[0] if len(joined) == 1 else Series(tuple(joined))
 
     def _repeated(self, part: Tree, flags: int, start: int) -> Tree:
-        while flags & re.VERBOSE and self._skip_verbose():
-            pass
+        self._skip_unread(flags)
         here = self._cursor.at
         bounds = self._bounds()
         if bounds is None:
@@ -185,8 +202,7 @@ class _Parser:
         if self._cursor.take("+"):
             self._cursor.fail("possessive repetition is not regular", here, UnsupportedPattern)
         self._cursor.take("?")
-        while flags & re.VERBOSE and self._skip_verbose():
-            pass
+        self._skip_unread(flags)
         again = self._cursor.at
         if self._bounds() is not None:
             self._cursor.fail("multiple repeat", again)

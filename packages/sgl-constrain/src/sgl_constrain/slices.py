@@ -2,36 +2,33 @@
 """What is known of a vocabulary before any grammar: which of its tokens, and which nodes of its trie, consist
 of characters of one class.
 
-Two kinds of state are walked with that knowledge instead of from the root. Inside a string nearly every token
-is allowed, for the same reason in every string of every grammar: it consists of characters of the string's
-class. Those tokens are set at once (the *slice*), and what is left to walk is the trie of the others. And a
-state that reads a run of blanks, and then something that does not begin with a blank, is walked from the end
-of every run there is (`Run`), without a state for each length.
+Two kinds of state are walked with that knowledge instead of from the root. A state that reads a class, and
+what begins like none of its characters, is walked from where tokens leave the class (`Run`), without a state
+for each length. And where other things begin alike, the tokens inside the class are set at once (the
+*slice*), and what is left to walk is the trie of the others.
 
-The usual classes are gone through when the vocabulary is made, others when they are met for the second time.
+The usual classes are gone through when the vocabulary is made, others when they are first met, or, where that
+takes longer, for the second time.
 """
 
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, union
+from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, prepare, union
 from sgl_constrain.expression import ENDLESS
-from sgl_constrain.trie import Bits, Bools, Ints, Nodes
-from sgl_constrain.utf8 import NO_HEAD, Heads
+from sgl_constrain.runs import Run, Runs, packed
+from sgl_constrain.trie import Bits, Bools, Nodes
+from sgl_constrain.utf8 import Heads
 
 _MOST = 32  # slices, and classes, kept: those used least recently are forgotten
-_LARGE = 2  # a class has slices when 1 / _LARGE of the trie's nodes are inside
 _SHORTEST = 8  # characters from which on a bounded repetition has a slice
-_RUN_NODES = 2048  # nodes inside a class up to which it has a `Run`
-_DEAD, _BETWEEN = 0, 1  # states of a class: left it, between two of its characters; others are inside of one
+_SPACED = 4  # tokens after a space are told apart when 1 / _SPACED of the trie's nodes are below it
+SPACE = 0x20
 
 _UNESCAPED = complement(((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C)))
 _BLANK = ((0x09, 0x0A), (0x0D, 0x0D), (0x20, 0x20))
@@ -43,49 +40,18 @@ class Slice(NamedTuple):
     trie: Nodes  # all other tokens
 
 
-@dataclass(frozen=True)
-class Run:
-    """The runs of one class that tokens begin with, shortest first, and where a walk goes on after them.
+class Spaced(NamedTuple):
+    """Most vocabularies have nearly every word twice, once after a space.
 
-    `tokens` are runs as a whole, up to a last character that may be incomplete; `lengths` are their
-    characters. `after[byte]`: children, reached by `byte`, of the root (length 0) and of the nodes that are
-    runs; and the lengths of those runs.
+    root: the space's node in the trie; tokens: those that are a space, and nothing more. nodes: what follows
+    the space in the others; slices: its classes. others: the trie of the tokens that begin otherwise.
     """
 
+    root: int
     tokens: list[int]
-    lengths: list[int]
-    after: dict[int, tuple[list[int], list[int]]]
-    _masks: dict[int, Bits] = field(default_factory=dict)
-
-    def tokens_up_to(self, times: int) -> list[int]:
-        """The tokens that are runs of at most `times` characters."""
-        return self.tokens if times == ENDLESS else self.tokens[: bisect_right(self.lengths, times)]
-
-    def packed_up_to(self, times: int, size: int) -> Bits:
-        """The same as a bitmask of a vocabulary of `size` tokens: not to be changed."""
-        count = len(self.tokens_up_to(times))
-        mask = self._masks.get(count)
-        if mask is None:
-            allowed = np.zeros(size, dtype=np.bool_)
-            allowed[self.tokens[:count]] = True
-            mask = self._masks[count] = packed(allowed)
-        return mask
-
-    def after_up_to(self, times: int, byte: int) -> list[int]:
-        """The nodes that `byte` leads to after runs of at most `times` characters."""
-        nodes, lengths = self.after.get(byte, _NOWHERE)
-        return nodes if times == ENDLESS else nodes[: bisect_right(lengths, times)]
-
-
-_NOWHERE: tuple[list[int], list[int]] = ([], [])
-
-
-class _Class(NamedTuple):
-    allowed: Bools  # [size + 1]: tokens inside the class
-    inside: Bools  # [nodes]: those of the class's characters alone, of which the last may be incomplete
-    large: bool
-    longest: int  # how many characters a token inside the class has at most
-    run: Run | None
+    nodes: Nodes
+    slices: Slices
+    others: Nodes
 
 
 class Slices:
@@ -94,19 +60,23 @@ class Slices:
     `heads` numbers the classes. size: the vocabulary's. nodes: the trie of its tokens.
     """
 
-    def __init__(self, nodes: Nodes, size: int) -> None:
-        self.heads = Heads()
+    def __init__(self, nodes: Nodes, size: int, heads: Heads | None = None) -> None:
+        self.heads = heads or Heads()
         self._nodes = nodes
         self._size = size
         self._lock = threading.Lock()
-        self._classes: OrderedDict[int, _Class | None] = OrderedDict()
+        self._runs = Runs(self.heads, nodes, size)
+        self._classes: OrderedDict[int, Run | None] = OrderedDict()
         self._slices: OrderedDict[tuple[int, int], Slice | None] = OrderedDict()
+        prepare()
+        whole = heads is None
         for ranges in (_BLANK, ASCII_DIGIT):
             self._prepare(self.heads.of_characters(ranges), ())
         word, blank = matching(r"\w"), matching(r"\s")
         for ranges in (ANY, NOT_NEWLINE, word, union((*word, *blank))):
-            self._prepare(self.heads.of_characters(ranges), (ENDLESS,))
-        self._prepare(self.heads.of_characters(_UNESCAPED), (ENDLESS, 32, 16))
+            self._prepare(self.heads.of_characters(ranges), (ENDLESS,) if whole else ())
+        self._prepare(self.heads.of_characters(_UNESCAPED), (ENDLESS, 32, 16) if whole else ())
+        self.spaced = self._below_space() if whole else None
 
     def __reduce__(self) -> tuple[type[Slices], tuple[Nodes, int]]:
         return Slices, (self._nodes, self._size)
@@ -116,7 +86,7 @@ class Slices:
         class is small or met for the first time, or `times` is small.
         """
         with self._lock:
-            known = self._class(head)
+            known = self._class(head, at_once=False)
             if known is None or not known.large:
                 return None  # what is left would be nearly everything
             if times == ENDLESS or times >= known.longest:
@@ -128,29 +98,44 @@ class Slices:
             return self._slice(head, known, times)
 
     def run(self, head: int) -> Run | None:
-        """The runs of `head`; None when there are very many, or the class is met for the first time."""
+        """The runs of `head`; None when the class is met for the first time, and takes long to go through."""
         with self._lock:
-            known = self._class(head)
-            return None if known is None else known.run
+            return self._class(head, at_once=self._runs.is_quick(head))
 
     def _prepare(self, head: int, times: tuple[int, ...]) -> None:
         if self._nodes.nodes and head not in self._classes:
-            known = self._classes[head] = self._go_through(head)
+            known = self._classes[head] = self._runs.of(head)
             for n in times if known.large else ():
                 if n == ENDLESS or n < known.longest:
                     self._slices[head, n] = self._cut(known, n)
 
-    def _class(self, head: int) -> _Class | None:
-        if head not in self._classes:
-            known = None
-        else:
-            known = self._classes.pop(head) or self._go_through(head)
+    def _below_space(self) -> Spaced | None:
+        if not self._nodes.nodes:
+            return None
+        roots = self._nodes.byte[: self._nodes.levels[0].stop]
+        found = np.flatnonzero(roots == SPACE).tolist()
+        nodes = self._nodes.below(found[0]) if found else None
+        if nodes is None or nodes.nodes * _SPACED < self._nodes.nodes:
+            return None
+        root: int = found[0]
+        token = int(self._nodes.token_at[root])
+        alone = [token, *self._nodes.alias[self._nodes.aliased == token].tolist()] if token >= 0 else []
+        spaced = np.zeros(self._size + 1, dtype=np.bool_)
+        spaced[nodes.token_at] = True
+        spaced[alone] = True
+        return Spaced(root, alone, nodes, Slices(nodes, self._size, self.heads), self._nodes.without(spaced))
+
+    def _class(self, head: int, *, at_once: bool) -> Run | None:
+        met = head in self._classes
+        known = self._classes.pop(head, None)
+        if known is None and (met or at_once):
+            known = self._runs.of(head)
         self._classes[head] = known
         if len(self._classes) > _MOST:
             self._classes.popitem(last=False)
         return known
 
-    def _slice(self, head: int, known: _Class, times: int) -> Slice | None:
+    def _slice(self, head: int, known: Run, times: int) -> Slice | None:
         key = head, times
         if key not in self._slices:
             part = None if times != ENDLESS else self._cut(known, times)
@@ -161,103 +146,6 @@ class Slices:
             self._slices.popitem(last=False)
         return part
 
-    def _cut(self, known: _Class, times: int) -> Slice:
-        trie = self._nodes
-        if times == ENDLESS:
-            allowed = known.allowed
-        else:
-            allowed = self._tokens(known.inside & (trie.characters <= times))
-        return Slice(allowed, packed(allowed[:-1]), trie.without(allowed))
-
-    def _tokens(self, nodes: Bools) -> Bools:
-        """The tokens that end at some of the nodes."""
-        allowed = np.zeros(self._size + 1, dtype=np.bool_)
-        allowed[self._nodes.token_at[nodes]] = True
-        allowed[-1] = False  # where `token_at` is -1
-        allowed[self._nodes.alias] = allowed[self._nodes.aliased]
-        return allowed
-
-    def _go_through(self, head: int) -> _Class:
-        """Read every token as a string of characters of `head`, level by level."""
-        table = _transitions(self.heads, head)
-        trie = self._nodes
-        state_of = np.zeros(trie.nodes, dtype=table.dtype)
-        states = np.array([_BETWEEN], dtype=table.dtype)
-        for level in trie.levels:
-            states = table.take((states.astype(np.int32) << 8).take(level.parent) + level.byte)
-            if not np.count_nonzero(states):
-                break
-            state_of[level.start : level.stop] = states
-        inside = state_of != _DEAD
-        count = int(np.count_nonzero(inside))
-        tokens = self._tokens(inside)
-        longest = int(np.max(trie.characters, where=inside & (trie.token_at >= 0), initial=0))
-        run = None
-        if 0 < count <= _RUN_NODES:
-            nodes = np.flatnonzero(inside)
-            run = self._run(nodes.astype(np.int32), state_of[nodes] == _BETWEEN)
-        return _Class(tokens, inside, count * _LARGE >= trie.nodes, longest, run)
-
-    def _run(self, nodes: Ints, whole: Bools) -> Run:
-        trie = self._nodes
-        order = np.argsort(trie.characters[nodes], kind="stable")
-        nodes, whole = nodes[order], whole[order]
-        inside = set(nodes.tolist())
-        of_token: dict[int, list[int]] = {}
-        for alias, token in zip(trie.alias.tolist(), trie.aliased.tolist(), strict=True):
-            of_token.setdefault(token, []).append(alias)
-        tokens: list[int] = []
-        lengths: list[int] = []
-        after: dict[int, tuple[list[int], list[int]]] = {}
-        roots = trie.levels[0].stop if trie.levels else 0
-        for complete, first, count, length, token in [
-            (True, 0, roots, 0, -1),
-            *zip(
-                whole.tolist(),
-                trie.first_child[nodes].tolist(),
-                trie.child_count[nodes].tolist(),
-                trie.characters[nodes].tolist(),
-                trie.token_at[nodes].tolist(),
-                strict=True,
-            ),
-        ]:
-            if token >= 0:
-                ids = [token, *of_token.get(token, ())]
-                tokens += ids
-                lengths += [length] * len(ids)
-            for child in range(first, first + count if complete else first):
-                if child not in inside:
-                    below, known_lengths = after.setdefault(int(trie.byte[child]), ([], []))
-                    below.append(child)
-                    known_lengths.append(length)
-        return Run(tokens, lengths, after)
-
-
-def _transitions(heads: Heads, head: int) -> NDArray[np.uint16]:
-    """[states * 256]: of reading one character of `head` after another."""
-    numbers = {NO_HEAD: _BETWEEN}
-    pending = [head]
-    rows = [np.full(256, _DEAD, dtype=np.uint16), np.full(256, _DEAD, dtype=np.uint16)]
-    while pending:
-        current = pending.pop()
-        row = rows[_BETWEEN if current == head else numbers[current]]
-        for edge in heads.edges[current]:
-            if edge.head not in numbers:
-                numbers[edge.head] = len(rows)
-                rows.append(np.full(256, _DEAD, dtype=np.uint16))
-                pending.append(edge.head)
-            row[bytes_of(edge.mask)] = numbers[edge.head]
-    return np.concatenate(rows)
-
-
-def packed(allowed: Bools) -> Bits:
-    """[size] bool as [words * 4] uint8: bit i % 8 of byte i // 8, in whole words of 32 bits."""
-    bits = np.zeros((allowed.size + 31) // 32 * 4, dtype=np.uint8)
-    bits[: (allowed.size + 7) // 8] = np.packbits(allowed, bitorder="little")
-    return bits
-
-
-def bytes_of(mask: int) -> Bools:
-    """[256]: a set of bytes as booleans."""
-    bits = np.unpackbits(np.frombuffer(mask.to_bytes(32, "little"), dtype=np.uint8), bitorder="little")
-    return bits.view(np.bool_)
+    def _cut(self, known: Run, times: int) -> Slice:
+        allowed = known.tokens_up_to(known.longest if times == ENDLESS else times)
+        return Slice(allowed, packed(allowed[:-1]), self._nodes.without(allowed))

@@ -36,12 +36,13 @@ class Level:
 
 
 class Nodes:
-    """The nodes of a trie: by level, and by number. Its arrays are never changed."""
+    """The nodes of a trie: by level, and by number. What it says never changes."""
 
     def __init__(self, levels: list[Level], alias: Ints, aliased: Ints) -> None:
         self.levels = levels
         self.alias = alias  # tokens with the bytes of another one, and
         self.aliased = aliased  # those others, which the trie has
+        self._child_sets: dict[int, int] = {}  # those that were asked for, by the first child
         self.nodes = levels[-1].stop if levels else 0
         self.depth = len(levels)  # bytes of the longest token
         self.byte = _joined([level.byte for level in levels])
@@ -60,9 +61,46 @@ class Nodes:
         roots = levels[0].stop if levels else 0
         self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
 
+    def below(self, root: int) -> Nodes:
+        """What follows the bytes of a node of the first level in the tokens that begin with them; the aliases
+        of all tokens.
+        """
+        levels: list[Level] = []
+        inside = np.zeros(self.levels[0].stop, dtype=np.bool_)
+        inside[root] = True
+        stop = 0
+        for level in self.levels[1:]:
+            number = np.cumsum(inside, dtype=np.int32) - 1  # of the level above, in the new trie
+            here = inside[level.parent]
+            start, stop = stop, stop + int(np.count_nonzero(here))
+            if start == stop:
+                break
+            token = np.flatnonzero(here[level.token_node])
+            new = np.cumsum(here, dtype=np.int32) - 1
+            levels.append(
+                Level(
+                    start,
+                    stop,
+                    level.byte[here],
+                    number[level.parent[here]],
+                    new[level.token_node[token]],
+                    level.token[token],
+                )
+            )
+            inside = here
+        return Nodes(levels, self.alias, self.aliased)
+
     @property
     def nbytes(self) -> int:
         return self.nodes * 7 * 4
+
+    def child_set(self, first: int, count: int) -> int:
+        """The bytes that lead to first..first + count - 1, the children of one node, as a set."""
+        known = self._child_sets.get(first)
+        if known is None:
+            bytes = self.byte[first : first + count].tolist()
+            known = self._child_sets[first] = sum([1 << byte for byte in bytes])
+        return known
 
     def without(self, tokens: Bools) -> Nodes:
         """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""

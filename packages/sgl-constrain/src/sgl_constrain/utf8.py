@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from sgl_constrain.codepoints import Ranges, complement, intersection
+from sgl_constrain.codepoints import MAX, Ranges, complement, intersection
 
 NO_HEAD = 0
 _SCALAR_VALUES = complement(((0xD800, 0xDFFF),))
@@ -43,7 +43,9 @@ class Heads:
         self._interned: dict[tuple[Edge, ...], int] = {}
         self._of_bytes: dict[int, int] = {}
         self._of_ranges: dict[Ranges, int] = {}
+        self._beyond_ascii: dict[Ranges, tuple[Edge, ...]] = {}
         self._shortest: dict[int, int] = {NO_HEAD: 0}
+        self._first: dict[int, int] = {NO_HEAD: 0}
         self._lock = threading.RLock()
 
     def of_bytes(self, mask: int) -> int:
@@ -69,6 +71,13 @@ class Heads:
             self._shortest[head] = known
         return known
 
+    def first(self, head: int) -> int:
+        """The set of bytes with which a head begins."""
+        known = self._first.get(head)
+        if known is None:
+            known = self._first[head] = sum(edge.mask for edge in self.edges[head])
+        return known
+
     def _build(self, ranges: Ranges) -> int:
         edges: list[Edge] = []
         ascii_mask = 0
@@ -76,12 +85,18 @@ class Heads:
             ascii_mask |= run(low, high - low + 1)
         if ascii_mask:
             edges.append(Edge(ascii_mask, NO_HEAD, True))
-        for first, last, lead, depth in _FORMS:
-            edges += (
+        edges += self._edges_beyond_ascii(intersection(ranges, ((0x80, MAX),)))
+        return self._intern(tuple(edges)) if edges else NO_HEAD
+
+    def _edges_beyond_ascii(self, ranges: Ranges) -> tuple[Edge, ...]:
+        known = self._beyond_ascii.get(ranges)  # many classes differ in ASCII only
+        if known is None:
+            known = self._beyond_ascii[ranges] = tuple(
                 Edge(mask << lead, head, False)
+                for first, last, lead, depth in _FORMS
                 for head, mask in self._blocks(intersection(ranges, ((first, last),)), depth).items()
             )
-        return self._intern(tuple(edges)) if edges else NO_HEAD
+        return known
 
     def _blocks(self, ranges: Iterable[tuple[int, int]], depth: int) -> dict[int, int]:
         """Split into blocks of 64 ** depth code points: {head of a block: the set of blocks that have it}."""

@@ -9,12 +9,14 @@ differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from sgl_constrain.automaton import Automaton, Moves
-from sgl_constrain.slices import Run, Slice, bytes_of, packed
+from sgl_constrain.automaton import Automaton
+from sgl_constrain.readings import Exit, Reading
+from sgl_constrain.runs import Run, bytes_of, packed
+from sgl_constrain.slices import SPACE, Slice
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
 _PLAIN = 24  # living nodes up to which plain Python is faster than arrays
@@ -23,6 +25,7 @@ _FEW_CHILDREN = 8  # children up to which they are tried one by one
 _POSITIONS = 4096  # sets of bytes of which the positions are remembered
 _ON_THE_WAY = 256  # nodes up to which the ways of some texts through the trie are followed one by one
 _SINGLE = 4  # transitions of a state up to which they are made one by one
+_SPACE = 1 << SPACE
 _DENSE = 4  # a level is walked whole while more than 1 / _DENSE of it lives
 
 # Rows hold states times 256, ready to be added to a byte. 0: not known yet. DEAD is written as row 1, which
@@ -114,7 +117,6 @@ class Walk:
         self._first_child = trie.first_child.data
         self._child_count = trie.child_count.data
         self._token_at = trie.token_at.data
-        self._child_sets: dict[int, int] = {}
 
     def mark(self, state: int, allowed: Bools) -> None:
         """Set `allowed`, [vocabulary size + 1], for the tokens of the trie that may come next; the last
@@ -124,17 +126,17 @@ class Walk:
             self._walk(state, allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
 
-    def mark_after(self, run: Run, times: int, state: int, allowed: Bools) -> None:
-        """The same for what comes after every run of at most `times` characters: that which `state` reads."""
-        allowed[run.tokens_up_to(times)] = True
+    def mark_after(self, run: Run, exits: Iterable[Exit], allowed: Bools, skip: int = -1) -> None:
+        """The same for the tokens that leave a run, other than at the node `skip`."""
         nodes: list[int] = []
         codes: list[int] = []
-        for target, here in after_runs(run, times, self._automaton.moves(state)):
-            nodes += here
-            codes += [target << 8] * len(here)
-        allowed[self._trie.token_at[nodes]] = True
-        self._go_on(nodes, codes, allowed)
-        allowed[self._trie.alias] = allowed[self._trie.aliased]
+        for _, target, here in after_runs(self._automaton, run, exits, skip):
+            nodes += here.tolist()
+            codes += [target << 8] * here.size
+        if nodes:
+            allowed[self._trie.token_at[nodes]] = True
+            self._go_on(nodes, codes, allowed)
+            allowed[self._trie.alias] = allowed[self._trie.aliased]
 
     def _walk(self, state: int, allowed: Bools) -> None:
         nodes: list[int] | Ints
@@ -157,7 +159,7 @@ class Walk:
                 )
 
     def _live_bytes(self, state: int) -> int:
-        return sum(mask.bit_count() for mask, _ in self._automaton.moves(state))
+        return self._automaton.begins(state).bit_count()
 
     def _advance(self, codes: Ints, byte: Ints) -> Ints:
         """One transition of every code in `codes`, each on its own byte."""
@@ -240,20 +242,13 @@ class Walk:
                     codes.append(target << 8)
                     allowed[token_at[child]] = True
             return
-        children = self._child_set(first, count)
-        for mask, target in self._automaton.moves(state):
-            for bit in _bits(mask & children):
+        children = self._trie.child_set(first, count)
+        for mask, target in self._automaton.moves_on(state, children):
+            for bit in _bits(mask):
                 child = first + (children & (bit - 1)).bit_count()
                 nodes.append(child)
                 codes.append(target << 8)
                 allowed[token_at[child]] = True
-
-    def _child_set(self, first: int, count: int) -> int:
-        known = self._child_sets.get(first)
-        if known is None:
-            byte = self._byte
-            known = self._child_sets[first] = sum(1 << byte[child] for child in range(first, first + count))
-        return known
 
 
 class Walks:
@@ -262,12 +257,16 @@ class Walks:
     In three ways, for three kinds of state; what each of them needs to know is `Grammar`'s to find out.
     """
 
-    def __init__(self, automaton: Automaton, trie: Nodes, size: int) -> None:
+    def __init__(self, automaton: Automaton, trie: Nodes, size: int, rows: Rows | None = None) -> None:
         self._automaton = automaton
         self._size = size
-        self._rows = Rows(automaton)
+        self._rows = rows or Rows(automaton)
         self._whole = Walk(automaton, self._rows, trie)
         self._rests: dict[Nodes, Walk] = {}
+
+    def over(self, trie: Nodes) -> Walks:
+        """The same over other tokens of the vocabulary."""
+        return Walks(self._automaton, trie, self._size, self._rows)
 
     @property
     def nbytes(self) -> int:
@@ -289,10 +288,11 @@ class Walks:
         walk.mark(state, allowed)
         return packed(allowed[:-1])
 
-    def after(self, run: Run, times: int, state: int) -> Bits:
-        """Runs of at most `times` characters, and what `state` reads after each."""
-        allowed = self._nothing()
-        self._whole.mark_after(run, times, state, allowed)
+    def after(self, run: Run, reading: Reading, skip: int = -1) -> Bits:
+        """Runs, and what can be read after them, other than through the node `skip`."""
+        self._rows.trim()
+        allowed = run.tokens_up_to(reading.most)
+        self._whole.mark_after(run, reading.exits, allowed, skip)
         return packed(allowed[:-1])
 
     def _nothing(self) -> Bools:
@@ -332,16 +332,18 @@ def _as_list(values: Ints | list[int]) -> list[int]:
     return values if isinstance(values, list) else values.tolist()
 
 
-def after_runs(run: Run, times: int, moves: Moves) -> Iterator[tuple[int, list[int]]]:
-    """(target, nodes) of what `moves` read after runs of at most `times` characters."""
-    for mask, target in moves:
-        bits = (
-            _bits(mask) if mask.bit_count() < len(run.after) else (1 << b for b in run.after if mask >> b & 1)
-        )
-        for bit in bits:
-            nodes = run.after_up_to(times, bit.bit_length() - 1)
-            if nodes:
-                yield target, nodes
+def after_runs(
+    automaton: Automaton, run: Run, exits: Iterable[Exit], skip: int
+) -> Iterator[tuple[int, int, Ints]]:
+    """(state, target, nodes): where tokens leave a run, from which state and into which; not at `skip`."""
+    for least, most, state in exits:
+        for mask, target in automaton.moves_on(state, run.leaving):
+            for bit in _bits(mask):
+                nodes = run.after(bit.bit_length() - 1, least, most)
+                if bit == _SPACE and not least and skip >= 0:
+                    nodes = nodes[nodes != skip]
+                if nodes.size:
+                    yield state, target, nodes
 
 
 def _bits(mask: int) -> Iterator[int]:

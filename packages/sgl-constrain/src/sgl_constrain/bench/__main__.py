@@ -12,6 +12,7 @@ from pathlib import Path
 from sgl_constrain.bench.cases import select
 from sgl_constrain.bench.engines import ENGINES, installed
 from sgl_constrain.bench.jumping import measure, table
+from sgl_constrain.bench.measuring import CLOCKS
 from sgl_constrain.bench.report import each, markdown, values
 from sgl_constrain.bench.running import run
 from sgl_constrain.bench.tokenizers import DEFAULT, load
@@ -35,11 +36,11 @@ def main() -> None:
     absent = [name for name in options.engines if name not in present]
     say = (lambda line: print(line, file=sys.stderr)) if options.verbose else (lambda line: None)
     runs = [
-        run(name, version, options.vocabulary, cases, limit=options.limit, say=say)
+        run(name, version, options.vocabulary, cases, limit=options.limit, time_of=options.time, say=say)
         for name, version in present.items()
     ]
     print(f"{len(tokenizer.tokens)} tokens ({Path(options.vocabulary).name}), one thread", end="")
-    print(f", Python {platform.python_version()}", end="")
+    print(f", {options.time} time, Python {platform.python_version()}", end="")
     print(f"; not installed: {', '.join(absent)}\n" if absent else "\n")
     print(markdown(runs, cases))
     if options.each:
@@ -58,6 +59,8 @@ def _options() -> argparse.Namespace:
     add("--vocabulary", default=DEFAULT, metavar="NAME", help=f"tekken (the default), smollm2, or {files}")
     limit = "for the first mask of a case, and again for its texts (default 20)"
     add("--limit", type=float, default=20.0, metavar="SECONDS", help=limit)
+    clocks = "wall (the default), or cpu: of the measured thread, for a machine that does other things too"
+    add("--time", choices=list(CLOCKS), default="wall", help=clocks)
     add("--each", action="store_true", help="also a table with a row for each case")
     add("--json", metavar="FILE", help="also write every figure to a file")
     add("--verbose", action="store_true", help="name each case on stderr when it is done")

@@ -7,6 +7,9 @@
     accept   seconds to go on by one token
     memory   by how much the process has grown when all texts are written; the grammar is kept
 
+Seconds are those of a `Clock`: of the wall, or of the CPU time of the one thread that is measured, which
+other processes of a busy machine do not lengthen (nor does it see what an engine does on other threads).
+
 A text is refused when a mask forbids its next token, or its end. That is a fault for a valid text, and what
 is wanted for an invalid one. The parent may end the process at any time: a case that takes too long costs
 only itself.
@@ -19,7 +22,7 @@ import gc
 import resource
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -31,6 +34,8 @@ from sgl_constrain.bench.engines import Engine, Grammar, Refused, Session, make
 from sgl_constrain.bench.tokenizers import Tokenizer, load
 
 PASSES = 3
+Clock = Callable[[], float]
+CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.thread_time}
 _STATM = Path("/proc/self/statm")
 
 Outcome = Literal["ok", "refused", "slow", "crashed"]
@@ -60,22 +65,26 @@ class Measured:
     cut: bool = False
 
 
-def serve(connection: Connection, engine: str, vocabulary: str, limit: float) -> None:
-    """The child: says what loading took, then answers each case it is sent, first with "compiled"."""
+def serve(connection: Connection, engine: str, vocabulary: str, limit: float, time_of: str) -> None:
+    """The child: says what loading took, then answers each case it is sent, first with "compiled".
+
+    time_of: a name of CLOCKS.
+    """
     tokenizer = load(vocabulary)
-    made, loaded = _load(engine, tokenizer)
+    clock = CLOCKS[time_of]
+    made, loaded = _load(engine, tokenizer, clock)
     connection.send(loaded)
     kept: list[Grammar] = []  # so that memory is never used twice
     while (case := _next(connection)) is not None:
         before = _memory()
-        measured, grammar = measure_first(made, case)
+        measured, grammar = measure_first(made, case, clock)
         connection.send(measured.outcome)
         if grammar is not None:
             kept.append(grammar)
-            deadline = time.perf_counter() + limit
-            measure_valid(made, tokenizer, grammar, case, measured, deadline)
+            deadline = clock() + limit
+            measure_valid(made, tokenizer, grammar, case, measured, deadline, clock)
             measured.memory = _growth(before, _memory())
-            measure_invalid(made, tokenizer, grammar, case, measured, deadline)
+            measure_invalid(made, tokenizer, grammar, case, measured, deadline, clock)
         connection.send(measured)
 
 
@@ -88,36 +97,42 @@ def _next(connection: Connection) -> Case | None:
     return case
 
 
-def _load(name: str, tokenizer: Tokenizer) -> tuple[Engine, Loaded]:
+def _load(name: str, tokenizer: Tokenizer, clock: Clock) -> tuple[Engine, Loaded]:
     """With one trivial grammar, so that what an engine makes when first used counts as loading."""
-    before, start = _memory(), time.perf_counter()
+    before, start = _memory(), clock()
     engine = make(name, tokenizer)
     engine.compile("regex", "[0-9]{1,3}").session().fill()
-    seconds, after = time.perf_counter() - start, _memory()
+    seconds, after = clock() - start, _memory()
     return engine, Loaded(seconds, _growth(before, after))
 
 
-def measure_first(engine: Engine, case: Case) -> tuple[Measured, Grammar | None]:
+def measure_first(engine: Engine, case: Case, clock: Clock) -> tuple[Measured, Grammar | None]:
     """From the source to the first mask; no grammar when the engine refuses the case."""
-    start = time.perf_counter()
+    start = clock()
     try:
         grammar = engine.compile(case.kind, case.source)
         grammar.session().fill()
     except Refused as refusal:
         return Measured("refused", str(refusal)), None
-    return Measured("ok", first=time.perf_counter() - start), grammar
+    return Measured("ok", first=clock() - start), grammar
 
 
 def measure_valid(
-    engine: Engine, tokenizer: Tokenizer, grammar: Grammar, case: Case, measured: Measured, deadline: float
+    engine: Engine,
+    tokenizer: Tokenizer,
+    grammar: Grammar,
+    case: Case,
+    measured: Measured,
+    deadline: float,
+    clock: Clock,
 ) -> None:
-    """Write the valid texts once, then again, until the deadline (of `time.perf_counter`)."""
+    """Write the valid texts once, then again, until the deadline of the clock."""
     for text in case.valid:
         tokens = tokenizer.encode(text.encode())
-        cold = _walk(engine, tokenizer, grammar.session(), tokens, deadline)
+        cold = _walk(engine, tokenizer, grammar.session(), tokens, deadline, clock)
         measured.cold += cold.masks[1:]  # the first is the one of `measure_first`
         measured.valid_refused += cold.ended is False
-        again = [_walk(engine, tokenizer, grammar.session(), tokens, deadline) for _ in range(PASSES)]
+        again = [_walk(engine, tokenizer, grammar.session(), tokens, deadline, clock) for _ in range(PASSES)]
         whole = [walk.masks for walk in again if walk.ended is not None]
         measured.warm += [statistics.median(times) for times in zip(*whole, strict=True)]
         measured.accept += chain.from_iterable(walk.accepts for walk in again)
@@ -125,11 +140,17 @@ def measure_valid(
 
 
 def measure_invalid(
-    engine: Engine, tokenizer: Tokenizer, grammar: Grammar, case: Case, measured: Measured, deadline: float
+    engine: Engine,
+    tokenizer: Tokenizer,
+    grammar: Grammar,
+    case: Case,
+    measured: Measured,
+    deadline: float,
+    clock: Clock,
 ) -> None:
     """Try to write the invalid texts."""
     for text in case.invalid:
-        walk = _walk(engine, tokenizer, grammar.session(), tokenizer.encode(text.encode()), deadline)
+        walk = _walk(engine, tokenizer, grammar.session(), tokenizer.encode(text.encode()), deadline, clock)
         measured.invalid_accepted += walk.ended is True
         measured.cut |= walk.ended is None
 
@@ -144,9 +165,14 @@ class _Walk:
 
 
 def _walk(
-    engine: Engine, tokenizer: Tokenizer, session: Session, tokens: Sequence[int], deadline: float
+    engine: Engine,
+    tokenizer: Tokenizer,
+    session: Session,
+    tokens: Sequence[int],
+    deadline: float,
+    clock: Clock,
 ) -> _Walk:
-    clock, bits = time.perf_counter, engine.bitmask[0]
+    bits = engine.bitmask[0]
     fill, accept = session
     walk = _Walk([], [], ended=False)
     for token in tokens:

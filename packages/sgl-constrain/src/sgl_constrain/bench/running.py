@@ -36,10 +36,13 @@ def run(
     cases: Sequence[Case],
     *,
     limit: float,
+    time_of: str,
     say: Callable[[str], object],
 ) -> Run:
-    """limit: seconds for the first mask of a case, and again for its texts. say: told of each case done."""
-    child = _Child(engine, vocabulary, limit)
+    """limit: seconds for the first mask of a case, and again for its texts. time_of: a name of
+    `measuring.CLOCKS`. say: told of each case done.
+    """
+    child = _Child(engine, vocabulary, limit, time_of)
     try:
         result = Run(engine, version, child.start())
         for case in cases:
@@ -52,8 +55,8 @@ def run(
 
 
 class _Child:
-    def __init__(self, engine: str, vocabulary: str, limit: float) -> None:
-        self._arguments = (engine, vocabulary, limit)
+    def __init__(self, engine: str, vocabulary: str, limit: float, time_of: str) -> None:
+        self._arguments = (engine, vocabulary, limit, time_of)
         self._limit = limit
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None

@@ -43,7 +43,7 @@ def json_schema(
     patterns = Patterns(basics)
     reader = Reader(document, patterns, lenient=lenient)
     writer = Writer(basics, patterns, reader, any_order=any_order)
-    root = writer.write(reader.term(document.root))
+    root = writer.write(reader.term(document.root), at_once=basics.any_value is None)
     return root, tuple(reader.warnings)
 
 

@@ -148,4 +148,5 @@ class OtherKeys:
                 value = meet(term, wanted)
                 if value != NEVER and fitting != FAIL:
                     whole = e.sequence(quote, fitting, quote, writer.layout.colon, writer.value(value))
-                    yield whole, met | named, last, kind
+                    if whole != FAIL:
+                        yield whole, met | named, last, kind

@@ -54,6 +54,8 @@ def write_object(writer: Writer, o: Objects) -> int:
         named[key] = o.unnamed(key, writer.patterns.matches)
     if any(named[key] == NEVER or not writer.allows_key(names, key) for key in o.required):
         return FAIL
+    if not o.some and any(writer.value(named[key]) == FAIL for key in o.required):
+        return FAIL
     members = [
         _Member(b'"' + escape(key), key in o.required, tuple(ways(writer, o, key, term)))
         for key, term in named.items()

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sets of values -> expressions: one rule for each term, so schemas may be recursive. Everything reachable is
-written at once, so that every refusal comes before the first token.
+read at once, and written at once unless it is certain that it can be (`certain`), so that every refusal comes
+before the first token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from decimal import Decimal
+from typing import cast
 
 from sgl_constrain.errors import UnsupportedSchema
 from sgl_constrain.expression import EMPTY, FAIL
 from sgl_constrain.schema.arrays import write_array
 from sgl_constrain.schema.basics import Basics
+from sgl_constrain.schema.certain import Parts, certain, parts
 from sgl_constrain.schema.conditions import Numbers, Strings
 from sgl_constrain.schema.objects import write_object
 from sgl_constrain.schema.patterns import Patterns
@@ -50,25 +53,61 @@ class Writer:
         self._rules: dict[Term, int] = {NEVER: FAIL}
         if basics.any_value is not None:
             self._rules[ANYTHING] = basics.any_value
-        self._pending: list[tuple[Term, int]] = []
+        self._pending: list[Term] = []
         self._path = ""
 
-    def write(self, root: Term) -> int:
-        """The texts of all values that `root` allows."""
+    def write(self, root: Term, *, at_once: bool = False) -> int:
+        """The texts of all values that `root` allows. at_once: leave nothing to be written later."""
         rule = self.value(root)
+        later: dict[Term, Sequence[Parts]] = {}
+        read: dict[Term, Values] = {}
         while self._pending:
-            term, pending = self._pending.pop()
-            self._path = self.reader.document.paths[min((abs(number) for number in term), default=0)]
-            self.expressions.define(pending, self._values(self.reader.values(term).forget_evaluated()))
+            term = self._pending.pop()
+            values = read[term] = self.reader.values(term).forget_evaluated()
+            made_of = None if at_once else parts(values)
+            if made_of is None:
+                self._define(term, values)
+            else:
+                later[term] = made_of
+                for needed, others in made_of:
+                    for part in (*needed, *others):
+                        self.value(part)
+        if later:
+            sure = certain(later)
+
+            def witness(term: Hashable) -> int:
+                return EMPTY if term in sure else self._witness(later[cast(Term, term)], sure)
+
+            of_term = self.expressions.source(
+                lambda term: self._values(read[cast(Term, term)]), witness=witness
+            )
+            for term in later:
+                self.expressions.define(self._rules[term], of_term(term))
         return rule
 
+    def _witness(self, alternatives: Sequence[Parts], sure: Collection[Term]) -> int:
+        """Matches something exactly when one of the alternatives has a value; names all terms in doubt."""
+        e = self.expressions
+        options: list[int] = []
+        for needed, others in alternatives:
+            parts = [self.value(term) for term in needed if term not in sure]
+            parts += [e.optional(self.value(term)) for term in others if term not in sure]
+            options.append(e.sequence(*parts))
+        return e.choice(options)
+
+    def _define(self, term: Term, values: Values) -> None:
+        self._path = self.reader.document.paths[min((abs(number) for number in term), default=0)]
+        self.expressions.define(self._rules[term], self._values(values))
+
     def value(self, term: Term) -> int:
-        """The rule for the texts of a term's values, to be written later."""
+        """The rule for the texts of a term's values, to be written later; FAIL once there are known to be
+        none.
+        """
         rule = self._rules.get(term)
         if rule is None:
             rule = self._rules[term] = self.expressions.rule()
-            self._pending.append((term, rule))
-        return rule
+            self._pending.append(term)
+        return FAIL if rule in self.expressions.dead else rule
 
     def refuse(self, keyword: str, reason: str) -> None:
         """Raises, or warns that `keyword` is not enforced."""

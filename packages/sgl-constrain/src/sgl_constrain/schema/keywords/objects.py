@@ -44,6 +44,8 @@ def properties(reader: Reader, number: int, schema: Mapping[str, Any], values: V
     closed = "additionalProperties" in schema
     fallback = reader.term(reader.document.at(number, "additionalProperties")) if closed else ANYTHING
     layers = (Layer(patterns, fallback),) if patterns or fallback != ANYTHING else ()
+    if not reader.document.unevaluated:
+        return reader.meet(values, Values(objects=(Objects(tuple(named), layers),)))
     seen, seen_patterns = frozenset(own), frozenset(by_pattern)
     return _objects(
         reader, values, Objects(tuple(named), layers, seen=seen, seen_patterns=seen_patterns, seen_all=closed)

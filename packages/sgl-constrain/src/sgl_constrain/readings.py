@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a state reads characters of one class: up to how many, and what else can be read after how many.
+
+Where nothing else begins like a character of the class, that says everything about the state, without a state
+for each number of characters. It is told from the items alone: a repetition of the class has its counts in
+the continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple, cast
+
+from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
+
+PRODUCTS: Final = 1 << 30  # heads from here on are products
+
+_NO_END = FAR  # of a run of characters that may go on for ever
+_MOST_POINTS = 8  # at which what else can be read changes
+_CONTINUATION = (1 << 32) - 1  # of an item: its head stands above
+_ACCEPT = 0  # the item that says the text may end
+_TAIL_BYTES = ((1 << 64) - 1) << 0x80
+
+
+class Exit(NamedTuple):
+    """After least..most characters of a class, what does not belong to it is what `state` reads."""
+
+    least: int
+    most: int
+    state: int
+
+
+class Reading(NamedTuple):
+    """Up to `most` characters of a class, and what else can be read after how many of them."""
+
+    head: int
+    most: int
+    exits: tuple[Exit, ...]
+
+
+class _Way(NamedTuple):
+    """After least..most characters of a class one can go on with the items `after`."""
+
+    least: int
+    most: int
+    after: frozenset[int]
+
+
+class Readings:
+    """Of one automaton's states. continuations: (expression, rest) by number, as the automaton adds to them;
+    closure: the items with which a continuation may begin; number: that of the state with some items.
+    """
+
+    def __init__(
+        self,
+        expressions: Expressions,
+        continuations: Sequence[tuple[int, int]],
+        closure: Callable[[int], frozenset[int]],
+        number: Callable[[Collection[int]], int],
+    ) -> None:
+        self._expressions = expressions
+        self._continuations = continuations
+        self._closure = closure
+        self._number = number
+
+    def of(self, items: tuple[int, ...]) -> Reading | None:
+        """None where there is no class that is read over and over, or what else is read begins like it."""
+        head = self.repeated(items)
+        if head is None:
+            return None
+        others = frozenset([item for item in items if item >> 32 != head])
+        ways = [self._way(item) for item in items if item >> 32 == head]
+        if others:
+            ways.append(_Way(0, 0, others))
+        first = self._expressions.heads.first(head)
+        points = {0}
+        for least, most, after in ways:
+            if not all(self._begins_otherwise(item, first) for item in after):
+                return None
+            points.update((least, most + 1))
+        if len(points) > _MOST_POINTS:
+            return None
+        exits: list[Exit] = []
+        before: set[int] = set()
+        for low, beyond in pairwise(sorted(points)):
+            here: set[int] = set()
+            for least, most, after in ways:
+                if least <= low <= most:
+                    here |= after
+            here.discard(_ACCEPT)
+            if here and here == before:
+                exits[-1] = exits[-1]._replace(most=beyond - 1)
+            elif here:
+                exits.append(Exit(low, beyond - 1, self._number(here)))
+            before = here
+        return Reading(head, max([way.most for way in ways]), tuple(exits))
+
+    def repeated(self, items: tuple[int, ...]) -> int | None:
+        """The largest class that a state reads over and over; None when there is a product in the state."""
+        best: int | None = None
+        if not items or items[-1] >> 32 >= PRODUCTS:
+            return None
+        size = 0
+        for item in items:
+            head = item >> 32
+            if head != best and self._is_repeated(item):
+                first = self._expressions.heads.first(head)
+                if not first & _TAIL_BYTES and first.bit_count() > size:
+                    best, size = head, first.bit_count()
+        return best
+
+    def _is_repeated(self, item: int) -> bool:
+        rest = item & _CONTINUATION
+        node = self._expressions.nodes[self._continuations[rest][0]]
+        if type(node) is not Repeat:
+            return False
+        body = self._expressions.nodes[node.body]
+        if type(body) is Character:
+            return body.head == item >> 32
+        return node.least == 0 and node.most == ENDLESS and item in self._closure(rest)
+
+    def _begins_otherwise(self, item: int, first: int) -> bool:
+        head = item >> 32
+        return head < PRODUCTS and not self._expressions.heads.first(head) & first
+
+    def _way(self, item: int) -> _Way:
+        """How characters of an item's head are read, and what then."""
+        rest = item & _CONTINUATION
+        if not self._is_repeated(item):
+            return _Way(1, 1, self._closure(rest))
+        expression, after = self._continuations[rest]
+        node = cast(Repeat, self._expressions.nodes[expression])
+        if type(self._expressions.nodes[node.body]) is not Character:
+            return _Way(1, _NO_END, self._closure(rest) - {item})
+        most = _NO_END if node.most == ENDLESS else node.most + 1
+        return _Way(node.least + 1, most, self._closure(after))

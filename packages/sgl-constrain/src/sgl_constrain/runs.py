@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Runs`: for a class of characters, the tokens that consist of it, and where the others leave it.
+
+A state that reads characters of one class, and what begins like none of them, needs no walk from the root:
+the tokens inside the class are allowed for that reason alone, and whatever else is allowed leaves the class
+at one of few nodes of the trie. Most classes are ASCII characters, or all characters but some of ASCII; for
+those it is enough to know which ASCII characters stand on the way to each node.
+
+Knows a trie and classes, and nothing of grammars.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sgl_constrain.codepoints import ANY, matching, union
+from sgl_constrain.trie import Bits, Bools, Ints, Nodes
+from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
+
+_DEAD, _BETWEEN = 0, 1  # states of a class: left it, between two of its characters; others are inside of one
+_WORD = (1 << 64) - 1
+_ASCII = (1 << 128) - 1
+_AT_ONCE = 1 << 15  # nodes gone through at once: temporary arrays beyond that are pages to be cleared first
+
+Words = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The runs of one class, in a vocabulary of `size` tokens.
+
+    tokens: [size + 1], those that are a run as a whole, up to a last character that may be incomplete;
+    lengths: [size + 1], how many characters begin in each token; longest: the most in one of `tokens`.
+    nodes: where tokens leave the class, by `bytes`, after runs of `run_lengths` characters; `leaving` are
+    those bytes as a set. large: most of the trie is inside.
+    """
+
+    size: int
+    tokens: Bools
+    lengths: Ints
+    longest: int
+    large: bool
+    nodes: Ints
+    bytes: Bits
+    run_lengths: Ints
+    leaving: int
+    _masks: dict[int, Bits] = field(default_factory=dict)
+    _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)  # the shortest runs first
+
+    def tokens_up_to(self, times: int) -> Bools:
+        """[size + 1]: the tokens that are runs of at most `times` characters, to be changed by the caller."""
+        if times >= self.longest:
+            return self.tokens.copy()
+        tokens = np.zeros(self.size + 1, dtype=np.bool_)
+        tokens[:-1] = np.unpackbits(self.packed_up_to(times), count=self.size, bitorder="little")
+        return tokens
+
+    def packed_up_to(self, times: int) -> Bits:
+        """The same as a bitmask: not to be changed."""
+        times = min(times, self.longest)
+        mask = self._masks.get(times)
+        if mask is None:
+            mask = self._masks[times] = packed((self.tokens & (self.lengths <= times))[:-1])
+        return mask
+
+    def after(self, byte: int, least: int, most: int) -> Ints:
+        """The nodes that `byte` leads to after runs of least..most characters."""
+        known = self._after.get(byte)
+        if known is None:
+            here = np.flatnonzero(self.bytes == byte)
+            here = here[np.argsort(self.run_lengths[here], kind="stable")]
+            known = self._after[byte] = self.nodes[here], self.run_lengths[here].tolist()
+        nodes, lengths = known
+        return nodes[bisect_left(lengths, least) if least else 0 : bisect_right(lengths, most)]
+
+
+class Runs:
+    """Makes the runs of any class, over one trie. size: of the vocabulary."""
+
+    def __init__(self, heads: Heads, trie: Nodes, size: int) -> None:
+        self._heads = heads
+        self._trie = trie
+        self._size = size
+        self._roots = trie.levels[0].stop if trie.levels else 0
+        self._parent = np.full(trie.nodes, -1, dtype=np.int32)
+        # Which ASCII characters stand on the way to a node: bit b of `low`, or bit b - 64 of `high`.
+        self._low = np.zeros(trie.nodes, dtype=np.uint64)
+        self._high = np.zeros(trie.nodes, dtype=np.uint64)
+        self._ascii = np.zeros(trie.nodes, dtype=np.bool_)  # and nothing else
+        low = high = np.zeros(1, dtype=np.uint64)
+        ascii_only = np.ones(1, dtype=np.bool_)
+        low_bits, high_bits = np.zeros((2, 256), dtype=np.uint64)  # of each byte
+        low_bits[:64] = high_bits[64:128] = np.uint64(1) << np.arange(64, dtype=np.uint64)
+        start = 0
+        for level in trie.levels:
+            here = slice(level.start, level.stop)
+            if level.start:
+                self._parent[here] = level.parent + start
+            low = self._low[here] = low[level.parent] | low_bits[level.byte]
+            high = self._high[here] = high[level.parent] | high_bits[level.byte]
+            ascii_only = self._ascii[here] = ascii_only[level.parent] & (level.byte < 0x80)
+            start = level.start
+        self._node_of = np.full(size + 1, trie.nodes, dtype=np.int32)  # of each token; none is past the last
+        ends = np.flatnonzero(trie.token_at >= 0)
+        self._node_of[trie.token_at[ends]] = ends
+        self._node_of[trie.alias] = self._node_of[trie.aliased]
+        self._lengths = np.append(trie.characters, np.int32(0))[self._node_of]
+        self._texts: dict[tuple[Edge, ...], NDArray[np.uint8]] = {}
+        for ranges in (ANY, matching(r"\w"), union((*matching(r"\w"), *matching(r"\s")))):
+            beyond = _beyond_ascii(heads.edges[heads.of_characters(ranges)])
+            states = self._read((Edge(_ASCII, NO_HEAD, True), *beyond))
+            self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
+
+    def is_quick(self, head: int) -> bool:
+        """Is the class made of ASCII characters, or does it differ in no others from a usual one?"""
+        beyond = _beyond_ascii(self._heads.edges[head])
+        return not beyond or beyond in self._texts
+
+    def of(self, head: int) -> Run:
+        edges = self._heads.edges[head]
+        if self.is_quick(head):
+            inside, whole = self._quickly(edges)
+        else:
+            states = self._read(edges)
+            inside, whole = states != _DEAD, states == _BETWEEN
+        out = ~inside
+        out[self._roots :] &= whole.take(self._parent[self._roots :])
+        nodes = np.flatnonzero(out).astype(np.int32)
+        parents = self._parent[nodes]
+        bytes = self._trie.byte[nodes].astype(np.uint8)
+        tokens = np.append(inside, False).take(self._node_of)
+        return Run(
+            size=self._size,
+            tokens=tokens,
+            lengths=self._lengths,
+            longest=int(np.max(self._lengths * tokens)),
+            large=2 * int(np.count_nonzero(inside)) >= self._trie.nodes,
+            nodes=nodes,
+            bytes=bytes,
+            run_lengths=np.where(parents < 0, np.int32(0), self._trie.characters[parents]),
+            leaving=sum(1 << byte for byte in set(bytes.tolist())),
+        )
+
+    def _quickly(self, edges: tuple[Edge, ...]) -> tuple[Bools, Bools]:
+        """[nodes]: inside the class; and so with a last character that is complete."""
+        others = ~sum(edge.mask for edge in edges) & _ASCII
+        low, high = np.uint64(others & _WORD), np.uint64(others >> 64)
+        inside = np.empty(self._trie.nodes, dtype=np.bool_)
+        for start in range(0, inside.size, _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            foreign = self._low[part] & low
+            foreign |= self._high[part] & high
+            np.equal(foreign, 0, out=inside[part])
+        beyond = _beyond_ascii(edges)
+        if not beyond:
+            inside &= self._ascii
+            return inside, inside
+        states = self._texts[beyond]
+        inside &= states != _DEAD
+        return inside, inside & (states == _BETWEEN)
+
+    def _read(self, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
+        """[nodes]: the state in which each is reached when tokens are read as characters of a class."""
+        table = _transitions(self._heads, edges)
+        trie = self._trie
+        state_of = np.zeros(trie.nodes, dtype=table.dtype)
+        states = np.array([_BETWEEN], dtype=table.dtype)
+        for level in trie.levels:
+            states = table.take((states.astype(np.int32) << 8).take(level.parent) + level.byte)
+            if not np.count_nonzero(states):
+                break
+            state_of[level.start : level.stop] = states
+        return state_of
+
+
+def _beyond_ascii(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    return tuple(edge for edge in edges if edge.mask & ~_ASCII)
+
+
+def _transitions(heads: Heads, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
+    """[states * 256]: of reading one character after another, each of which begins with one of the edges."""
+    numbers = {NO_HEAD: _BETWEEN}
+    pending = [(_BETWEEN, edges)]
+    rows = [np.full(256, _DEAD, dtype=np.uint16), np.full(256, _DEAD, dtype=np.uint16)]
+    while pending:
+        number, here = pending.pop()
+        for edge in here:
+            if edge.head not in numbers:
+                numbers[edge.head] = len(rows)
+                rows.append(np.full(256, _DEAD, dtype=np.uint16))
+                pending.append((numbers[edge.head], heads.edges[edge.head]))
+            rows[number][bytes_of(edge.mask)] = numbers[edge.head]
+    return np.concatenate(rows)
+
+
+def packed(allowed: Bools) -> Bits:
+    """[size] bool as [words * 4] uint8: bit i % 8 of byte i // 8, in whole words of 32 bits."""
+    bits = np.zeros((allowed.size + 31) // 32 * 4, dtype=np.uint8)
+    bits[: (allowed.size + 7) // 8] = np.packbits(allowed, bitorder="little")
+    return bits
+
+
+def bytes_of(mask: int) -> Bools:
+    """[256]: a set of bytes as booleans."""
+    bits = np.unpackbits(np.frombuffer(mask.to_bytes(32, "little"), dtype=np.uint8), bitorder="little")
+    return bits.view(np.bool_)
