@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from sgl_lang.backends.protocol import Backend, Completion, Prompt
+from sgl_lang.backends.protocol import Backend, Capabilities, Completion, OptionScore, Prompt, Scores
 from sgl_lang.backends.scripted import Scripted
 from sgl_lang.chat import ChatTemplate, Markup
 from sgl_lang.default import flush_cache, get_server_args, set_default_backend
 from sgl_lang.errors import BackendError, ProgramError, SglError, UnsupportedByBackend
 from sgl_lang.ir import Expr
+from sgl_lang.media import Image, Video
 from sgl_lang.primitives import (
     assistant,
     assistant_begin,
@@ -41,20 +42,25 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "BackendError",
+    "Capabilities",
     "ChatTemplate",
     "Completion",
     "Expr",
+    "Image",
     "Markup",
     "Message",
+    "OptionScore",
     "Program",
     "ProgramError",
     "Prompt",
     "RuntimeEndpoint",
     "SamplingParams",
+    "Scores",
     "Scripted",
     "SglError",
     "State",
     "UnsupportedByBackend",
+    "Video",
     "__version__",
     "assistant",
     "assistant_begin",

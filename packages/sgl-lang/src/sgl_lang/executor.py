@@ -248,7 +248,7 @@ class Executor:
         if before.role == "assistant":
             stop = (*(params.stop or ()), *self._backend.chat_template.stop)
             params = merge(params, SamplingParams(stop=stop))
-        prompt = Prompt(os.urandom(16).hex(), before.text, before.messages, part.name)
+        prompt = Prompt(os.urandom(16).hex(), before.text, before.messages, before.media, part.name)
         completion = Completion("")
         with self._changed:
             if self.error is not None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from sgl_lang.errors import ProgramError
 from sgl_lang.ir import Expr, Gen, Role, RoleBegin, RoleEnd, expression
-from sgl_lang.sampling import SamplingParams, stop_strings
+from sgl_lang.sampling import SamplingParams, strings
 
 
 def gen(
@@ -64,7 +64,7 @@ def gen(
     params = SamplingParams(
         max_new_tokens=max_tokens,
         min_new_tokens=min_tokens,
-        stop=stop_strings(stop),
+        stop=strings(stop),
         stop_token_ids=None if stop_token_ids is None else tuple(stop_token_ids),
         temperature=temperature,
         top_p=top_p,

@@ -16,7 +16,7 @@ from sgl_lang.backends.protocol import Backend
 from sgl_lang.default import default_backend
 from sgl_lang.errors import ProgramError
 from sgl_lang.executor import Executor
-from sgl_lang.sampling import SamplingParams, stop_strings
+from sgl_lang.sampling import SamplingParams, strings
 from sgl_lang.state import State
 
 
@@ -82,7 +82,7 @@ class Program:
         defaults = SamplingParams(
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
-            stop=stop_strings(stop),
+            stop=strings(stop),
             stop_token_ids=tuple(stop_token_ids),
             temperature=temperature,
             top_p=top_p,

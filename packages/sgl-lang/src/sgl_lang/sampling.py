@@ -8,20 +8,30 @@ knows their limits; this file knows their names, those of the server's API, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 from sgl_lang.errors import ProgramError
+
+Dtype: TypeAlias = Literal["int", "float", "bool", "str"]
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling parameters of one generation; every field may be None. ProgramError for NaN and infinity."""
+    """Sampling parameters of one generation; every field may be None. ProgramError for NaN and infinity.
+
+    Of `dtype`, `regex`, `json_schema` (JSON text) and `ebnf`, which say what the text must look like, at most
+    one is set: in `merge` the one that is laid over the others replaces them.
+    """
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
+    n: int | None = None
     stop: tuple[str, ...] | None = None
     stop_token_ids: tuple[int, ...] | None = None
+    stop_regex: tuple[str, ...] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -29,32 +39,89 @@ class SamplingParams:
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
+    logit_bias: Mapping[int, float] | None = None
     ignore_eos: bool | None = None
     seed: int | None = None
+    dtype: Dtype | None = None
+    regex: str | None = None
+    json_schema: str | None = None
+    ebnf: str | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
     return_logprob: bool | None = None
     logprob_start_len: int | None = None
     top_logprobs_num: int | None = None
     return_text_in_logprobs: bool | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name in PARAMETERS:
+            value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):
-                raise ProgramError(f"{field.name} must be a finite number, not {value}")
+                raise ProgramError(f"{name} must be a finite number, not {value}")
+        said = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(said) > 1:
+            raise ProgramError(f"{' and '.join(said)} cannot both say what the text must look like; drop one")
+
+    def said(self) -> dict[str, Any]:
+        """The fields that are set, by name."""
+        given = ((name, getattr(self, name)) for name in PARAMETERS)
+        return {name: value for name, value in given if value is not None}
+
+    def asked(self) -> dict[str, Any]:
+        """The fields that change something: those that are set, less those set to what is so anyway."""
+        return {name: value for name, value in self.said().items() if NEUTRAL.get(name, _UNLIKE) != value}
+
+
+_UNLIKE = object()
+PARAMETERS = tuple(field.name for field in fields(SamplingParams))
+CONSTRAINTS = ("dtype", "regex", "json_schema", "ebnf")
+LOGPROBS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
+
+# What every model does when nothing is said. Defaults of `temperature` and `max_new_tokens` differ.
+NEUTRAL: Mapping[str, Any] = MappingProxyType(
+    {
+        "min_new_tokens": 0,
+        "n": 1,
+        "stop": (),
+        "stop_token_ids": (),
+        "stop_regex": (),
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0.0,
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0.0,
+        "repetition_penalty": 1.0,
+        "logit_bias": {},
+        "ignore_eos": False,
+        "skip_special_tokens": True,
+        "spaces_between_special_tokens": True,
+        "include_stop_str_in_output": False,
+        "return_logprob": False,
+        "logprob_start_len": 0,
+        "top_logprobs_num": 0,
+        "return_text_in_logprobs": False,
+    }
+)
 
 
 def merge(defaults: SamplingParams, overrides: SamplingParams) -> SamplingParams:
     """`defaults`, with every field that `overrides` sets."""
-    chosen = {field.name: getattr(overrides, field.name) for field in fields(overrides)}
-    return replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
+    chosen = overrides.said()
+    if any(name in chosen for name in CONSTRAINTS):
+        defaults = replace(defaults, **dict.fromkeys(CONSTRAINTS))
+    return replace(defaults, **chosen) if chosen else defaults
 
 
-def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    """One stop string or several, as a tuple. Raises ProgramError for what is neither."""
-    if stop is None:
+def strings(value: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...] | None:
+    """One string or several, as a tuple. Raises ProgramError, naming the parameter, for what is neither."""
+    if value is None:
         return None
-    if isinstance(stop, str):
-        return (stop,)
-    if not isinstance(stop, Iterable):
-        raise ProgramError(f"stop must be a str or several, not {type(stop).__name__}")
-    return tuple(stop)
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise ProgramError(f"{name} must be a str or several, not {type(value).__name__}")
+    several: tuple[object, ...] = tuple(value)
+    if wrong := [entry for entry in several if not isinstance(entry, str)]:
+        raise ProgramError(f"{name} must be a str or several, not one of {type(wrong[0]).__name__}")
+    return tuple(map(str, several))

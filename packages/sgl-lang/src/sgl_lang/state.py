@@ -126,7 +126,7 @@ class State:
     def messages(self) -> list[dict[str, Any]]:
         """Turns in OpenAI's format, `{"role": ..., "content": ...}`. Waits for all; raises what failed."""
         self._finished().check()
-        return [message._asdict() for message in self._executor.transcript.messages]
+        return [message.openai() for message in self._executor.transcript.messages]
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """The text, or that of one variable, in the pieces in which it comes into being.

@@ -11,14 +11,13 @@ import json
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from types import TracebackType
 from typing import Any
 
 import httpx
 
 from sgl_lang.backends._sse import events
-from sgl_lang.backends.protocol import Completion, Prompt
+from sgl_lang.backends.protocol import Backend, Completion, Prompt
 from sgl_lang.chat import ChatTemplate, Markup, guess_template, named_template
 from sgl_lang.errors import BackendError, ProgramError
 from sgl_lang.sampling import SamplingParams
@@ -28,7 +27,7 @@ _BESIDE = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_te
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class RuntimeEndpoint:
+class RuntimeEndpoint(Backend):
     """A backend that generates on an sgl-runtime server.
 
     Args:
@@ -218,8 +217,7 @@ def _client() -> httpx.Client:
 
 def _request(prompt: Prompt, params: SamplingParams, *, stream: bool) -> dict[str, Any]:
     """The body of POST /generate; what is None is left to the server."""
-    given = {field.name: getattr(params, field.name) for field in fields(params)}
-    said = {name: value for name, value in given.items() if value is not None}
+    said = params.said()
     beside = {name: said.pop(name) for name in _BESIDE if name in said}
     return {"rid": prompt.rid, "text": prompt.text, "sampling_params": said, "stream": stream, **beside}
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from sgl_lang.backends.protocol import Completion, Prompt
+from sgl_lang.backends.protocol import Backend, Completion, Prompt
 from sgl_lang.chat import ChatTemplate, named_template
 from sgl_lang.errors import BackendError
 from sgl_lang.sampling import SamplingParams
@@ -27,7 +27,7 @@ class Call(NamedTuple):
     params: SamplingParams
 
 
-class Scripted:
+class Scripted(Backend):
     """A backend that answers `gen("name")` with `answers["name"]`.
 
     A sequence of answers is used up in order, one per generation. An exception among the answers is raised. A
@@ -61,9 +61,6 @@ class Scripted:
         answer = self._answer(prompt, params)
         for word in re.finditer(r"\s*\S+|\s+$", answer):
             yield _completion(prompt, answer[: word.end()])
-
-    def abort(self, rid: str) -> None:
-        """Nothing to do: answers take no time."""
 
     def _answer(self, prompt: Prompt, params: SamplingParams) -> str:
         name = prompt.name or ""
