@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that call language models: `import sgl_lang as sgl`.
 
-What `__all__` names is public; everything else may change. `RuntimeEndpoint` is imported when it is first
-asked for, and with it the HTTP client, so that importing this package costs little.
+What `__all__` names is public; everything else may change. Backends that speak HTTP are imported when they
+are first asked for, and with them their clients, so that importing this package costs little.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sgl_lang.async_state import AsyncState
 from sgl_lang.backends.protocol import Backend, Capabilities, Completion, OptionScore, Prompt, Scores
 from sgl_lang.backends.scripted import Scripted
 from sgl_lang.chat import ChatTemplate, Markup
+from sgl_lang.choices import (
+    ChoicesMethod,
+    Decision,
+    greedy_token_selection,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
 from sgl_lang.default import flush_cache, get_server_args, set_default_backend
 from sgl_lang.errors import BackendError, ProgramError, SglError, UnsupportedByBackend
+from sgl_lang.forks import AsyncForks, Forks
 from sgl_lang.ir import Expr
 from sgl_lang.media import Image, Video
 from sgl_lang.primitives import (
@@ -22,30 +31,43 @@ from sgl_lang.primitives import (
     assistant_begin,
     assistant_end,
     gen,
+    gen_int,
+    gen_string,
+    image,
+    select,
     system,
     system_begin,
     system_end,
     user,
     user_begin,
     user_end,
+    video,
 )
 from sgl_lang.program import Program, function
 from sgl_lang.sampling import SamplingParams
 from sgl_lang.state import State
+from sgl_lang.tracing import Trace
 from sgl_lang.transcript import Message
+from sgl_lang.usage import Usage
 
 if TYPE_CHECKING:
     from sgl_lang.backends.runtime import RuntimeEndpoint
+    from sgl_lang.server import Runtime
 
     __version__: str
 
 __all__ = [
+    "AsyncForks",
+    "AsyncState",
     "Backend",
     "BackendError",
     "Capabilities",
     "ChatTemplate",
+    "ChoicesMethod",
     "Completion",
+    "Decision",
     "Expr",
+    "Forks",
     "Image",
     "Markup",
     "Message",
@@ -53,13 +75,16 @@ __all__ = [
     "Program",
     "ProgramError",
     "Prompt",
+    "Runtime",
     "RuntimeEndpoint",
     "SamplingParams",
     "Scores",
     "Scripted",
     "SglError",
     "State",
+    "Trace",
     "UnsupportedByBackend",
+    "Usage",
     "Video",
     "__version__",
     "assistant",
@@ -68,17 +93,25 @@ __all__ = [
     "flush_cache",
     "function",
     "gen",
+    "gen_int",
+    "gen_string",
     "get_server_args",
+    "greedy_token_selection",
+    "image",
+    "select",
     "set_default_backend",
     "system",
     "system_begin",
     "system_end",
+    "token_length_normalized",
+    "unconditional_likelihood_normalized",
     "user",
     "user_begin",
     "user_end",
+    "video",
 ]
 
-_LAZY = {"RuntimeEndpoint": "sgl_lang.backends.runtime"}
+_LAZY = {"Runtime": "sgl_lang.server", "RuntimeEndpoint": "sgl_lang.backends.runtime"}
 
 
 def __getattr__(name: str) -> Any:

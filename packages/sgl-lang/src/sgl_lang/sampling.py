@@ -11,14 +11,14 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from sgl_lang.errors import ProgramError
 
 Dtype: TypeAlias = Literal["int", "float", "bool", "str"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SamplingParams:
     """Sampling parameters of one generation; every field may be None. ProgramError for NaN and infinity.
 
@@ -63,6 +63,9 @@ class SamplingParams:
         if len(said) > 1:
             raise ProgramError(f"{' and '.join(said)} cannot both say what the text must look like; drop one")
 
+    def __repr__(self) -> str:
+        return f"SamplingParams({', '.join(f'{name}={value!r}' for name, value in self.said().items())})"
+
     def said(self) -> dict[str, Any]:
         """The fields that are set, by name."""
         given = ((name, getattr(self, name)) for name in PARAMETERS)
@@ -102,6 +105,58 @@ NEUTRAL: Mapping[str, Any] = MappingProxyType(
         "top_logprobs_num": 0,
         "return_text_in_logprobs": False,
     }
+)
+
+
+class Sampling(TypedDict, total=False):
+    """Sampling parameters as users write them for a whole run; see `gen`."""
+
+    max_new_tokens: int
+    min_new_tokens: int | None
+    n: int | None
+    stop: str | Iterable[str]
+    stop_token_ids: Iterable[int]
+    stop_regex: str | Iterable[str]
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float | None
+    frequency_penalty: float
+    presence_penalty: float
+    repetition_penalty: float | None
+    logit_bias: Mapping[int, float] | None
+    ignore_eos: bool
+    seed: int | None
+    skip_special_tokens: bool | None
+    spaces_between_special_tokens: bool | None
+    include_stop_str_in_output: bool | None
+    return_logprob: bool | None
+    logprob_start_len: int | None
+    top_logprobs_num: int | None
+    return_text_in_logprobs: bool | None
+
+
+def defaults_of(given: Sampling) -> SamplingParams:
+    """The parameters of a run: what was given, over what programs do when nobody says anything."""
+    lists = {
+        "stop": strings(given.get("stop", ())),
+        "stop_token_ids": tuple(given.get("stop_token_ids", ())),
+        "stop_regex": strings(given.get("stop_regex"), "stop_regex") or None,
+    }
+    said = {name: value for name, value in {**given, **lists}.items() if value is not None}
+    return replace(_DEFAULTS, **said)  # type: ignore[arg-type]
+
+
+_DEFAULTS = SamplingParams(
+    max_new_tokens=128,
+    stop=(),
+    stop_token_ids=(),
+    temperature=1.0,
+    top_p=1.0,
+    top_k=-1,
+    frequency_penalty=0.0,
+    presence_penalty=0.0,
+    ignore_eos=False,
 )
 
 

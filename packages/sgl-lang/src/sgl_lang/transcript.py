@@ -34,8 +34,9 @@ class Message(NamedTuple):
 class Transcript:
     """The text with its markup; the turns that are over; and the turn that is open, if one is.
 
-    `media` are the images and videos in the order of their tokens in `text`; those of the open turn are
-    repeated in `shown` with the positions of their tokens. `stray`: words were said outside of all turns.
+    `media` are the images and videos in the order of their tokens in `text`; those of the open turn, or of a
+    text without turns, are repeated in `shown` with the positions of their tokens. `stray`: something was
+    said outside of all turns.
     """
 
     text: str = ""
@@ -55,8 +56,7 @@ class Transcript:
         """Somebody shows a picture or a film."""
         token = template.image_token
         span = (len(self.text), len(self.text) + len(token), media)
-        shown = () if self.role is None else (*self.shown, span)
-        return replace(self.add(token), media=(*self.media, media), shown=shown)
+        return replace(self.add(token), media=(*self.media, media), shown=(*self.shown, span))
 
     def begin(self, role: Role, template: ChatTemplate) -> Transcript:
         """Open a turn. A conversation without a system prompt begins with the template's, if that has one."""
@@ -65,7 +65,7 @@ class Transcript:
         if not self.closed and role != "system" and template.default_system is not None:
             before = self.begin("system", template).add(template.default_system).end(template)
         text = before.text + before._markup(role, template).begin
-        return replace(before, text=text, role=role, start=len(text))
+        return replace(before, text=text, role=role, start=len(text), shown=())
 
     def end(self, template: ChatTemplate) -> Transcript:
         """Close the open turn."""
@@ -78,17 +78,22 @@ class Transcript:
         """The turns so far; the last one may be still open."""
         if self.role is None:
             return self.closed
-        return (*self.closed, Message(self.role, self._content()))
+        return (*self.closed, Message(self.role, self.content))
 
-    def _content(self) -> Content:
-        """What the open turn says and shows."""
+    @property
+    def content(self) -> Content:
+        """What the open turn, or a text without turns, says and shows."""
         if not self.shown:
             return self.text[self.start :]
+        return self.since(self.start)
+
+    def since(self, position: int) -> tuple[str | Media, ...]:
+        """What was said and shown after `position` of the text, if that is not before the open turn."""
         pieces: list[str | Media] = []
-        position = self.start
         for begin, end, media in self.shown:
-            pieces += [self.text[position:begin], media]
-            position = end
+            if begin >= position:
+                pieces += [self.text[position:begin], media]
+                position = end
         pieces.append(self.text[position:])
         return tuple(piece for piece in pieces if piece != "")
 
