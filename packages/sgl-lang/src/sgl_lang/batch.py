@@ -33,20 +33,22 @@ def run_all(
 ) -> None:
     """Drive each run to its end, `threads` at a time. Nothing that fails is raised but Ctrl-C."""
     done = 0
+    stopped = threading.Event()
     changed = threading.Condition()
     workers = Workers(f"{name} batch", limit=threads)
 
     def one(drive: Callable[[], None]) -> None:
         nonlocal done
         with suppress(BaseException):  # kept by the run, raised where its state is read
-            drive()
+            if not stopped.is_set():
+                drive()
         with changed:
             done += 1
             changed.notify_all()
 
-    for _, drive in runs:
-        workers.submit(lambda drive=drive: one(drive))  # type: ignore[misc]
     try:
+        for _, drive in runs:
+            workers.submit(partial(one, drive))
         with changed:
             while done < len(runs):
                 seen = done
@@ -54,6 +56,7 @@ def run_all(
                 progress.update(done)
         workers.close()
     except KeyboardInterrupt as error:
+        stopped.set()
         cancelling = Workers(f"{name} cancel")
         for run, _ in runs:
             cancelling.submit(partial(run.cancel, error))

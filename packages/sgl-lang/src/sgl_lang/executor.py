@@ -99,7 +99,7 @@ class Executor:
         self._inherited = dict(self._variables)
         self._steps: deque[_Step] = deque()
         self._deferred: list[_Step] = []  # parts of a turn that is asked for as a whole
-        self._scopes: dict[str, int] = {}  # open ones, and where they begin in the text
+        self._scopes: list[int] = []  # where the open ones begin in the text, the outermost first
         self._current: _Step | None = None
         self._released = True  # a fork waits until its parent has come to where it was made
         self._working = False  # a worker is at it
@@ -179,7 +179,7 @@ class Executor:
     @property
     def idle(self) -> bool:
         """Everything that was submitted is done."""
-        return self.run.ended or self not in self.run.busy
+        return self.run.ended or (self._released and self not in self.run.busy)
 
     # -- the worker
 
@@ -246,11 +246,11 @@ class Executor:
                 transcript = self._speaker.hears(before.begin(role, self.run.backend.chat_template))
             case RoleEnd():
                 transcript = self._speaker.hears(before.end(self.run.backend.chat_template))
-            case ScopeBegin(name):
-                self._scopes[name] = len(before.text)
-            case ScopeEnd(name):
+            case ScopeBegin():
+                self._scopes.append(len(before.text))
+            case ScopeEnd():
                 assert step.variable is not None
-                self._fill(step.variable, before, before.text[self._scopes.pop(name) :])
+                self._fill(step.variable, before, before.text[self._scopes.pop() :])
             case _Fork(children):
                 self._speaker.warm(before, len(children))
             case Gen() as part:

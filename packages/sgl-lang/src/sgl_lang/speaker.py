@@ -8,7 +8,7 @@ at once. It does not know variables, nor what becomes of the words.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 from sgl_lang.asking import prompt_of
@@ -59,13 +59,13 @@ class Speaker:
             yield self._speculate(prompt, params, ahead_of, markup)
         else:
             self._stock = Stock()
-            yield from self._ask(prompt, params)
+            yield from self._ask(prompt, params, stream=self._run.settings.stream)
 
-    def _ask(self, prompt: Prompt, params: SamplingParams) -> Iterator[Completion]:
+    def _ask(self, prompt: Prompt, params: SamplingParams, *, stream: bool) -> Iterator[Completion]:
         run = self._run
         completion = Completion("")
         with run.requesting(prompt):
-            if run.settings.stream:
+            if stream:
                 with closing(run.backend.stream(prompt, params)) as completions:
                     for completion in completions:
                         yield completion
@@ -77,7 +77,7 @@ class Speaker:
         yield completion
 
     def _whole(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        *_, completion = self._ask(prompt, params)
+        (completion,) = self._ask(prompt, params, stream=False)
         return completion
 
     # -- several generations with one call
@@ -117,11 +117,12 @@ class Speaker:
         Raises BackendError when the model does not say the program's own words in between.
         """
         gens = [part for part in parts if isinstance(part, Gen)]
-        if not gens:
-            return [part.text for part in parts if isinstance(part, Text)], {}
-        if self._rest is not None:
-            texts, self._rest = fit(self._rest, parts)
-            return texts, {"speculated": True}
+        rest, self._rest = self._rest, None
+        if not gens or rest is not None:
+            with suppress(BackendError):  # the turn has gone another way: ask for it as it is now
+                texts, beyond = fit(rest or "", parts)
+                self._rest = None if rest is None else beyond
+                return texts, {"speculated": True}
         assert isinstance(before.content, str), "only text is put off"
         opening = [Text(before.content)] if before.content else []
         longest = max(gen.params.max_new_tokens or 0 for gen in gens)

@@ -70,30 +70,34 @@ def first_stop(text: str, stop: Sequence[str]) -> int | None:
     return min(found) if found else None
 
 
-def fit(said: str, parts: Sequence[Text | Gen]) -> tuple[list[str], str]:
+def fit(said: str, parts: Sequence[Text | Gen]) -> tuple[list[str], str | None]:
     """Divide what a model said in one turn among the parts of that turn, as the program wrote it.
 
-    Returns the text of each part and what the model said beyond the last generation. A generation ends at its
-    stop string; without one where the program's next words begin, or with the turn. Raises BackendError when
-    the program's words before some generation are not those that the model said.
+    Returns the text of each part and what the model said beyond them, None if the program's last words are
+    others than the model's. A generation ends at its stop string; without one where the program's next words
+    begin, or with the turn. Raises BackendError when the program's words before some generation are not those
+    that the model said.
     """
     last = max((at for at, part in enumerate(parts) if isinstance(part, Gen)), default=-1)
     position = 0
+    together = True
     texts: list[str] = []
     for at, part in enumerate(parts):
         if isinstance(part, Text):
-            if at < last and not said.startswith(part.text, position):
+            alike = said.startswith(part.text, position)
+            if at < last and not alike:
                 raise BackendError(
                     f"the model does not say {part.text!r} where the turn does, but"
                     f" {said[position : position + 40]!r}; ask for exactly this form, or use a backend that"
                     " continues turns"
                 )
             texts.append(part.text)
-            position += len(part.text) if said.startswith(part.text, position) else 0
+            position += len(part.text)
+            together = together and alike
         else:
             following = parts[at + 1] if at < last else None
             stop = (*(part.params.stop or ()), *([following.text] if isinstance(following, Text) else []))
             end = first_stop(said[position:], stop)
             texts.append(said[position:] if end is None else said[position : position + end])
             position += len(texts[-1])
-    return texts, said[position:]
+    return texts, said[position:] if together else None
