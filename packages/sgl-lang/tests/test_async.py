@@ -57,7 +57,7 @@ def test_where_no_loop_runs_it_gets_one():
     assert "".join(streamed.text_iter("b")) == "2 3"
 
     async def main():
-        with pytest.raises(ProgramError, match="await chat.run_async"):
+        with pytest.raises(ProgramError, match=r"await chat\.run_async"):
             chat.run("hi", backend=Scripted({}))
 
     asyncio.run(main())

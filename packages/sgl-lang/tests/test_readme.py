@@ -29,7 +29,7 @@ def test_the_programs_of_the_readme(runtime, monkeypatch, capsys):
     assert "Q: What is the capital of France?\nA:Paris, Rome" in told
     assert "['Paris, Rome', 'Paris, Rome', 'Paris, Rome']" in told
     assert "Paris, Rome ['Paris, Rome', 'Paris, Rome']\n" in told  # the coroutine
-    assert "Answer: Paris, Rome" in told
+    assert "Answer:Paris, Rome" in told
 
 
 @pytest.mark.parametrize("name", sgl_lang.__all__)
