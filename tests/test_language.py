@@ -43,7 +43,7 @@ def test_an_example_on_the_demonstration_model(
         case "parallel_tips.py":
             assert all(len(fork) > 20 for fork in printed.split("Tip ")[1:])
         case "batch.py":
-            assert all(city in printed for city in ("London", "Paris", "Tokyo"))
+            assert len(printed.splitlines()) == 3 and "London" in printed and "Paris" in printed
         case "chat_roles.py":
             assert "Paris" in variables["state"]["answer"]
         case "async_debate.py":

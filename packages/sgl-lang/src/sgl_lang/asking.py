@@ -19,9 +19,10 @@ from sgl_lang.choices import (
 from sgl_lang.errors import UnsupportedByBackend
 from sgl_lang.ir import Gen, Part, Select, Show
 from sgl_lang.media import Image
-from sgl_lang.sampling import CONSTRAINTS, SamplingParams, merge
+from sgl_lang.sampling import CONSTRAINTS, PARAMETERS, SamplingParams, merge
 from sgl_lang.transcript import Message, Transcript
 
+_ALL = frozenset(PARAMETERS)
 _SPELLED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}  # as in gen()
 _OURS = 'a server of sgl-runtime does: RuntimeEndpoint("http://localhost:30000")'
 
@@ -32,9 +33,8 @@ def resolve(part: Part, defaults: SamplingParams, backend: Backend, can: Capabil
     match part:
         case Gen(name, params):
             merged = merge(defaults, params)
-            if not can.parameters.issuperset(asked := merged.asked()):
-                wrong = next(field for field in asked if field not in can.parameters)
-                raise UnsupportedByBackend(_refusal(who, wrong, can))
+            if can.parameters < _ALL and (wrong := merged.asked().keys() - can.parameters):
+                raise UnsupportedByBackend(_refusal(who, min(wrong), can))
             return Gen(name, merged)
         case Select(name, choices, method):
             return Select(name, choices, _method(who, method, can))

@@ -126,7 +126,13 @@ class Executor:
                 variable = Variable() if isinstance(part, _Named) else None
                 if variable is not None and part.name is not None:  # type: ignore[union-attr]
                     self._variables[part.name] = variable  # type: ignore[union-attr]
-                self._enqueue(_Step(part, line, variable))
+                step = _Step(part, line, variable)
+                if self._is_instant(part):
+                    self._attempt(step, partial(self._execute, step))
+                    self._settle([step])
+                    self.run.notify()
+                else:
+                    self._enqueue(step)
 
     def fork(self, number: int) -> tuple[Executor, ...]:
         """`number` executors that begin with what was appended so far."""
@@ -185,24 +191,28 @@ class Executor:
 
     def _work(self) -> None:
         """Carry out what there is, then let the thread go."""
+        done: list[_Step] = []
         while True:
             with self.run.changed:
+                self._settle(done)
                 if not self._steps:
                     self._working = False
                     if not self._deferred:
                         self.run.busy.pop(self, None)
                     self.run.notify()
                     return
+                if done:
+                    self.run.notify()
                 step = self._current = self._steps.popleft()
             if self._puts_off(step):
                 self._deferred.append(step)
+                done = []
                 continue
+            done = [*self._deferred, step]
             if self._deferred:
                 self._attempt(self._deferred[-1], self._speak_turn)
-                self._settle(self._deferred)
                 self._deferred = []
             self._attempt(step, partial(self._execute, step))
-            self._settle([step])
 
     def _puts_off(self, step: _Step) -> bool:
         if self.failure is not None or not isinstance(step.part, Text | Gen):
@@ -223,29 +233,17 @@ class Executor:
                 if self.failure is None:
                     self.failure = Failure.of(error)
 
-    def _settle(self, steps: list[_Step]) -> None:
-        """These are done, or failed."""
-        with self.run.changed:
-            for step in steps:
-                if step.variable is not None and not step.variable.future.done():
-                    assert self.failure is not None
-                    step.variable.fail(self.failure)
-                if isinstance(step.part, _Fork):
-                    for child in step.part.children:
-                        child._begin(self)
-            self.run.notify()
-
     def _execute(self, step: _Step) -> None:
         before = transcript = self.transcript
         match step.part:
             case Text(text):
                 transcript = self._speaker.hears(before.add(text), text)
             case Show(media):
-                transcript = before.show(media, self.run.backend.chat_template)
+                transcript = before.show(media, self.run.markup())
             case RoleBegin(role):
-                transcript = self._speaker.hears(before.begin(role, self.run.backend.chat_template))
+                transcript = self._speaker.hears(before.begin(role, self.run.markup()))
             case RoleEnd():
-                transcript = self._speaker.hears(before.end(self.run.backend.chat_template))
+                transcript = self._speaker.hears(before.end(self.run.markup()))
             case ScopeBegin():
                 self._scopes.append(len(before.text))
             case ScopeEnd():
@@ -266,18 +264,18 @@ class Executor:
         assert variable is not None
         before = self.transcript
         for completion in self._speaker.speak(before, part):
-            self._progress(variable, before.add(completion.text), completion.text, completion.meta_info)
+            if self.run.settings.stream:
+                self._progress(variable, before.add(completion.text), completion.text, completion.meta_info)
         others = completion.others
         value = completion.text if not others else [completion.text, *(other.text for other in others)]
         told = completion.meta_info if not others else [c.meta_info for c in (completion, *others)]
-        self._fill(variable, self.transcript, value, told)
+        self._fill(variable, before.add(completion.text), value, told)
 
     def _select(self, part: Select, variable: Variable | None) -> None:
         assert variable is not None
         before = self.transcript
         choice, meta_info = self._speaker.choose(before, part)
-        self._progress(variable, before.add(choice), choice, meta_info)
-        self._fill(variable, self.transcript, choice, meta_info)
+        self._fill(variable, before.add(choice), choice, meta_info)
 
     def _speak_turn(self) -> None:
         """Ask for a turn as a whole, and divide it among its parts."""
@@ -289,7 +287,6 @@ class Executor:
                 with self.run.changed:
                     self.transcript = transcript
             else:
-                self._progress(step.variable, transcript, text, meta_info)
                 self._fill(step.variable, transcript, text, meta_info)
 
     def _progress(self, variable: Variable, transcript: Transcript, text: str, meta_info: Any) -> None:
@@ -313,6 +310,16 @@ class Executor:
 
     # -- under the lock
 
+    def _settle(self, steps: list[_Step]) -> None:
+        """These are done, or failed."""
+        for step in steps:
+            if step.variable is not None and not step.variable.future.done():
+                assert self.failure is not None
+                step.variable.fail(self.failure)
+            if isinstance(step.part, _Fork):
+                for child in step.part.children:
+                    child._begin(self)
+
     def give_up(self, failure: Failure) -> None:
         """Do nothing more: what is not done yet has failed."""
         if self.failure is None or self.failure.error is failure.error:
@@ -334,6 +341,14 @@ class Executor:
         self._steps.append(step)
         self.run.busy[self] = None
         self._start()
+
+    def _is_instant(self, part: Part) -> bool:
+        """Whether this needs neither a worker nor a look at the backend, and is next."""
+        quick = isinstance(part, Text | ScopeBegin | ScopeEnd)
+        if not quick and not (isinstance(part, RoleBegin | RoleEnd) and self.run.template is not None):
+            return False
+        busy = self._working or self._steps or not self._released
+        return not busy and self.run.settings.speculate is None
 
     def _start(self) -> None:
         if self._steps and self._released and not self._working and not self.run.ended:

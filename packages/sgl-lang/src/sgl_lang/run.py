@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
 from sgl_lang.backends.protocol import Backend, Prompt
+from sgl_lang.chat import ChatTemplate
 from sgl_lang.errors import ProgramError
 from sgl_lang.sampling import SamplingParams
 from sgl_lang.usage import Usage
@@ -97,6 +98,7 @@ class Run:
         self.returned: Future[Any] = Future()  # the body's return value
         self.root: Work | None = None
         self.busy: dict[Work, None] = {}  # those with something to do
+        self.template: ChatTemplate | None = None  # once somebody has needed it
         self.usage = Usage()
         self._before = settings.before
         self._under_way: set[str] = set()  # rids of requests that workers wait for
@@ -241,6 +243,12 @@ class Run:
                 self._listeners.remove(listener)
 
     # -- talking to the backend
+
+    def markup(self) -> ChatTemplate:
+        """The backend's chat template; the first time this may ask the other side."""
+        if self.template is None:
+            self.template = self.backend.chat_template
+        return self.template
 
     def count(self, meta_info: Mapping[str, Any]) -> None:
         """One more answer was given."""

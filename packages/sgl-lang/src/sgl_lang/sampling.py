@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, TypedDict
 
@@ -55,12 +56,11 @@ class SamplingParams:
     return_text_in_logprobs: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in PARAMETERS:
-            value = getattr(self, name)
+        for name, value in zip(PARAMETERS, _VALUES(self), strict=True):
             if isinstance(value, float) and not math.isfinite(value):
                 raise ProgramError(f"{name} must be a finite number, not {value}")
-        said = [name for name in CONSTRAINTS if getattr(self, name) is not None]
-        if len(said) > 1:
+        if _FORMS(self).count(None) < len(CONSTRAINTS) - 1:
+            said = [name for name in CONSTRAINTS if getattr(self, name) is not None]
             raise ProgramError(f"{' and '.join(said)} cannot both say what the text must look like; drop one")
 
     def __repr__(self) -> str:
@@ -68,8 +68,8 @@ class SamplingParams:
 
     def said(self) -> dict[str, Any]:
         """The fields that are set, by name."""
-        given = ((name, getattr(self, name)) for name in PARAMETERS)
-        return {name: value for name, value in given if value is not None}
+        pairs = zip(PARAMETERS, _VALUES(self), strict=True)
+        return {name: value for name, value in pairs if value is not None}
 
     def asked(self) -> dict[str, Any]:
         """The fields that change something: those that are set, less those set to what is so anyway."""
@@ -79,6 +79,8 @@ class SamplingParams:
 _UNLIKE = object()
 PARAMETERS = tuple(field.name for field in fields(SamplingParams))
 CONSTRAINTS = ("dtype", "regex", "json_schema", "ebnf")
+_VALUES = attrgetter(*PARAMETERS)
+_FORMS = attrgetter(*CONSTRAINTS)
 LOGPROBS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
 
 # What every model does when nothing is said. Defaults of `temperature` and `max_new_tokens` differ.
@@ -162,10 +164,10 @@ _DEFAULTS = SamplingParams(
 
 def merge(defaults: SamplingParams, overrides: SamplingParams) -> SamplingParams:
     """`defaults`, with every field that `overrides` sets."""
-    chosen = overrides.said()
-    if any(name in chosen for name in CONSTRAINTS):
+    if _FORMS(overrides).count(None) < len(CONSTRAINTS):
         defaults = replace(defaults, **dict.fromkeys(CONSTRAINTS))
-    return replace(defaults, **chosen) if chosen else defaults
+    pairs = zip(_VALUES(defaults), _VALUES(overrides), strict=True)
+    return SamplingParams(*[ours if theirs is None else theirs for ours, theirs in pairs])
 
 
 def strings(value: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...] | None:

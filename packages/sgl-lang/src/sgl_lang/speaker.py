@@ -51,7 +51,7 @@ class Speaker:
         params = part.params
         markup: tuple[str, ...] = ()
         if before.role == "assistant":
-            markup = self._run.backend.chat_template.stop
+            markup = self._run.markup().stop
             params = merge(params, SamplingParams(stop=(*(params.stop or ()), *markup)))
         prompt = self._prompt(before, part.name)
         ahead_of = self._run.settings.speculate

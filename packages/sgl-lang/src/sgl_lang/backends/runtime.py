@@ -73,7 +73,7 @@ class RuntimeEndpoint(Backend):
     def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
         answer = self._post("/generate", _runtime.generation(prompt, params, stream=False))
         first, *others = map(self._completion, answer if isinstance(answer, list) else [answer])
-        return replace(first, others=tuple(others))
+        return replace(first, others=tuple(others)) if others else first
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Generator[Completion, None, None]:
         done = False
