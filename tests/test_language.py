@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import threading
 from collections.abc import Iterator
@@ -48,6 +49,45 @@ def test_an_example_on_the_demonstration_model(
             assert "Paris" in variables["state"]["answer"]
         case "async_debate.py":
             assert len(variables["verdicts"]) == 2 and all(variables["verdicts"])
+
+
+@pytest.mark.parametrize("example", ["regular_expression.py", "character_regex_zh.py", "json_schema.py"])
+def test_a_constrained_example_keeps_its_form(
+    demonstration: Server, tmp_path: Path, capsys: Any, example: str
+) -> None:
+    program = (EXAMPLES / example).read_text(encoding="utf-8")
+    (tmp_path / example).write_text(
+        program.replace("http://localhost:30000", demonstration.url), encoding="utf-8"
+    )
+    variables = runpy.run_path(str(tmp_path / example))
+    backend = default_backend()
+    assert isinstance(backend, sgl.RuntimeEndpoint)
+    backend.close()
+    assert capsys.readouterr().out
+    match example:
+        case "regular_expression.py":
+            numbers = variables["state"]["answer"].split(".")
+            assert len(numbers) == 4 and all(0 <= int(number) < 256 for number in numbers)
+        case "character_regex_zh.py":
+            assert re.fullmatch(variables["character_regex"], variables["state"]["json_output"])
+            assert variables["character"]["house"] in ("格兰芬多", "斯莱特林", "拉文克劳", "赫奇帕奇")
+        case "json_schema.py":
+            character = variables["character"]
+            assert set(character) == {"name", "house", "alive", "wand"}
+            assert isinstance(character["alive"], bool) and isinstance(character["wand"]["wood"], str)
+
+
+def test_numbers_and_strings_have_their_type(demonstration: Server) -> None:
+    @sgl.function
+    def program(s: Any) -> None:
+        s += "Two plus three makes " + sgl.gen_int("sum", max_tokens=8) + ". Pi is about "
+        s += sgl.gen("pi", max_tokens=8, dtype=float) + ". It is" + sgl.gen("true", dtype=bool, max_tokens=8)
+        s += ". He said: " + sgl.gen_string("said", max_tokens=16)
+
+    with sgl.RuntimeEndpoint(demonstration.url) as backend:
+        state = program.run(backend=backend, temperature=0)
+    assert int(state["sum"]) is not None and float(state["pi"]) is not None
+    assert state["true"] in ("True", "False") and state["said"].startswith('"')
 
 
 def test_a_prefix_is_computed_once_for_a_batch_and_for_forks(demonstration: Server) -> None:

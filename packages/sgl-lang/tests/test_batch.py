@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -10,7 +11,9 @@ import time
 
 import pytest
 
-from sgl_lang import BackendError, Capabilities, Completion, ProgramError, Scripted, function, gen, user
+from sgl_lang import BackendError, Capabilities, ProgramError, Scripted, function, gen, image, user
+from sgl_lang.executor import Executor
+from sgl_lang.transcript import Transcript
 
 FEW_SHOT = "Q: What is 1 + 1?\nA: 2\n" * 5
 
@@ -159,11 +162,9 @@ def test_images_end_the_shared_prefix():
     def program(s, i):
         s += FEW_SHOT + "<image>" + gen("a")
 
-    import sgl_lang as sgl
-
     @function
     def shown(s, i):
-        s += FEW_SHOT + sgl.image(b"GIF89a" + bytes([i])) + " and more words " * 9 + gen("a")
+        s += FEW_SHOT + image(b"GIF89a" + bytes([i])) + " and more words " * 9 + gen("a")
 
     for run, expected in ((program, FEW_SHOT + "<image>"), (shown, FEW_SHOT)):
         backend = Scripted({"a": "x"})
@@ -200,6 +201,19 @@ def test_a_thousand_programs_leak_no_thread():
     assert threading.active_count() == before
 
 
+def test_nothing_of_a_batch_is_kept():
+    def alive():
+        gc.collect()
+        return sum(isinstance(thing, Executor | Transcript) for thing in gc.get_objects())
+
+    before = alive()
+    for _ in range(2):
+        states = text_qa.run_batch([(f"{i}?",) for i in range(100)], backend=Scripted(answer))
+        assert alive() >= before + 100
+        del states
+        assert alive() == before
+
+
 def test_a_hundred_forks_of_each_of_a_hundred_forks():
     before = threading.active_count()
     most = [0]
@@ -232,7 +246,3 @@ def test_a_coroutine_can_be_run_in_a_batch():
 
     states = program.run_batch([(i,) for i in range(20)], backend=Scripted(lambda p, _: p.text * 2))
     assert [state.ret_value for state in states] == [str(i) * 2 for i in range(20)]
-
-
-def test_completions_are_what_streams_end_with():
-    assert Completion("a").others == ()

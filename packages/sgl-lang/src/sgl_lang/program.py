@@ -161,7 +161,7 @@ class Program:
             return_text_in_logprobs=return_text_in_logprobs,
         )
         launch = self._launch(args, kwargs, self._settings(backend, sampling, stream=stream))
-        if self._is_async and _loop_is_running():
+        if self._is_async and not stream and _loop_is_running():
             raise ProgramError(
                 f"{self.name} is a coroutine and an event loop is running: await {self.name}.run_async(...)"
             )

@@ -6,6 +6,7 @@ Nothing here sends anything.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -84,6 +85,12 @@ def scores(answers: Sequence[Mapping[str, Any]], alone: Sequence[Mapping[str, An
     told = [answer["meta_info"] for answer in (*answers, *(alone or ()))]
     counts = ("prompt_tokens", "cached_tokens", "completion_tokens")
     return Scores(tuple(options), {name: sum(int(meta.get(name) or 0) for meta in told) for name in counts})
+
+
+def first_match(text: str, patterns: Sequence[str]) -> re.Match[str] | None:
+    """The match of any of the patterns that begins first, if it holds a character."""
+    found = [match for pattern in patterns for match in re.finditer(pattern, text) if match.group()]
+    return min(found, key=re.Match.start, default=None)
 
 
 def _entries(answer: Mapping[str, Any]) -> Sequence[Sequence[Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from sgl_lang.backends import _runtime
 from sgl_lang.backends._sse import events
 from sgl_lang.backends.protocol import Backend, Capabilities, Completion, Prompt, Scores
 from sgl_lang.chat import ChatTemplate, Markup, guess_template, named_template
-from sgl_lang.errors import BackendError, ProgramError
+from sgl_lang.errors import BackendError, ProgramError, UnsupportedByBackend
 from sgl_lang.sampling import SamplingParams
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -71,11 +71,16 @@ class RuntimeEndpoint(Backend):
             return self._template
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
+        if params.stop_regex:
+            return self._until(prompt, params, params.stop_regex)
         answer = self._post("/generate", _runtime.generation(prompt, params, stream=False))
         first, *others = map(self._completion, answer if isinstance(answer, list) else [answer])
         return replace(first, others=tuple(others)) if others else first
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Generator[Completion, None, None]:
+        if params.stop_regex:  # what a pattern cuts off is known at the end only
+            yield self._until(prompt, params, params.stop_regex)
+            return
         done = False
         samples: dict[int, Completion] = {0: Completion("")}
         with (
@@ -202,6 +207,19 @@ class RuntimeEndpoint(Backend):
         if isinstance(finish, dict) and finish.get("type") == "abort":
             raise BackendError(f"the server at {self.base_url} aborted the request: {finish.get('message')}")
         return Completion(text=body["text"], meta_info=meta_info)
+
+    def _until(self, prompt: Prompt, params: SamplingParams, patterns: Sequence[str]) -> Completion:
+        """The answer before the first match of a pattern; the server, which knows none, stops there."""
+        if (params.n or 1) > 1:
+            raise UnsupportedByBackend("RuntimeEndpoint does not take n together with stop_regex; drop one")
+        completion = Completion("")
+        with closing(self.stream(prompt, replace(params, stop_regex=None))) as completions:
+            for completion in completions:
+                if (found := _runtime.first_match(completion.text, patterns)) is not None:
+                    finish = {"type": "stop", "matched": found.group()}
+                    told = {**completion.meta_info, "finish_reason": finish}
+                    return Completion(completion.text[: found.start()], told)
+        return completion
 
     def _json(self, data: str) -> Any:
         try:
