@@ -2,7 +2,9 @@
 """Programs that call language models: `import sgl_lang as sgl`.
 
 What `__all__` names is public; everything else may change. Backends that speak HTTP are imported when they
-are first asked for, and with them their clients, so that importing this package costs little.
+are first asked for, and with them their clients, so that importing this package costs little. Those of
+vendors, `OpenAI`, `Anthropic`, `VertexAI` and `LiteLLM`, are public too, but not in `__all__`: each needs its
+extra, and `from sgl_lang import *` needs none.
 """
 
 from __future__ import annotations
@@ -51,7 +53,11 @@ from sgl_lang.transcript import Message
 from sgl_lang.usage import Usage
 
 if TYPE_CHECKING:
+    from sgl_lang.backends.anthropic import Anthropic as Anthropic
+    from sgl_lang.backends.litellm import LiteLLM as LiteLLM
+    from sgl_lang.backends.openai import OpenAI as OpenAI
     from sgl_lang.backends.runtime import RuntimeEndpoint
+    from sgl_lang.backends.vertex import VertexAI as VertexAI
     from sgl_lang.server import Runtime
 
     __version__: str
@@ -112,6 +118,8 @@ __all__ = [
 ]
 
 _LAZY = {"Runtime": "sgl_lang.server", "RuntimeEndpoint": "sgl_lang.backends.runtime"}
+# Their modules in `backends`, which are called like the extras they need.
+_VENDORS = {"Anthropic": "anthropic", "LiteLLM": "litellm", "OpenAI": "openai", "VertexAI": "vertex"}
 
 
 def __getattr__(name: str) -> Any:
@@ -119,8 +127,19 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("sgl-lang")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _VENDORS:
+        return _vendor(name, _VENDORS[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_VENDORS})
+
+
+def _vendor(name: str, extra: str) -> Any:
+    try:
+        return getattr(importlib.import_module(f"sgl_lang.backends.{extra}"), name)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"{name} needs the package {error.name!r}, not installed: pip install 'sgl-lang[{extra}]'"
+        ) from None
