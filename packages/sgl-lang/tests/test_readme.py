@@ -20,7 +20,8 @@ def test_the_programs_of_the_readme(runtime, monkeypatch, capsys):
     monkeypatch.setattr(_default, "backend", None)
     endpoint = sgl_lang.RuntimeEndpoint(runtime.url)
     monkeypatch.setattr(sgl_lang, "RuntimeEndpoint", lambda url: endpoint, raising=False)
-    assert len(BLOCKS) == 12
+    monkeypatch.setattr(sgl_lang, "OpenAI", lambda model: endpoint, raising=False)
+    assert len(BLOCKS) == 13
     for block in BLOCKS:
         exec(compile(block, str(README), "exec"), {"__name__": "__main__"})
     endpoint.close()

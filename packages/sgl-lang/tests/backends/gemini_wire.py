@@ -16,7 +16,7 @@ from wire import Answer, Asked, Refused, Wire, known
 TOKEN = "ya29.test-token-0123456789"
 KEY = "AIzaTest0123456789012345678901234567890"
 _VERTEX = r"/v1beta1/projects/a-project/locations/a-place/publishers/google/models/([\w.-]+):(\w+)"
-_DEVELOPER = r"/v1(?:beta)?/models/([\w.-]+):(\w+)"
+_BY_KEY = r"/v1(?:beta)?/models/([\w.-]+):(\w+)|/v1beta1/publishers/google/models/([\w.-]+):(\w+)"
 _STATUS = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
 _CONFIG = (
     *("maxOutputTokens", "candidateCount", "temperature", "topP", "topK", "frequencyPenalty", "seed"),
@@ -43,10 +43,11 @@ class GeminiWire(Wire):
         if found is not None and asked.headers.get("authorization") != f"Bearer {TOKEN}":
             raise Refused(401, "Request had invalid authentication credentials.")
         if found is None:
-            found = re.fullmatch(_DEVELOPER, path)
+            found = re.fullmatch(_BY_KEY, path)
             if found is not None and asked.headers.get("x-goog-api-key") != KEY:
                 raise Refused(400, "API key not valid. Please pass a valid API key.")
-        if found is None or found[2] not in ("generateContent", "streamGenerateContent"):
+        method = None if found is None else found[found.lastindex or 0]
+        if method not in ("generateContent", "streamGenerateContent"):
             raise Refused(404, f"Not Found: {path}")
         body = asked.body
         known(body, "contents", "systemInstruction", "generationConfig", "safetySettings")
@@ -68,7 +69,7 @@ class GeminiWire(Wire):
             )
             for _ in range(config.get("candidateCount", 1))
         ]
-        if found[2] == "generateContent":
+        if method == "generateContent":
             return False, self._response(answers, logprobs=config.get("responseLogprobs", False))
         assert "alt=sse" in query
         return True, self._events(answers)

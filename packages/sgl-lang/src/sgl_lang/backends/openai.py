@@ -36,10 +36,7 @@ from sgl_lang.sampling import SamplingParams
 from sgl_lang.usage import Usage
 
 _COMPLETION_MODELS = ("gpt-3.5-turbo-instruct", "davinci-002", "babbage-002")
-_ECHOES_LOGPROBS = (
-    "davinci-002",
-    "babbage-002",
-)  # of OpenAI's own; the instruct model refuses the two together
+_NO_ECHO = ("gpt-3.5-turbo-instruct",)  # refuses an echo with log-probabilities
 _THINKS = re.compile(r"o\d|gpt-5|codex")  # models that take no stop strings, and no max_tokens
 _MOST_STOPS = 4
 
@@ -75,8 +72,8 @@ class OpenAI(Vendor):
         max_wait: the longest pause before that, in seconds, if the server asks for one.
         max_tokens_name: what the chat endpoint calls its limit; the default is "max_completion_tokens" for
             OpenAI and for models known to demand it, else "max_tokens".
-        tokenizer: of a completion model, a `tiktoken.Encoding`; the default is tiktoken's for it. Only a
-            walk through options and `dtype=int` need it.
+        tokenizer: of a completion model, a `tiktoken.Encoding`; the default is tiktoken's for it. `dtype=int`
+            needs it, and options on a server that does not echo log-probabilities.
         extra_body: further fields of every request, as the server spells them.
         client_options: passed to `openai.AsyncOpenAI`: `organization`, `default_headers`, `http_client`, ...
 
@@ -105,7 +102,7 @@ class OpenAI(Vendor):
         self._thinks = self._chat and _THINKS.match(model_name) is not None
         options = {"base_url": base_url, "api_key": api_key, "timeout": timeout, **client_options}
         self._client = _client(is_azure, options)
-        self._elsewhere = is_azure or base_url is not None
+        self._elsewhere = is_azure or self._client.base_url.host != "api.openai.com"
         limit = "max_completion_tokens" if self._thinks or not self._elsewhere else "max_tokens"
         self._limit = (max_tokens_name or limit) if self._chat else "max_tokens"
         self._tokenizer = tokenizer
@@ -139,13 +136,13 @@ class OpenAI(Vendor):
                 scores=None,
                 prefix_cache=False,
             )
-        echoes = (self._elsewhere and self._tokenizer is None) or self.model_name in _ECHOES_LOGPROBS
+        walks = self._tokenizer is not None or self.model_name in _NO_ECHO
         return Capabilities(
             parameters=frozenset({*_BOTH, "dtype"}),
             remedies={**_REMEDIES, "json_schema": "use a chat model, or run on RuntimeEndpoint"},
             images=False,
             videos=False,
-            scores="logprobs" if echoes else "walk",
+            scores="walk" if walks else "logprobs",
             prefix_cache=False,
         )
 
