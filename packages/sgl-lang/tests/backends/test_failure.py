@@ -41,6 +41,7 @@ def test_pauses_double_up_to_a_limit_and_differ():
         assert len(set(pauses)) > 1
     assert pause(failure, 10_000) <= 16
     assert pause(Failure("busy", again=True, after=3), 5) == 3
+    assert pause(failure, 10, longest=0.25) <= 0.25
 
 
 @pytest.mark.parametrize(

@@ -347,6 +347,18 @@ def test_a_model_whose_tokenizer_nobody_knows(openai):
     assert openai.asked == []
 
 
+def test_a_tokenizer_that_cannot_be_fetched(openai, monkeypatch):
+    def fetch(model: str) -> tiktoken.Encoding:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "encoding_for_model", fetch)
+    with (
+        make(openai, "gpt-3.5-turbo-instruct") as backend,
+        pytest.raises(ProgramError, match=r"cannot be fetched \(no network\); pass"),
+    ):
+        backend.score(PROMPT, ["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("model", "options"), [("a-base-model", {"is_chat_model": False}), ("davinci-002", {})]
 )

@@ -175,6 +175,14 @@ def test_a_stream_that_has_begun_is_not_begun_anew(vendor, backend):
     assert len(vendor.wire.asked) == 2
 
 
+def test_a_break_is_nothing_to_who_has_seen_nothing(vendor, backend, quick):
+    """A blank stop string makes a stream of a whole answer; it is still whole to the caller."""
+    vendor.wire.faults += [Fault(after=2), None]
+    never = tuple(f"never {number}" for number in range(12))
+    assert backend.generate(PROMPT, SamplingParams(stop=(*never, "\n"))).text == WORDS
+    assert len(vendor.wire.asked) == 2
+
+
 def test_a_stream_that_fails_at_once_is_begun_anew(vendor, backend, quick):
     vendor.wire.faults += [Fault(500, "out of order", after=0), None]
     assert [completion.text for completion in backend.stream(PROMPT, SamplingParams())][-1] == WORDS

@@ -42,7 +42,7 @@ class Calls:
         goodbye: closes the vendor's client; without a hold on the backend, which is closed when forgotten.
         secrets: keys that no message may hold.
         max_retries: how often a call is repeated that failed for a passing reason.
-        max_wait: the longest wait before a repetition, in seconds; when more is asked for, the call fails.
+        max_wait: the longest pause before a repetition, in seconds; when more is asked for, the call fails.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Calls:
     async def _wait(self, failure: Failure, attempt: int) -> None:
         """Wait until the next attempt. Raises BackendError when there is none."""
         message = redact(f"{self._name} {failure.message}", self._secrets)
-        seconds = pause(failure, attempt)
+        seconds = pause(failure, attempt, longest=self._max_wait)
         if not failure.again or attempt >= self._max_retries:
             tries = f" (tried {attempt + 1} times)" if failure.again and attempt else ""
             raise BackendError(message + tries, status=failure.status, retry_after=failure.after)

@@ -73,15 +73,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, date.timestamp() - time.time())
 
 
-def pause(failure: Failure, attempt: int) -> float:
+def pause(failure: Failure, attempt: int, *, longest: float = _LONGEST_S) -> float:
     """Seconds before the attempt after `attempt` (0 is the first).
 
-    What the other side asks for; else doubling from half a second to sixteen, less up to a quarter at random,
-    so that many programs that failed together do not return together.
+    What the other side asks for, however long; else doubling from half a second to sixteen, or to `longest`,
+    less up to a quarter at random, so that many programs that failed together do not return together.
     """
     if failure.after is not None:
         return failure.after
-    return min(_LONGEST_S, _FIRST_S * 2.0 ** min(attempt, 10)) * (1 - 0.25 * random.random())
+    seconds = min(_FIRST_S * 2.0 ** min(attempt, 10), _LONGEST_S, longest)
+    return seconds * (1 - 0.25 * random.random())
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -44,6 +44,10 @@ def tokenizer_of(model: str) -> Tokenizer:
         raise ProgramError(
             f"the tokenizer of {model!r} is not known; pass a tiktoken.Encoding as OpenAI(..., tokenizer=...)"
         ) from None
+    except OSError as error:  # tiktoken downloads it once
+        raise ProgramError(
+            f"the tokenizer of {model!r} cannot be fetched ({error}); pass it as OpenAI(..., tokenizer=...)"
+        ) from None
     return tokenizer
 
 

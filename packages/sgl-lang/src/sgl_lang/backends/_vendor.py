@@ -81,36 +81,42 @@ class Vendor(Backend):
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
         ask = self._ask(prompt, params)
-        if ask.stops:  # streamed, so that the vendor can be told to stop where a stop string stands
-            *_, last = self._stream(prompt, params, ask)
-            return last
 
         async def call() -> Completion:
-            answer = Answer(prompt.rid, n=params.n or 1, lead=ask.lead)
-            await self._whole(ask, answer)
+            answer = _answer(prompt, params, ask)
+            if ask.stops:  # streamed, so that the vendor can be told to stop where a stop string stands
+                async for _ in self._grow(ask, answer):
+                    pass
+            else:
+                await self._whole(ask, answer)
             self._count(answer.counts)
             return answer.whole()
 
         return self._calls.whole(prompt.rid, call)
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Generator[Completion, None, None]:
-        return self._stream(prompt, params, self._ask(prompt, params))
+        ask = self._ask(prompt, params)
 
-    def _stream(self, prompt: Prompt, params: SamplingParams, ask: Ask) -> Generator[Completion, None, None]:
         async def call() -> AsyncIterator[Completion]:
-            answer = Answer(prompt.rid, n=params.n or 1, stops=ask.stops, lead=ask.lead)
+            answer = _answer(prompt, params, ask)
             shown = answer.growing
-            async with aclosing(self._pieces(ask, answer)) as pieces:
+            async with aclosing(self._grow(ask, answer)) as pieces:
                 async for _ in pieces:
                     grown = answer.growing
                     if _texts(grown) != _texts(shown):
                         yield (shown := grown)
-                    if answer.cut:
-                        break
             self._count(answer.counts)
             yield answer.whole()
 
         return self._calls.stream(prompt.rid, call)
+
+    async def _grow(self, ask: Ask, answer: Answer) -> AsyncGenerator[None, None]:
+        """The pieces of a stream, until the rest is not wanted."""
+        async with aclosing(self._pieces(ask, answer)) as pieces:
+            async for _ in pieces:
+                yield
+                if answer.cut:
+                    return
 
     def _count(self, counts: Mapping[str, int | None]) -> None:
         with self._usage_lock:
@@ -148,6 +154,10 @@ class Vendor(Backend):
     @abstractmethod
     def _failure(self, error: Exception) -> Failure:
         """What an exception of the vendor's client means."""
+
+
+def _answer(prompt: Prompt, params: SamplingParams, ask: Ask) -> Answer:
+    return Answer(prompt.rid, n=params.n or 1, stops=ask.stops, lead=ask.lead)
 
 
 def _texts(completion: Completion) -> tuple[str, ...]:
