@@ -228,10 +228,11 @@ def _end(message: Any, answer: Answer) -> None:
 
 def _count_prompt(usage: Any, answer: Answer) -> None:
     """Anthropic counts apart what was read from its cache and what was written to it."""
-    if usage.input_tokens is not None:
+    fresh = getattr(usage, "input_tokens", None)  # the end of a stream may repeat it, or not
+    if fresh is not None:
         cached = getattr(usage, "cache_read_input_tokens", None) or 0
         written = getattr(usage, "cache_creation_input_tokens", None) or 0
-        answer.count(prompt_tokens=usage.input_tokens + cached + written, cached_tokens=cached)
+        answer.count(prompt_tokens=fresh + cached + written, cached_tokens=cached)
 
 
 def _words(error: anthropic.APIStatusError) -> tuple[str, str]:
