@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from sgl_lang import ChatTemplate, Completion, Prompt, SamplingParams
+from sgl_lang import Backend, ChatTemplate, Completion, Prompt, SamplingParams
 from sgl_lang.chat import TEMPLATES
 
 
 class FakeRuntime(ThreadingHTTPServer):
     """Answers each /generate with what `answer(body)` returns: the growing texts, or an error.
 
-    An int among the texts closes the connection there: 0 cleanly, 1 in the middle of a chunk.
+    An int among the texts closes the connection there: 0 cleanly, 1 in the middle of a chunk. Tokens are the
+    bytes of a text, and all equally likely.
     """
 
     daemon_threads = True
@@ -60,13 +61,23 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/abort_request":
             self.server.aborting(body["rid"]).set()
             return self._json(200, {})
+        if self.path == "/tokenize":
+            return self._json(200, {"tokens": [list(text.encode()) for text in body["prompt"]]})
         self.server.bodies.append(body)
+        if "input_ids" in body:
+            return self._json(
+                200, [self._scores(ids, body["logprob_start_len"]) for ids in body["input_ids"]]
+            )
         texts = self.server.answer(body)
         if isinstance(texts[0], dict):
             return self._json(400, texts[0])
         if not body["stream"]:
             return self._json(200, {"text": texts[-1], "meta_info": {"id": body["rid"], "prompt_tokens": 3}})
         return self._events(texts)
+
+    def _scores(self, ids: list[int], start: int) -> dict[str, Any]:
+        entries = [[-1.0 if start else None, token, None] for token in ids[start:]]
+        return {"text": "", "meta_info": {"prompt_tokens": len(ids), "input_token_logprobs": entries}}
 
     def _events(self, texts: list[Any]) -> None:
         self.send_response(200)
@@ -116,7 +127,7 @@ def runtime() -> Iterator[FakeRuntime]:
     server.server_close()
 
 
-class Held:
+class Held(Backend):
     """A backend that says one word of "one two three" per permit, and waits for permits in between."""
 
     def __init__(self) -> None:

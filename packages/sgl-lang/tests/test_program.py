@@ -279,14 +279,18 @@ def test_what_cannot_be_a_program_is_refused():
     with pytest.raises(ProgramError, match=r"called stop, temperature: run\(\) has them"):
         function(lambda s, stop, temperature: None)
 
-    async def coroutine(s: State) -> None: ...
-
     def generator(s: State) -> Any:
         yield s
 
-    for func in (coroutine, generator):
-        with pytest.raises(ProgramError, match="plain function"):
+    async def async_generator(s: State) -> Any:
+        yield s
+
+    for func in (generator, async_generator):
+        with pytest.raises(ProgramError, match="without yield"):
             function(func)
+    for tokens in (0, "5", True):
+        with pytest.raises(ProgramError, match="num_api_spec_tokens"):
+            function(num_api_spec_tokens=tokens)(lambda s: None)
 
 
 def test_without_a_backend_run_says_how_to_get_one():

@@ -20,13 +20,17 @@ def test_the_programs_of_the_readme(runtime, monkeypatch, capsys):
     monkeypatch.setattr(_default, "backend", None)
     endpoint = sgl_lang.RuntimeEndpoint(runtime.url)
     monkeypatch.setattr(sgl_lang, "RuntimeEndpoint", lambda url: endpoint, raising=False)
-    assert len(BLOCKS) == 4
+    monkeypatch.setattr(sgl_lang, "OpenAI", lambda model: endpoint, raising=False)
+    assert len(BLOCKS) == 13
     for block in BLOCKS:
         exec(compile(block, str(README), "exec"), {"__name__": "__main__"})
     endpoint.close()
     told = capsys.readouterr().out
-    assert "assistant : Paris, Rome\nParis, Rome\nQ: What is the capital of France?\nA:Paris, Rome" in told
-    assert "Answer: Paris, Rome" in told
+    assert "assistant : Paris, Rome\nParis, Rome\ncalculator\n" in told
+    assert "Q: What is the capital of France?\nA:Paris, Rome" in told
+    assert "['Paris, Rome', 'Paris, Rome', 'Paris, Rome']" in told
+    assert "Paris, Rome ['Paris, Rome', 'Paris, Rome']\n" in told  # the coroutine
+    assert "Answer:Paris, Rome" in told
 
 
 @pytest.mark.parametrize("name", sgl_lang.__all__)

@@ -380,3 +380,159 @@ def test_ctrl_c_ends_a_script_at_once(runtime, tmp_path):
     assert runtime.aborted
     assert process.returncode == -signal.SIGINT
     assert told.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_constraints_are_sent_as_the_server_spells_them(runtime, endpoint):
+    @function
+    def program(s):
+        s += sgl.gen_int("i") + sgl.gen_string("s", stop="x") + gen("f", dtype=float) + gen("b", dtype="bool")
+        s += gen("r", regex="a+") + gen("j", json_schema={"type": "object"}) + gen("e", ebnf='root ::= "a"')
+
+    program.run(backend=endpoint)
+    integer, string, number, truth, regex, schema, grammar = (
+        body["sampling_params"] for body in runtime.bodies
+    )
+    assert (integer["regex"], integer["stop"]) == (r"[-+]?[0-9]+[ \n]*", [" ", "\n"])
+    assert (string["regex"], string["stop"]) == (r'"[\w\d\s]*"', ["x"])
+    assert number["regex"] == r"[-+]?[0-9]*\.?[0-9]+[ \n]*"
+    assert truth["regex"] == "(True|False)"
+    assert (regex["regex"], schema["json_schema"], grammar["ebnf"]) == (
+        "a+",
+        '{"type": "object"}',
+        'root ::= "a"',
+    )
+    assert all("dtype" not in body["sampling_params"] for body in runtime.bodies)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_pattern_stops_the_answer_and_the_server(runtime, endpoint, stream):
+    runtime.answer = lambda body: ["One", "One, two", "One, two 3", *["One, two 3 and so on"] * 500]
+
+    @function
+    def program(s):
+        s += "x" + gen("a", stop_regex=[r"\d+", "z*"]) + "|"
+
+    state = program.run(backend=endpoint, stream=stream)
+    assert (state["a"], state.text()) == ("One, two ", "xOne, two |")
+    assert list(program.run(backend=endpoint, stream=True).text_iter("a")) == ["One, two "]
+    assert state.get_meta_info("a")["finish_reason"] == {"type": "stop", "matched": "3"}
+    assert "stop_regex" not in runtime.bodies[0]["sampling_params"]
+    assert runtime.gone.wait(5)
+    runtime.answer = lambda body: ["One", "One, two"]
+    assert program.run(backend=endpoint)["a"] == "One, two"
+
+
+def test_several_samples_come_as_a_list_and_as_a_stream():
+    @function
+    def program(s):
+        s += "x" + gen("a", n=2) + "y"
+
+    whole, requests = mock(always(json=[{"text": "1", "meta_info": {"id": "r-0"}}, {"text": "2"}]))
+    state = program.run(backend=whole)
+    assert (state["a"], state.text(), state.get_meta_info("a")) == (["1", "2"], "x1y", [{"id": "r-0"}, {}])
+    assert json.loads(requests[0].content)["sampling_params"]["n"] == 2
+    events = [{"text": "2", "index": 1}, {"text": "1", "index": 0}, {"text": "22", "index": 1}]
+    data = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    state = program.run(backend=mock(always(text=data))[0], stream=True)
+    assert (state["a"], state.text()) == (["1", "22"], "x1y")
+
+
+def scoring(tokenize, *, logprob=-1.0):
+    """A server whose tokenizer is a function, and which finds a token's number its log-probability."""
+
+    def answer(request):
+        body = json.loads(request.content)
+        if request.url.path == "/tokenize":
+            return httpx.Response(200, json={"tokens": [tokenize(text) for text in body["prompt"]]})
+        start = body["logprob_start_len"]
+        return httpx.Response(
+            200,
+            json=[
+                {
+                    "text": "",
+                    "meta_info": {
+                        "prompt_tokens": len(ids),
+                        "cached_tokens": 1,
+                        "input_token_logprobs": [
+                            [None if place == 0 else -float(token), token, None]
+                            for place, token in enumerate(ids)
+                            if place >= start
+                        ],
+                    },
+                }
+                for ids in body["input_ids"]
+            ],
+        )
+
+    return mock(answer)
+
+
+def words(text):
+    """A token for each run of a letter: prompt and option meet inside one where the letters are the same."""
+    ids, last = [], None
+    for letter in text:
+        if letter != last:
+            ids.append(ord(letter))
+        else:
+            ids[-1] += 1000
+        last = letter
+    return ids
+
+
+def test_options_are_scored_from_the_last_token_that_all_agree_on():
+    endpoint, requests = scoring(words)
+    prompt = sgl.Prompt("r", "abc")
+    clean = endpoint.score(prompt, ["d", "de", "f"])
+    assert [option.tokens for option in clean.options] == [(100,), (100, 101), (102,)]
+    assert clean.options[1].logprobs == (-100.0, -101.0)
+    assert json.loads(requests[1].content)["input_ids"][0] == [97, 98, 99, 100]
+    inside = endpoint.score(prompt, ["c", "d"])  # "cc" is one token: both are scored from the prompt's c on
+    assert [option.tokens for option in inside.options] == [(1099,), (99, 100)]
+    nothing = endpoint.score(prompt, ["", "d"])  # no token of its own: the last one of the prompt stands in
+    assert [option.tokens for option in nothing.options] == [(99,), (99, 100)]
+    assert nothing.meta_info == {"prompt_tokens": 7, "cached_tokens": 2, "completion_tokens": 0}
+    body = json.loads(requests[-1].content)
+    assert (body["sampling_params"], body["logprob_start_len"], body["rid"]) == (
+        {"max_new_tokens": 0, "temperature": 0},
+        2,
+        "r",
+    )
+
+
+def test_unconditional_scores_are_of_the_same_tokens_after_nothing():
+    endpoint, requests = scoring(words)
+    scores = endpoint.score(sgl.Prompt("r", "abc"), ["c", "de"], unconditional=True)
+    assert [option.unconditional for option in scores.options] == [(0.0,), (0.0, -100.0, -101.0)]
+    assert json.loads(requests[-1].content)["input_ids"] == [[1099], [99, 100, 101]]
+    begins, requests = scoring(lambda text: [1, *words(text)])  # a tokenizer that begins every text
+    scores = begins.score(sgl.Prompt("r", "abc"), ["d"], unconditional=True)
+    assert json.loads(requests[-1].content)["input_ids"] == [[1, 100]]
+    assert scores.options[0].unconditional == (-100.0,)
+
+
+def test_without_any_text_before_it_nothing_makes_a_choice_likely():
+    endpoint, _ = scoring(words)
+    with pytest.raises(ProgramError, match="none before this one"):
+        endpoint.score(sgl.Prompt("r", ""), ["a", "b"])
+    begins, _ = scoring(lambda text: [1, *words(text)])
+    assert begins.score(sgl.Prompt("r", ""), ["a"]).options[0].tokens == (97,)
+
+
+def test_a_server_that_reports_no_scores_is_an_error():
+    endpoint, _ = mock(
+        lambda request: httpx.Response(
+            200,
+            json={"tokens": [[1], [1, 2], []]}
+            if request.url.path == "/tokenize"
+            else [{"text": "", "meta_info": {}}],
+        )
+    )
+    with pytest.raises(BackendError, match="without input_token_logprobs"):
+        endpoint.score(sgl.Prompt("r", "a"), ["b"])
+
+
+def test_a_prefix_is_computed_without_generating():
+    endpoint, requests = mock(always(json={"text": "", "meta_info": {}}))
+    endpoint.warm(sgl.Prompt("r", "text"))
+    body = json.loads(requests[0].content)
+    assert (body["text"], body["sampling_params"]) == ("text", {"max_new_tokens": 0})

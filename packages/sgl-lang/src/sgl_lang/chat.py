@@ -32,6 +32,7 @@ class ChatTemplate:
         stop: strings that end a turn of the assistant.
         user_after_system: the user's markup directly after a system turn, for models that take the system
             prompt as part of the first user turn; None: the same as always.
+        image_token: what stands in the text where an image or a video is shown.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ChatTemplate:
     default_system: str | None = None
     stop: tuple[str, ...] = ()
     user_after_system: Markup | None = None
+    image_token: str = "<image>"
 
     def markup(self, role: str, previous: str | None) -> Markup:
         """The markup of a turn of `role` after a turn of `previous` (None: it is the first).

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Executor`: carries out what a program appends, in order, in one worker thread of its own.
+"""`Executor`: carries out what is appended to one state, in order, one thing at a time, in a worker thread.
 
-Every variable is a `Future`: value or error in one object. The first failure ends the work, and variables
-after it fail with the same error: a reader gets a value or learns why there is none. What has been said is a
-`Transcript`, replaced as a whole. The file does not know how programs are written nor how readers wait.
+Every variable is a `Future`: value or error in one object. The first failure ends the work of this state, and
+variables after it fail with the same error: a reader gets a value or learns why there is none. What has been
+said is a `Transcript`, replaced as a whole. A fork is another executor, which begins when its parent has come
+to the place where it was made; nobody waits for that. The file does not know how programs are written nor how
+readers wait.
 
     body ──submit──► steps ──► worker ──► transcript, variables ──► readers
 """
@@ -11,160 +13,156 @@ after it fail with the same error: a reader gets a value or learns why there is 
 from __future__ import annotations
 
 import contextvars
-import os
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, TypeAlias
 
-from sgl_lang.backends.protocol import Backend, Completion, Prompt
+from sgl_lang.asking import resolve
 from sgl_lang.errors import ProgramError
-from sgl_lang.ir import Expr, Gen, Part, Role, RoleBegin, RoleEnd, Text, role_after
+from sgl_lang.ir import (
+    Expr,
+    Gen,
+    Part,
+    Role,
+    RoleBegin,
+    RoleEnd,
+    ScopeBegin,
+    ScopeEnd,
+    Select,
+    Show,
+    Text,
+    role_after,
+)
 from sgl_lang.line import Line, line_of_user
-from sgl_lang.sampling import SamplingParams, merge
+from sgl_lang.run import Ended, Failure, Run
+from sgl_lang.speaker import Speaker
 from sgl_lang.transcript import Transcript
-
-# A signal that arrives just before a thread begins to wait does not wake it, and on Windows none does.
-_SIGNAL_S = 1.0
 
 
 class Variable:
-    """A value that may still be on its way. Changed only under the executor's lock."""
+    """A value that may still be on its way. Changed only under the run's lock."""
 
-    __slots__ = ("future", "meta_info", "text")
+    __slots__ = ("failure", "future", "meta_info", "text")
 
     def __init__(self) -> None:
         self.future: Future[Any] = Future()
+        self.failure: Failure | None = None
         self.text = ""  # so far
-        self.meta_info: Mapping[str, Any] = {}
+        self.meta_info: Any = {}
+
+    def fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self.future.set_exception(failure.error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fork:
+    """From here on, these go their own ways."""
+
+    children: tuple[Executor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Somebody waits: put nothing off."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One part to carry out, where it was appended, and the variable it fills."""
 
-    part: Part
+    part: Part | _Fork | _Flush
     line: Line
-    variable: Variable | None
+    variable: Variable | None = None
+
+
+_Named: TypeAlias = Gen | Select | ScopeEnd
 
 
 class Executor:
-    """One run of one program.
+    """One state of a run.
 
-    `transcript` and `error` may be read at any time; everything else that changes is guarded by `_changed`.
+    `transcript` and `failure` may be read at any time; everything else that changes is guarded by the run's
+    lock. `origin` is the transcript with which a fork began.
     """
 
-    def __init__(self, backend: Backend, defaults: SamplingParams, *, stream: bool, name: str) -> None:
+    def __init__(self, run: Run, *, variables: Mapping[str, Variable] | None = None) -> None:
+        self.run = run
         self.transcript = Transcript()
-        self.error: Exception | None = None  # the first failure
-        self.ended = False  # nothing will change any more
-        self.returned: Future[Any] = Future()  # the body's return value
-        self._backend = backend
-        self._defaults = defaults
-        self._stream = stream
-        self._name = name
-        self._changed = threading.Condition()
-        self._listeners: list[Callable[[], None]] = []
-        self._steps: SimpleQueue[_Step | None] = SimpleQueue()
-        self._submitted = 0
-        self._executed = 0
-        self._role: Role | None = None  # of the turn that is open after everything submitted
-        self._variables: dict[str, Variable] = {}  # the newest under each name
-        self._pending: deque[Variable] = deque()  # without value or error; the oldest first
-        self._under_way: str | None = None  # rid of the request the worker waits for
-        self._traceback: TracebackType | None = None  # of `error`, from the place where it arose
-        self._worker: threading.Thread | None = None
-        self._driver: threading.Thread | None = None
-
-    # -- running a program
-
-    def run(self, body: Callable[[], Any]) -> None:
-        """Run a program's body to its end, and all that it appended. What the body raises is raised."""
-        try:
-            result = body()
-            # Not in join(): CPython 3.11 takes a thread for dead when a signal interrupts the join.
-            self._wait(lambda: self.idle)
-            self._steps.put(None)
-            if self._worker is not None:
-                self._worker.join()
-        except BaseException as error:
-            self.cancel(error)
-            raise
-        with self._changed:
-            if not self.ended:  # a reader's Ctrl-C may have ended it meanwhile
-                self.returned.set_result(result)
-                self._end()
-
-    def start(self, body: Callable[[], Any]) -> None:
-        """Run a program's body in a thread. What the body raises becomes `error`."""
-
-        def drive() -> None:
-            with suppress(BaseException):  # kept by cancel(), raised where the state is read
-                self.run(body)
-
-        self._driver = self._thread(drive)
-
-    def cancel(self, error: BaseException) -> None:
-        """Give up everything that is not done yet. Returns when the worker has ended, or after a second."""
-        under_way = None
-        with self._changed:
-            if not self.ended:
-                self._record(error)
-                for variable in self._pending:
-                    self._fail(variable.future)
-                self._pending.clear()
-                if not self.returned.done():
-                    self._fail(self.returned)
-                under_way = self._under_way
-                self._end()
-        if under_way is not None:
-            self._backend.abort(under_way)
-        self._steps.put(None)
-        if self._worker is not None:
-            self._worker.join(timeout=1.0)
-
-    def join(self) -> None:
-        """Wait for the threads of a run that has ended."""
-        if self._driver is not None and self._driver is not threading.current_thread():
-            self._driver.join()
+        self.origin = self.transcript
+        self.failure: Failure | None = None  # the first one
+        self.role: Role | None = None  # of the turn that is open after everything submitted
+        self._variables = dict(variables or {})  # the newest under each name
+        self._inherited = dict(self._variables)
+        self._steps: deque[_Step] = deque()
+        self._deferred: list[_Step] = []  # parts of a turn that is asked for as a whole
+        self._scopes: list[int] = []  # where the open ones begin in the text, the outermost first
+        self._current: _Step | None = None
+        self._released = True  # a fork waits until its parent has come to where it was made
+        self._working = False  # a worker is at it
+        self._speaker = Speaker(run)
+        self._context = contextvars.copy_context()
 
     # -- what the body does
 
     def submit(self, expr: Expr) -> None:
         """Append an expression; returns at once.
 
-        Raises ProgramError when turns are nested or closed in the wrong order, or the program has ended.
+        Raises ProgramError when turns are nested or closed in the wrong order, or the program has ended, and
+        UnsupportedByBackend for what the backend cannot do; then nothing of the expression is appended.
         """
         line = line_of_user()
-        with self._changed:
-            if self.ended:
-                raise ProgramError("this program has ended; its state can be read, but nothing appended")
-            self._role = role_after(self._role, expr)
-            for part in expr.parts:
-                variable = None
-                if isinstance(part, Gen):
-                    variable = Variable()
-                    self._pending.append(variable)
-                    if part.name is not None:
-                        self._variables[part.name] = variable
-                self._submitted += 1
-                self._steps.put(_Step(part, line, variable))
-            if self._worker is None:
-                self._worker = self._thread(self._work)
+        settings = self.run.settings
+        parts = [
+            resolve(part, settings.defaults, self.run.backend, self.run.capabilities) for part in expr.parts
+        ]
+        with self.run.changed:
+            self._check_open()
+            self.role = role_after(self.role, expr)
+            for part in parts:
+                variable = Variable() if isinstance(part, _Named) else None
+                if variable is not None and part.name is not None:  # type: ignore[union-attr]
+                    self._variables[part.name] = variable  # type: ignore[union-attr]
+                step = _Step(part, line, variable)
+                if self._is_instant(part):
+                    self._attempt(step, partial(self._execute, step))
+                    self._settle([step])
+                    self.run.notify()
+                else:
+                    self._enqueue(step)
+
+    def fork(self, number: int) -> tuple[Executor, ...]:
+        """`number` executors that begin with what was appended so far."""
+        line = line_of_user()
+        with self.run.changed:
+            self._check_open()
+            children = tuple(Executor(self.run, variables=self._variables) for _ in range(number))
+            for child in children:
+                child.role = self.role
+                child._released = False
+            self._enqueue(_Step(_Fork(children), line))
+        return children
 
     def set(self, name: str, value: Any) -> None:
         """Give a variable a value of the program's own."""
         variable = Variable()
         variable.text = str(value)
         variable.future.set_result(value)
-        with self._changed:
+        self.put(name, variable)
+
+    def put(self, name: str, variable: Variable) -> None:
+        """Let a variable have this name."""
+        with self.run.changed:
             self._variables[name] = variable
-            self._notify()
+            self.run.notify()
+
+    def flush(self) -> None:
+        """Somebody is about to wait: put nothing off. Called under the run's lock."""
+        if self.run.settings.speculate is not None and not self.run.ended:
+            self._enqueue(_Step(_Flush(), line_of_user()))
 
     # -- what readers do
 
@@ -174,145 +172,189 @@ class Executor:
 
     @property
     def names(self) -> tuple[str, ...]:
-        with self._changed:
+        with self.run.changed:
             return tuple(self._variables)
+
+    @property
+    def own(self) -> dict[str, Variable]:
+        """The variables that are not those of the parent at the fork."""
+        with self.run.changed:
+            items = self._variables.items()
+            return {name: variable for name, variable in items if self._inherited.get(name) is not variable}
 
     @property
     def idle(self) -> bool:
         """Everything that was submitted is done."""
-        return self.ended or self._executed == self._submitted
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until `condition`, evaluated after every change, holds. Ctrl-C in here cancels the program."""
-        try:
-            self._wait(condition)
-        except KeyboardInterrupt as error:
-            self.cancel(error)
-            raise
-
-    @contextmanager
-    def listening(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call `listener` after every change, in whatever thread makes it; it must not block."""
-        with self._changed:
-            self._listeners.append(listener)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._listeners.remove(listener)
-
-    def raise_error(self) -> NoReturn:
-        """Raise the first failure, from the place where it arose, however often it was raised before."""
-        assert self.error is not None
-        raise self.error.with_traceback(self._traceback)
+        return self.run.ended or (self._released and self not in self.run.busy)
 
     # -- the worker
 
     def _work(self) -> None:
-        while (step := self._steps.get()) is not None:
-            try:
-                if self.error is None:
-                    self._execute(step)
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the variable's reader
-                what = "an appended expression" if step.variable is None else "a generation"
-                error.add_note(f"{what} of the program {self._name!r} failed:\n{step.line}")
-                with self._changed:
-                    self._record(error)
-            with self._changed:
-                self._executed += 1
-                if step.variable is not None and not step.variable.future.done():
-                    self._pending.remove(step.variable)
-                    self._fail(step.variable.future)
-                self._notify()
+        """Carry out what there is, then let the thread go."""
+        done: list[_Step] = []
+        while True:
+            with self.run.changed:
+                self._settle(done)
+                if not self._steps:
+                    self._working = False
+                    if not self._deferred:
+                        self.run.busy.pop(self, None)
+                    self.run.notify()
+                    return
+                if done:
+                    self.run.notify()
+                step = self._current = self._steps.popleft()
+            if self._puts_off(step):
+                self._deferred.append(step)
+                done = []
+                continue
+            done = [*self._deferred, step]
+            if self._deferred:
+                self._attempt(self._deferred[-1], self._speak_turn)
+                self._deferred = []
+            self._attempt(step, partial(self._execute, step))
+
+    def _puts_off(self, step: _Step) -> bool:
+        if self.failure is not None or not isinstance(step.part, Text | Gen):
+            return False
+        return self._speaker.speaks_whole_turns(self.transcript, step.part)
+
+    def _attempt(self, step: _Step, action: Callable[[], None]) -> None:
+        if self.failure is not None:
+            return
+        try:
+            action()
+        except Ended:
+            pass  # whoever ended it has said why
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the variable's reader
+            what = "an appended expression" if step.variable is None else "a generation"
+            error.add_note(f"{what} of the program {self.run.settings.name!r} failed:\n{step.line}")
+            with self.run.changed:
+                if self.failure is None:
+                    self.failure = Failure.of(error)
 
     def _execute(self, step: _Step) -> None:
-        transcript = self.transcript
+        before = transcript = self.transcript
         match step.part:
             case Text(text):
-                transcript = transcript.add(text)
+                transcript = self._speaker.hears(before.add(text), text)
+            case Show(media):
+                transcript = before.show(media, self.run.markup())
             case RoleBegin(role):
-                transcript = transcript.begin(role, self._backend.chat_template)
+                transcript = self._speaker.hears(before.begin(role, self.run.markup()))
             case RoleEnd():
-                transcript = transcript.end(self._backend.chat_template)
-            case Gen() as part:
+                transcript = self._speaker.hears(before.end(self.run.markup()))
+            case ScopeBegin():
+                self._scopes.append(len(before.text))
+            case ScopeEnd():
                 assert step.variable is not None
+                self._fill(step.variable, before, before.text[self._scopes.pop() :])
+            case _Fork(children):
+                self._speaker.warm(before, len(children))
+            case Gen() as part:
                 self._generate(part, step.variable)
-                return
-        with self._changed:
-            if self.error is None:
-                self.transcript = transcript
+            case Select() as part:
+                self._select(part, step.variable)
+        if transcript is not before:
+            with self.run.changed:
+                if self.failure is None:
+                    self.transcript = transcript
 
-    def _generate(self, part: Gen, variable: Variable) -> None:
+    def _generate(self, part: Gen, variable: Variable | None) -> None:
+        assert variable is not None
         before = self.transcript
-        params = merge(self._defaults, part.params)
-        if before.role == "assistant":
-            stop = (*(params.stop or ()), *self._backend.chat_template.stop)
-            params = merge(params, SamplingParams(stop=stop))
-        prompt = Prompt(os.urandom(16).hex(), before.text, before.messages, part.name)
-        completion = Completion("")
-        with self._changed:
-            if self.error is not None:
-                return
-            self._under_way = prompt.rid
-        try:
-            if self._stream:
-                with closing(self._backend.stream(prompt, params)) as completions:
-                    for completion in completions:
-                        if not self._progress(before, variable, completion):
-                            return
+        for completion in self._speaker.speak(before, part):
+            if self.run.settings.stream:
+                self._progress(variable, before.add(completion.text), completion.text, completion.meta_info)
+        others = completion.others
+        value = completion.text if not others else [completion.text, *(other.text for other in others)]
+        told = completion.meta_info if not others else [c.meta_info for c in (completion, *others)]
+        self._fill(variable, before.add(completion.text), value, told)
+
+    def _select(self, part: Select, variable: Variable | None) -> None:
+        assert variable is not None
+        before = self.transcript
+        choice, meta_info = self._speaker.choose(before, part)
+        self._fill(variable, before.add(choice), choice, meta_info)
+
+    def _speak_turn(self) -> None:
+        """Ask for a turn as a whole, and divide it among its parts."""
+        parts = [step.part for step in self._deferred if isinstance(step.part, Text | Gen)]
+        texts, meta_info = self._speaker.speak_turn(self.transcript, parts)
+        for step, text in zip(self._deferred, texts, strict=True):
+            transcript = self.transcript.add(text)
+            if step.variable is None:
+                with self.run.changed:
+                    self.transcript = transcript
             else:
-                completion = self._backend.generate(prompt, params)
-        finally:
-            self._under_way = None
-        with self._changed:
-            if self._progress(before, variable, completion):
-                self._pending.remove(variable)
-                variable.future.set_result(completion.text)
+                self._fill(step.variable, transcript, text, meta_info)
 
-    def _progress(self, before: Transcript, variable: Variable, completion: Completion) -> bool:
-        """Make known what is generated so far. False when nobody wants it any more."""
-        with self._changed:
-            if self.error is not None:
-                return False
-            variable.text = completion.text
-            variable.meta_info = completion.meta_info
-            self.transcript = before.add(completion.text)
-            self._notify()
-            return True
+    def _progress(self, variable: Variable, transcript: Transcript, text: str, meta_info: Any) -> None:
+        """Make known what is said so far. Raises Ended when nobody wants it any more."""
+        with self.run.changed:
+            if self.failure is not None:
+                raise Ended
+            variable.text = text
+            variable.meta_info = meta_info
+            self.transcript = transcript
+            self.run.notify()
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
-        with self._changed:
-            while not self._changed.wait_for(condition, _SIGNAL_S):
-                pass
+    def _fill(self, variable: Variable, transcript: Transcript, value: Any, meta_info: Any = None) -> None:
+        with self.run.changed:
+            if self.failure is not None:
+                raise Ended
+            self.transcript = transcript
+            variable.text = value if isinstance(value, str) else value[0]
+            variable.meta_info = {} if meta_info is None else meta_info
+            variable.future.set_result(value)
 
     # -- under the lock
 
-    def _record(self, error: BaseException) -> None:
-        if self.error is None:
-            # Ctrl-C and exit are for whoever runs the program now, not for those who read its state later.
-            interrupted = ProgramError(f"the program was interrupted by {type(error).__name__}")
-            self.error = error if isinstance(error, Exception) else interrupted
-        if self.error is error:
-            self._traceback = error.__traceback__
+    def _settle(self, steps: list[_Step]) -> None:
+        """These are done, or failed."""
+        for step in steps:
+            if step.variable is not None and not step.variable.future.done():
+                assert self.failure is not None
+                step.variable.fail(self.failure)
+            if isinstance(step.part, _Fork):
+                for child in step.part.children:
+                    child._begin(self)
 
-    def _fail(self, future: Future[Any]) -> None:
-        assert self.error is not None
-        future.set_exception(self.error)
+    def give_up(self, failure: Failure) -> None:
+        """Do nothing more: what is not done yet has failed."""
+        if self.failure is None or self.failure.error is failure.error:
+            self.failure = failure  # of the same error the newer one: it shows where the body read it
+        under_way = () if self._current is None else (self._current,)
+        for step in (*under_way, *self._deferred, *self._steps):
+            if step.variable is not None and not step.variable.future.done():
+                step.variable.fail(self.failure)
 
-    def _end(self) -> None:
-        self.ended = True
-        self._notify()
+    def _begin(self, parent: Executor) -> None:
+        """The parent has come to where this fork was made."""
+        self.transcript = self.origin = parent.transcript
+        self.failure = self.failure or parent.failure
+        self._speaker = parent._speaker.forked()
+        self._released = True
+        self._start()
 
-    def _notify(self) -> None:
-        self._changed.notify_all()
-        for listener in self._listeners:
-            listener()
+    def _enqueue(self, step: _Step) -> None:
+        self._steps.append(step)
+        self.run.busy[self] = None
+        self._start()
 
-    # -- threads
+    def _is_instant(self, part: Part) -> bool:
+        """Whether this needs neither a worker nor a look at the backend, and is next."""
+        quick = isinstance(part, Text | ScopeBegin | ScopeEnd)
+        if not quick and not (isinstance(part, RoleBegin | RoleEnd) and self.run.template is not None):
+            return False
+        busy = self._working or self._steps or not self._released
+        return not busy and self.run.settings.speculate is None
 
-    def _thread(self, target: Callable[[], None]) -> threading.Thread:
-        """A started thread with the caller's context variables, which does not keep the process alive."""
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(target,), name=f"sgl {self._name}", daemon=True)
-        thread.start()
-        return thread
+    def _start(self) -> None:
+        if self._steps and self._released and not self._working and not self.run.ended:
+            self._working = True
+            self.run.workers.submit(lambda: self._context.run(self._work))
+
+    def _check_open(self) -> None:
+        if self.run.ended:
+            raise ProgramError("this program has ended; its state can be read, but nothing appended")

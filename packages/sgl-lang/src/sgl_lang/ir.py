@@ -8,9 +8,11 @@ The file does not know how a part is carried out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from sgl_lang.choices import ChoicesMethod
 from sgl_lang.errors import ProgramError
+from sgl_lang.media import Media
 from sgl_lang.sampling import SamplingParams
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
@@ -32,6 +34,22 @@ class Gen:
 
 
 @dataclass(frozen=True, slots=True)
+class Select:
+    """The choice that the model finds most likely, kept in the variable `name`."""
+
+    name: str | None
+    choices: tuple[str, ...]
+    method: ChoicesMethod | None  # None: what suits the backend
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """A picture or a film."""
+
+    media: Media
+
+
+@dataclass(frozen=True, slots=True)
 class RoleBegin:
     """From here on `role` speaks."""
 
@@ -45,7 +63,35 @@ class RoleEnd:
     role: Role
 
 
-Part: TypeAlias = Text | Gen | RoleBegin | RoleEnd
+@dataclass(frozen=True, slots=True)
+class ScopeBegin:
+    """From here on, what is said goes into the variable `name`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeEnd:
+    """The variable `name` is complete."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Text that a traced program will know when it runs."""
+
+    value: Any
+
+
+Part: TypeAlias = Text | Gen | Select | Show | RoleBegin | RoleEnd | ScopeBegin | ScopeEnd | Unknown
+
+
+@runtime_checkable
+class Expression(Protocol):
+    """Something that can be written as an `Expr`, such as the arguments of a traced program."""
+
+    def __sgl_expr__(self) -> Expr: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +101,13 @@ class Expr:
     parts: tuple[Part, ...]
 
     def __add__(self, other: Expr | str) -> Expr:
-        if isinstance(other, str):
-            return Expr((*self.parts, Text(other)))
-        if isinstance(other, Expr):
-            return Expr(self.parts + other.parts)
+        if isinstance(other, str | Expr | Expression):
+            return Expr(self.parts + expression(other).parts)
         return NotImplemented
 
     def __radd__(self, other: str) -> Expr:
-        if isinstance(other, str):
-            return Expr((Text(other), *self.parts))
+        if isinstance(other, str | Expression):
+            return Expr(expression(other).parts + self.parts)
         return NotImplemented
 
     def __format__(self, spec: str) -> str:
@@ -77,6 +121,8 @@ def expression(value: object) -> Expr:
         return value
     if isinstance(value, str):
         return Expr((Text(value),))
+    if isinstance(value, Expression):
+        return value.__sgl_expr__()
     raise ProgramError(
         f"a str or an expression such as gen(...) is expected here, not {type(value).__name__}"
     )

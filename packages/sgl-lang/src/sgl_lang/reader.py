@@ -7,7 +7,6 @@ or be a coroutine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sgl_lang.errors import ProgramError
@@ -15,7 +14,7 @@ from sgl_lang.executor import Executor, Variable
 
 
 class Reader:
-    """One pass over the text of a run (`name` None) or over one of its variables.
+    """One pass over the text of a state (`name` None) or over one of its variables.
 
     Args:
         inside: the reader is the program itself, which cannot wait for its own end: what was appended is all.
@@ -27,15 +26,18 @@ class Reader:
         self._inside = inside
         self.variable: Variable | None = None  # once it is known
         self._taken = 0
+        if inside:
+            with executor.run.changed:
+                executor.flush()
 
     @property
     def over(self) -> bool:
         """Nothing will be added to the text any more."""
         if self._name is None:
-            return self._executor.idle if self._inside else self._executor.ended
+            return self._executor.idle if self._inside else self._executor.run.ended
         variable = self._find()
         if variable is None:
-            return self._inside or self._executor.ended
+            return self._inside or self._executor.run.ended
         return variable.future.done()
 
     @property
@@ -50,18 +52,29 @@ class Reader:
         return piece
 
     @property
-    def meta_info(self) -> Mapping[str, Any]:
+    def meta_info(self) -> Any:
         """Of the variable, as of now."""
         variable = self._find()
         return {} if variable is None else variable.meta_info
 
     def check(self) -> None:
         """Raise what went wrong with a text that is over, if something did."""
-        if self._name is None:
-            if self._executor.error is not None:
-                self._executor.raise_error()
-        else:
-            value(self._executor, self._name, self._find())
+        if self._name is not None:
+            self.value()
+        elif self._executor.failure is not None:
+            self._executor.failure.throw()
+
+    def value(self) -> Any:
+        """The value of a variable that is done. Raises its error; without a variable, why there is none."""
+        variable = self._find()
+        if variable is None:
+            if self._executor.failure is not None:  # it may have been asked for later, had we come so far
+                self._executor.failure.throw()
+            known = ", ".join(map(repr, self._executor.names)) or "none yet"
+            raise ProgramError(f"this program has no variable {self._name!r}; it has {known}")
+        if variable.failure is not None:
+            variable.failure.throw()
+        return variable.future.result()
 
     def _text(self) -> str:
         if self._name is None:
@@ -73,15 +86,3 @@ class Reader:
         if self.variable is None and self._name is not None:
             self.variable = self._executor.find(self._name)
         return self.variable
-
-
-def value(executor: Executor, name: str, variable: Variable | None) -> Any:
-    """The value of a variable that is done. Raises its error; without a variable, why there is none."""
-    if variable is None:
-        if executor.error is not None:  # it may have been asked for later, had the program come so far
-            executor.raise_error()
-        known = ", ".join(map(repr, executor.names)) or "none yet"
-        raise ProgramError(f"this program has no variable {name!r}; it has {known}")
-    if variable.future.exception() is not None:
-        executor.raise_error()
-    return variable.future.result()

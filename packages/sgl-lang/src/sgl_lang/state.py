@@ -7,19 +7,19 @@ wait for its own end. Seen from outside it means all that the program will ever 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from typing import Any, Literal, overload
+from contextlib import contextmanager
+from typing import Any, Literal, Self, overload
 
 from sgl_lang.errors import ProgramError
-from sgl_lang.executor import Executor, Variable
-from sgl_lang.ir import Expr, Role, RoleBegin, RoleEnd, expression
-from sgl_lang.primitives import turn
-from sgl_lang.reader import Reader, value
+from sgl_lang.executor import Executor
+from sgl_lang.forks import Forks, concatenate, gather
+from sgl_lang.reader import Reader
+from sgl_lang.usage import Usage
+from sgl_lang.writing import Writing
 
 
-class State:
+class State(Writing):
     """A program's state: the text so far and the variables in it.
 
     Appending (`s += ...`) does not wait for the model; reading does. A generation that fails raises its error
@@ -30,49 +30,6 @@ class State:
         self._executor = executor
         self._inside = inside
 
-    # -- appending
-
-    def __iadd__(self, other: str | Expr) -> State:
-        """Append text or an expression. Raises ProgramError for anything else, and for turns out of order."""
-        self._executor.submit(expression(other))
-        return self
-
-    @overload
-    def system(self) -> AbstractContextManager[State]: ...
-    @overload
-    def system(self, content: str | Expr) -> Expr: ...
-    def system(self, content: str | Expr | None = None) -> Expr | AbstractContextManager[State]:
-        """`s.system("...")` is `system("...")`; `with s.system():` makes a turn of what it appends."""
-        return self._turn("system", content)
-
-    @overload
-    def user(self) -> AbstractContextManager[State]: ...
-    @overload
-    def user(self, content: str | Expr) -> Expr: ...
-    def user(self, content: str | Expr | None = None) -> Expr | AbstractContextManager[State]:
-        """`s.user("...")` is `user("...")`; `with s.user():` makes a turn of what it appends."""
-        return self._turn("user", content)
-
-    @overload
-    def assistant(self) -> AbstractContextManager[State]: ...
-    @overload
-    def assistant(self, content: str | Expr) -> Expr: ...
-    def assistant(self, content: str | Expr | None = None) -> Expr | AbstractContextManager[State]:
-        """`s.assistant(...)` is `assistant(...)`; `with s.assistant():` makes a turn of what it appends."""
-        return self._turn("assistant", content)
-
-    def _turn(self, role: Role, content: str | Expr | None) -> Expr | AbstractContextManager[State]:
-        return self._scope(role) if content is None else turn(role, content)
-
-    @contextmanager
-    def _scope(self, role: Role) -> Iterator[State]:
-        self._executor.submit(Expr((RoleBegin(role),)))
-        try:
-            yield self
-        finally:
-            if not self._executor.ended:  # else an interrupted program would hear that it has ended
-                self._executor.submit(Expr((RoleEnd(role),)))
-
     # -- variables
 
     def __getitem__(self, name: str) -> Any:
@@ -80,31 +37,20 @@ class State:
 
         Raises the error of the generation if it failed, and ProgramError if the program has no such variable.
         """
-        return value(self._executor, name, self._await(name))
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._executor.set(name, value)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether the program has asked for this variable or set it; its value may still be on its way."""
-        return self._executor.find(name) is not None
+        return self._over(name).value()
 
     def get_var(self, name: str) -> Any:
         """The same as `s[name]`."""
         return self[name]
 
-    def set_var(self, name: str, value: Any) -> None:
-        """The same as `s[name] = value`."""
-        self[name] = value
+    def get_meta_info(self, name: str) -> Any:
+        """What the backend reports of a generation: a dict of token counts, finish reason, log-probabilities.
 
-    def get_meta_info(self, name: str) -> dict[str, Any]:
-        """What the backend reports of a generation: token counts, finish reason, log-probabilities.
-
-        Waits for the generation, and raises like `s[name]`.
+        With `gen(n=...)` a list of those. Waits for the generation, and raises like `s[name]`.
         """
-        variable = self._await(name)
-        value(self._executor, name, variable)
-        return {} if variable is None else dict(variable.meta_info)
+        reader = self._over(name)
+        reader.value()
+        return reader.meta_info
 
     @property
     def ret_value(self) -> Any:
@@ -112,21 +58,53 @@ class State:
         if self._inside:
             raise ProgramError("a program returns a value when it ends, so it cannot read it itself")
         self.sync()
-        if self._executor.returned.exception() is not None:
-            self._executor.raise_error()
-        return self._executor.returned.result()
+        returned = self._executor.run.returned
+        if returned.exception() is not None:
+            assert self._executor.failure is not None, "what a body raises is its state's failure"
+            self._executor.failure.throw()
+        return returned.result()
+
+    # -- forks
+
+    def fork(self, size: int = 1) -> Forks[Self]:
+        """`size` states that go on from here, each on its own; see `Forks`.
+
+        Nothing waits: a fork begins when what was appended here so far is done. Raises ProgramError for a
+        size that is no int of at least 1.
+        """
+        return Forks([type(self)(executor, inside=True) for executor in self._forked(size)], self._join)
+
+    @contextmanager
+    def copy(self) -> Iterator[Self]:
+        """`with s.copy() as c:` goes on with a copy; then its new variables are here, as in `Forks.join`."""
+        with self.fork(1) as forks:
+            yield forks[0]
+
+    def _join(self, states: list[Self], mode: str) -> None:
+        """Wait for the forks and take over what they have."""
+        readers = [state._over(None) for state in states]
+        children = [state._executor for state in states]
+        if mode == "gather_variable":
+            gather(self._executor, children)
+        else:
+            for reader in readers:
+                reader.check()
+            self._executor.submit(concatenate(children))
 
     # -- text
 
     def text(self) -> str:
         """The whole text, prompt and markup included. Waits for all of it; raises what failed."""
-        self._finished().check()
+        self._over(None).check()
         return self._executor.transcript.text
 
     def messages(self) -> list[dict[str, Any]]:
-        """Turns in OpenAI's format, `{"role": ..., "content": ...}`. Waits for all; raises what failed."""
-        self._finished().check()
-        return [message._asdict() for message in self._executor.transcript.messages]
+        """Turns in OpenAI's format, `{"role": ..., "content": ...}`. Waits for all; raises what failed.
+
+        The content is a str, or a list of pieces where images are shown.
+        """
+        self._over(None).check()
+        return [message.openai() for message in self._executor.transcript.messages]
 
     def text_iter(self, var_name: str | None = None) -> Iterator[str]:
         """The text, or that of one variable, in the pieces in which it comes into being.
@@ -137,12 +115,12 @@ class State:
         reader = Reader(self._executor, var_name, inside=self._inside)
         over = False
         while not over:
-            self._executor.wait_for(lambda: reader.ready)
+            self._executor.run.wait_for(lambda: reader.ready)
             over = reader.over
             if piece := reader.take():
                 yield piece
         if var_name is None:
-            self._join()
+            self._end()
         reader.check()
 
     @overload
@@ -153,59 +131,54 @@ class State:
     def text_async_iter(
         self, var_name: str, return_meta_data: Literal[True]
     ) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
-    async def text_async_iter(
+    def text_async_iter(
         self, var_name: str | None = None, return_meta_data: bool = False
     ) -> AsyncIterator[Any]:
         """`text_iter` for coroutines: waiting leaves the event loop free and occupies no thread.
 
         With `return_meta_data` each piece is a pair: the text, and the meta info of the variable by then.
         """
-        if return_meta_data and var_name is None:
-            raise ProgramError("return_meta_data=True needs var_name: a whole text has no meta info")
-        reader = Reader(self._executor, var_name, inside=self._inside)
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-
-        def wake() -> None:
-            # RuntimeError: the loop was closed over an unfinished iteration, so nobody is waiting.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(changed.set)
-
-        with self._executor.listening(wake):
-            over = False
-            while not over:
-                while not reader.ready:
-                    await changed.wait()
-                    changed.clear()
-                over = reader.over
-                if piece := reader.take():
-                    yield (piece, dict(reader.meta_info)) if return_meta_data else piece
-        reader.check()
+        return pieces(self._executor, var_name, inside=self._inside, meta=return_meta_data)
 
     # -- waiting
 
     def sync(self) -> None:
         """Wait until everything is done or has failed. Raises nothing."""
-        self._finished()
+        self._over(None)
 
     def error(self) -> Exception | None:
         """What went wrong first, or None. Waits like `sync`."""
         self.sync()
-        return self._executor.error
+        return None if self._executor.failure is None else self._executor.failure.error
 
-    def _finished(self) -> Reader:
-        """A reader of the whole text, which is over."""
-        reader = Reader(self._executor, None, inside=self._inside)
-        self._executor.wait_for(lambda: reader.over)
-        self._join()
+    def usage(self) -> Usage:
+        """The tokens that this run, forks included, has cost. Waits like `sync`."""
+        self.sync()
+        return self._executor.run.usage
+
+    def _over(self, name: str | None) -> Reader:
+        """A reader of a text that is over: the variable's, or (None) the whole one."""
+        reader = Reader(self._executor, name, inside=self._inside)
+        if not reader.over:
+            self._executor.run.wait_for(lambda: reader.over)
+        if name is None:
+            self._end()
         return reader
 
-    def _await(self, name: str) -> Variable | None:
-        """The variable, done; or None if there is none and, as far as can be known, there will be none."""
-        reader = Reader(self._executor, name, inside=self._inside)
-        self._executor.wait_for(lambda: reader.over)
-        return reader.variable
-
-    def _join(self) -> None:
+    def _end(self) -> None:
         if not self._inside:
-            self._executor.join()
+            self._executor.run.join()
+
+
+async def pieces(executor: Executor, name: str | None, *, inside: bool, meta: bool) -> AsyncIterator[Any]:
+    """The text of a state or of a variable as it comes into being; with `meta`, each with its meta info."""
+    if meta and name is None:
+        raise ProgramError("return_meta_data=True needs var_name: a whole text has no meta info")
+    reader = Reader(executor, name, inside=inside)
+    over = False
+    while not over:
+        await executor.run.wait_async(lambda: reader.ready)
+        over = reader.over
+        if piece := reader.take():
+            yield (piece, dict(reader.meta_info)) if meta else piece
+    reader.check()

@@ -9,26 +9,25 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import fields
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import httpx
 
+from sgl_lang.backends import _runtime
 from sgl_lang.backends._sse import events
-from sgl_lang.backends.protocol import Completion, Prompt
+from sgl_lang.backends.protocol import Backend, Capabilities, Completion, Prompt, Scores
 from sgl_lang.chat import ChatTemplate, Markup, guess_template, named_template
-from sgl_lang.errors import BackendError, ProgramError
+from sgl_lang.errors import BackendError, ProgramError, UnsupportedByBackend
 from sgl_lang.sampling import SamplingParams
 
-# These stand beside "sampling_params" in a request, not in it.
-_BESIDE = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class RuntimeEndpoint:
+class RuntimeEndpoint(Backend):
     """A backend that generates on an sgl-runtime server.
 
     Args:
@@ -60,6 +59,10 @@ class RuntimeEndpoint:
         self._template_lock = threading.Lock()
 
     @property
+    def capabilities(self) -> Capabilities:
+        return Capabilities()
+
+    @property
     def chat_template(self) -> ChatTemplate:
         """The model's markup: what the user chose, else what the server reports, else guessed by name."""
         with self._template_lock:
@@ -68,22 +71,24 @@ class RuntimeEndpoint:
             return self._template
 
     def generate(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        with self._talking():
-            response = self._client.post(
-                f"{self.base_url}/generate",
-                json=_request(prompt, params, stream=False),
-                headers=self._headers,
-            )
-        return self._completion(self._answer(response).text)
+        if params.stop_regex:
+            return self._until(prompt, params, params.stop_regex)
+        answer = self._post("/generate", _runtime.generation(prompt, params, stream=False))
+        first, *others = map(self._completion, answer if isinstance(answer, list) else [answer])
+        return replace(first, others=tuple(others)) if others else first
 
     def stream(self, prompt: Prompt, params: SamplingParams) -> Generator[Completion, None, None]:
+        if params.stop_regex:  # what a pattern cuts off is known at the end only
+            yield self._until(prompt, params, params.stop_regex)
+            return
         done = False
+        samples: dict[int, Completion] = {0: Completion("")}
         with (
             self._talking(),
             self._client.stream(
                 "POST",
                 f"{self.base_url}/generate",
-                json=_request(prompt, params, stream=True),
+                json=_runtime.generation(prompt, params, stream=True),
                 headers=self._headers,
             ) as response,
         ):
@@ -95,9 +100,28 @@ class RuntimeEndpoint:
                 if data == "[DONE]":
                     done = True
                 else:
-                    yield self._completion(data)
+                    event = self._json(data)
+                    samples[event.get("index", 0) if isinstance(event, dict) else 0] = self._completion(event)
+                    yield _joined(samples)
         if not done:
             raise BackendError(f"the server at {self.base_url} ended its answer in the middle")
+
+    def score(self, prompt: Prompt, options: Sequence[str], *, unconditional: bool = False) -> Scores:
+        texts = [prompt.text, *(prompt.text + option for option in options), ""]
+        tokens = self._object(self._post("/tokenize", {"prompt": texts}))["tokens"]
+        before, after, nothing = tokens[0], tokens[1:-1], tokens[-1]
+        start = _runtime.boundary(before, after)
+        answers = self._post("/generate", _runtime.scoring(prompt, after, start))
+        alone = None
+        if unconditional:
+            bare = [nothing + ids[start:] for ids in after]
+            alone = self._post("/generate", _runtime.scoring(Prompt(prompt.rid, ""), bare, len(nothing)))
+        for answer in (*answers, *(alone or ())):
+            self._completion(answer)  # raises what went wrong with one of them
+        return _runtime.scores(answers, alone)
+
+    def warm(self, prompt: Prompt) -> None:
+        self._post("/generate", _runtime.generation(prompt, SamplingParams(max_new_tokens=0), stream=False))
 
     def abort(self, rid: str) -> None:
         with suppress(httpx.HTTPError, RuntimeError):  # RuntimeError: the client was closed meanwhile
@@ -107,11 +131,11 @@ class RuntimeEndpoint:
 
     def get_model_info(self) -> dict[str, Any]:
         """What the server says of its model: "model_path", "is_generation", "chat_template"."""
-        return self._object(self._get("/get_model_info").text)
+        return self._object(self._json(self._get("/get_model_info").text))
 
     def get_server_args(self) -> dict[str, Any]:
         """The arguments with which the server was started."""
-        return self._object(self._get("/get_server_args").text)
+        return self._object(self._json(self._get("/get_server_args").text))
 
     def flush_cache(self) -> None:
         """Empty the server's prefix cache. Raises BackendError if it will not, as requests are running."""
@@ -136,6 +160,11 @@ class RuntimeEndpoint:
         with self._talking():
             response = self._client.get(f"{self.base_url}{path}", headers=self._headers, timeout=30.0)
         return self._answer(response)
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        with self._talking():
+            response = self._client.post(f"{self.base_url}{path}", json=body, headers=self._headers)
+        return self._json(self._answer(response).text)
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -167,25 +196,41 @@ class RuntimeEndpoint:
         status = response.status_code
         raise BackendError(f"the server at {self.base_url} answered {status}: {message}", status=status)
 
-    def _completion(self, data: str) -> Completion:
-        body = self._object(data)
+    def _completion(self, answer: Any) -> Completion:
+        body = self._object(answer)
         if "error" in body:
             raise BackendError(f"the server at {self.base_url} failed: {_message(body)}")
         if not isinstance(body.get("text"), str):
-            raise BackendError(f"the server at {self.base_url} answered without a text: {data[:200]}")
+            raise BackendError(f"the server at {self.base_url} answered without a text: {str(body)[:200]}")
         meta_info = body.get("meta_info") or {}
         finish = meta_info.get("finish_reason")
         if isinstance(finish, dict) and finish.get("type") == "abort":
             raise BackendError(f"the server at {self.base_url} aborted the request: {finish.get('message')}")
         return Completion(text=body["text"], meta_info=meta_info)
 
-    def _object(self, data: str) -> dict[str, Any]:
+    def _until(self, prompt: Prompt, params: SamplingParams, patterns: Sequence[str]) -> Completion:
+        """The answer before the first match of a pattern; the server, which knows none, stops there."""
+        if (params.n or 1) > 1:
+            raise UnsupportedByBackend("RuntimeEndpoint does not take n together with stop_regex; drop one")
+        completion = Completion("")
+        with closing(self.stream(prompt, replace(params, stop_regex=None))) as completions:
+            for completion in completions:
+                if (found := _runtime.first_match(completion.text, patterns)) is not None:
+                    finish = {"type": "stop", "matched": found.group()}
+                    told = {**completion.meta_info, "finish_reason": finish}
+                    return Completion(completion.text[: found.start()], told)
+        return completion
+
+    def _json(self, data: str) -> Any:
         try:
-            body = json.loads(data)
+            return json.loads(data)
         except ValueError:
-            body = None
+            return self._object(data)
+
+    def _object(self, body: Any) -> dict[str, Any]:
         if not isinstance(body, dict):
-            raise BackendError(f"{self.base_url} does not answer like an sgl-runtime server: {data[:200]}")
+            said = str(body)[:200]
+            raise BackendError(f"{self.base_url} does not answer like an sgl-runtime server: {said}")
         return body
 
     def _model_template(self, model: Mapping[str, Any]) -> ChatTemplate:
@@ -216,12 +261,9 @@ def _client() -> httpx.Client:
     )
 
 
-def _request(prompt: Prompt, params: SamplingParams, *, stream: bool) -> dict[str, Any]:
-    """The body of POST /generate; what is None is left to the server."""
-    given = {field.name: getattr(params, field.name) for field in fields(params)}
-    said = {name: value for name, value in given.items() if value is not None}
-    beside = {name: said.pop(name) for name in _BESIDE if name in said}
-    return {"rid": prompt.rid, "text": prompt.text, "sampling_params": said, "stream": stream, **beside}
+def _joined(samples: Mapping[int, Completion]) -> Completion:
+    """The first sample, with the others as far as they have come."""
+    return replace(samples[0], others=tuple(samples[index] for index in sorted(samples) if index))
 
 
 def _message(body: Any) -> str:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from sgl_runtime.errors import SglError
-from sgl_runtime.http import errors, info, native, profile
+from sgl_runtime.http import errors, info, native, profile, tokens
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
 from sgl_runtime.http.openai import chat, completions, models
@@ -40,6 +40,8 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             Route("/abort_request", partial(info.abort_request, api), methods=["POST"]),
             Route("/start_profile", partial(profile.start_profile, api), methods=["POST"]),
             Route("/stop_profile", partial(profile.stop_profile, api), methods=["POST"]),
+            Route("/tokenize", partial(tokens.tokenize, api), methods=["POST"]),
+            Route("/detokenize", partial(tokens.detokenize, api), methods=["POST"]),
             Route("/v1/models", partial(models.list_models, api)),
             Route("/v1/models/{id:path}", partial(models.get_model, api)),
             Route("/v1/completions", partial(completions.completions, api), methods=["POST"]),
