@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -40,22 +39,7 @@ from sgl_lang.line import Line, line_of_user
 from sgl_lang.run import Ended, Failure, Run
 from sgl_lang.speaker import Speaker
 from sgl_lang.transcript import Transcript
-
-
-class Variable:
-    """A value that may still be on its way. Changed only under the run's lock."""
-
-    __slots__ = ("failure", "future", "meta_info", "text")
-
-    def __init__(self) -> None:
-        self.future: Future[Any] = Future()
-        self.failure: Failure | None = None
-        self.text = ""  # so far
-        self.meta_info: Any = {}
-
-    def fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self.future.set_exception(failure.error)
+from sgl_lang.variable import Variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +112,7 @@ class Executor:
                     self._variables[part.name] = variable  # type: ignore[union-attr]
                 step = _Step(part, line, variable)
                 if self._is_instant(part):
-                    self._attempt(step, partial(self._execute, step))
+                    self._attempt(step, partial(self._execute, step), ProgramError)
                     self._settle([step])
                     self.run.notify()
                 else:
@@ -210,7 +194,8 @@ class Executor:
                 continue
             done = [*self._deferred, step]
             if self._deferred:
-                self._attempt(self._deferred[-1], self._speak_turn)
+                asking = next((put_off for put_off in self._deferred if put_off.variable), step)
+                self._attempt(asking, self._speak_turn)
                 self._deferred = []
             self._attempt(step, partial(self._execute, step))
 
@@ -219,14 +204,19 @@ class Executor:
             return False
         return self._speaker.speaks_whole_turns(self.transcript, step.part)
 
-    def _attempt(self, step: _Step, action: Callable[[], None]) -> None:
+    def _attempt(
+        self, step: _Step, action: Callable[[], None], kind: type[BaseException] = BaseException
+    ) -> None:
+        """Do it; what it raises, if it is of this kind, belongs to whoever reads. In the body's own thread
+        that must not be Ctrl-C.
+        """
         if self.failure is not None:
             return
         try:
             action()
         except Ended:
             pass  # whoever ended it has said why
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the variable's reader
+        except kind as error:
             what = "an appended expression" if step.variable is None else "a generation"
             error.add_note(f"{what} of the program {self.run.settings.name!r} failed:\n{step.line}")
             with self.run.changed:
