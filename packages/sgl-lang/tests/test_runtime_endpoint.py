@@ -406,7 +406,8 @@ def test_constraints_are_sent_as_the_server_spells_them(runtime, endpoint):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_pattern_stops_the_answer_and_the_server(runtime, endpoint, stream):
-    runtime.answer = lambda body: ["One", "One, two", "One, two 3", *["One, two 3 and so on"] * 500]
+    more = ["One, two 3" + " and so on" * 2000] * 500  # more than what a socket holds
+    runtime.answer = lambda body: ["One", "One, two", "One, two 3", *more]
 
     @function
     def program(s):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -56,11 +56,12 @@ class _Flush:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One part to carry out, where it was appended, and the variable it fills."""
+    """One part to carry out, where it was appended and among which context variables, and what it fills."""
 
     part: Part | _Fork | _Flush
     line: Line
     variable: Variable | None = None
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
 _Named: TypeAlias = Gen | Select | ScopeEnd
@@ -88,7 +89,6 @@ class Executor:
         self._released = True  # a fork waits until its parent has come to where it was made
         self._working = False  # a worker is at it
         self._speaker = Speaker(run)
-        self._context = contextvars.copy_context()
 
     # -- what the body does
 
@@ -195,9 +195,9 @@ class Executor:
             done = [*self._deferred, step]
             if self._deferred:
                 asking = next((put_off for put_off in self._deferred if put_off.variable), step)
-                self._attempt(asking, self._speak_turn)
+                self._attempt(asking, partial(asking.context.run, self._speak_turn))
                 self._deferred = []
-            self._attempt(step, partial(self._execute, step))
+            self._attempt(step, partial(step.context.run, self._execute, step))
 
     def _puts_off(self, step: _Step) -> bool:
         if self.failure is not None or not isinstance(step.part, Text | Gen):
@@ -343,7 +343,7 @@ class Executor:
     def _start(self) -> None:
         if self._steps and self._released and not self._working and not self.run.ended:
             self._working = True
-            self.run.workers.submit(lambda: self._context.run(self._work))
+            self.run.workers.submit(self._work)
 
     def _check_open(self) -> None:
         if self.run.ended:
