@@ -282,3 +282,15 @@ def test_backends_see_the_context_of_the_program():
     three.run(backend=Seeing(answers))
     three.run(backend=Seeing(answers), stream=True).sync()
     assert seen == ["ours"] * 6
+    seen.clear()
+
+    @function
+    def program(s):
+        for name in ("a", "b"):
+            tenant.set(name)
+            forks = s.fork(2)
+            forks += gen("first")
+            s += gen("first")
+
+    program.run(backend=Seeing(answers))
+    assert sorted(seen) == ["a"] * 3 + ["b"] * 3

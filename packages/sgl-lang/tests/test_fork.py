@@ -210,7 +210,7 @@ def test_what_forks_share_is_computed_once():
         forks += gen("g")
         for f in forks:
             f.fork(3)  # that text is known already
-        s += gen("a")
+        s += gen("a") + long
         s.fork(1)  # one fork shares with nobody
         return forks[0].text()
 

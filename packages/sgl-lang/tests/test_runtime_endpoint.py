@@ -406,7 +406,8 @@ def test_constraints_are_sent_as_the_server_spells_them(runtime, endpoint):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_pattern_stops_the_answer_and_the_server(runtime, endpoint, stream):
-    runtime.answer = lambda body: ["One", "One, two", "One, two 3", *["One, two 3 and so on"] * 500]
+    more = ["One, two 3" + " and so on" * 2000] * 500  # more than what a socket holds
+    runtime.answer = lambda body: ["One", "One, two", "One, two 3", *more]
 
     @function
     def program(s):
@@ -488,6 +489,8 @@ def test_options_are_scored_from_the_last_token_that_all_agree_on():
     assert json.loads(requests[1].content)["input_ids"][0] == [97, 98, 99, 100]
     inside = endpoint.score(prompt, ["c", "d"])  # "cc" is one token: both are scored from the prompt's c on
     assert [option.tokens for option in inside.options] == [(1099,), (99, 100)]
+    longer = endpoint.score(prompt, ["cde", "def"])
+    assert [option.tokens for option in longer.options] == [(1099, 100, 101), (99, 100, 101, 102)]
     nothing = endpoint.score(prompt, ["", "d"])  # no token of its own: the last one of the prompt stands in
     assert [option.tokens for option in nothing.options] == [(99,), (99, 100)]
     assert nothing.meta_info == {"prompt_tokens": 7, "cached_tokens": 2, "completion_tokens": 0}

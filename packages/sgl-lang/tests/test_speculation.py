@@ -236,3 +236,18 @@ def test_a_text_without_turns_is_one_turn_of_the_user_for_a_chat():
     backend = Scripted({"a": " so", "b": " thus"}, capabilities=CHAT)
     assert program.run(backend=backend).text() == "Q: why?\nA: so\nQ: how?\nA: thus"
     assert backend.calls[1].prompt.messages == (("user", "Q: why?\nA: so\nQ: how?\nA:"),)
+
+
+def test_what_was_sampled_otherwise_is_not_served():
+    @function(num_api_spec_tokens=100)
+    def program(s):
+        s += (
+            "Name:"
+            + gen("name", stop="\n", temperature=0)
+            + "\nBorn:"
+            + gen("born", stop="\n", temperature=1)
+        )
+
+    backend = Reciting(CARD, capabilities=TEXT)
+    assert values(program.run(backend=backend)) == [" Ada.", " 1815."]
+    assert [params.temperature for params in backend.asked] == [0, 1]

@@ -48,7 +48,7 @@ from sgl_lang.primitives import (
 from sgl_lang.program import Program, function
 from sgl_lang.sampling import SamplingParams
 from sgl_lang.state import State
-from sgl_lang.tracing import Trace
+from sgl_lang.traced import Trace
 from sgl_lang.transcript import Message
 from sgl_lang.usage import Usage
 

@@ -15,8 +15,7 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -40,22 +39,7 @@ from sgl_lang.line import Line, line_of_user
 from sgl_lang.run import Ended, Failure, Run
 from sgl_lang.speaker import Speaker
 from sgl_lang.transcript import Transcript
-
-
-class Variable:
-    """A value that may still be on its way. Changed only under the run's lock."""
-
-    __slots__ = ("failure", "future", "meta_info", "text")
-
-    def __init__(self) -> None:
-        self.future: Future[Any] = Future()
-        self.failure: Failure | None = None
-        self.text = ""  # so far
-        self.meta_info: Any = {}
-
-    def fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self.future.set_exception(failure.error)
+from sgl_lang.variable import Variable
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +56,12 @@ class _Flush:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One part to carry out, where it was appended, and the variable it fills."""
+    """One part to carry out, where it was appended and among which context variables, and what it fills."""
 
     part: Part | _Fork | _Flush
     line: Line
     variable: Variable | None = None
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
 _Named: TypeAlias = Gen | Select | ScopeEnd
@@ -104,7 +89,6 @@ class Executor:
         self._released = True  # a fork waits until its parent has come to where it was made
         self._working = False  # a worker is at it
         self._speaker = Speaker(run)
-        self._context = contextvars.copy_context()
 
     # -- what the body does
 
@@ -128,7 +112,7 @@ class Executor:
                     self._variables[part.name] = variable  # type: ignore[union-attr]
                 step = _Step(part, line, variable)
                 if self._is_instant(part):
-                    self._attempt(step, partial(self._execute, step))
+                    self._attempt(step, partial(self._execute, step), ProgramError)
                     self._settle([step])
                     self.run.notify()
                 else:
@@ -210,23 +194,29 @@ class Executor:
                 continue
             done = [*self._deferred, step]
             if self._deferred:
-                self._attempt(self._deferred[-1], self._speak_turn)
+                asking = next((put_off for put_off in self._deferred if put_off.variable), step)
+                self._attempt(asking, partial(asking.context.run, self._speak_turn))
                 self._deferred = []
-            self._attempt(step, partial(self._execute, step))
+            self._attempt(step, partial(step.context.run, self._execute, step))
 
     def _puts_off(self, step: _Step) -> bool:
         if self.failure is not None or not isinstance(step.part, Text | Gen):
             return False
         return self._speaker.speaks_whole_turns(self.transcript, step.part)
 
-    def _attempt(self, step: _Step, action: Callable[[], None]) -> None:
+    def _attempt(
+        self, step: _Step, action: Callable[[], None], kind: type[BaseException] = BaseException
+    ) -> None:
+        """Do it; what it raises, if it is of this kind, belongs to whoever reads. In the body's own thread
+        that must not be Ctrl-C.
+        """
         if self.failure is not None:
             return
         try:
             action()
         except Ended:
             pass  # whoever ended it has said why
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the variable's reader
+        except kind as error:
             what = "an appended expression" if step.variable is None else "a generation"
             error.add_note(f"{what} of the program {self.run.settings.name!r} failed:\n{step.line}")
             with self.run.changed:
@@ -353,7 +343,7 @@ class Executor:
     def _start(self) -> None:
         if self._steps and self._released and not self._working and not self.run.ended:
             self._working = True
-            self.run.workers.submit(lambda: self._context.run(self._work))
+            self.run.workers.submit(self._work)
 
     def _check_open(self) -> None:
         if self.run.ended:

@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 from sgl_lang.errors import ProgramError
-from sgl_lang.executor import Executor, Variable
+from sgl_lang.executor import Executor
 from sgl_lang.ir import Expr, Expression, Part, Role, RoleBegin, RoleEnd, Show, Text, expression
 from sgl_lang.media import Media
+from sgl_lang.variable import Variable
 from sgl_lang.writing import Writing
 
 S = TypeVar("S", bound=Writing)

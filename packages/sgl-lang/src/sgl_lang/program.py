@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from sgl_lang.progress import Progress
 from sgl_lang.run import Run, Settings
 from sgl_lang.sampling import Sampling, defaults_of
 from sgl_lang.state import State
-from sgl_lang.tracing import Trace
+from sgl_lang.traced import Trace
 from sgl_lang.writing import Writing
 
 _RUN_ONLY = frozenset(Sampling.__annotations__)  # what the keyword arguments of a run mean to the run itself
@@ -249,7 +250,7 @@ class Program:
         """Have the backend compute `prefix` and keep it, so that the next run begins sooner."""
         chosen = default_backend() if backend is None else backend
         if text := self.prefix(chosen, **known):
-            chosen.warm(Prompt(f"cache-{self.name}", text))
+            chosen.warm(Prompt(os.urandom(16).hex(), text))
 
     def _traced(self, known: Mapping[str, Any], *, partial: bool) -> Trace:
         if self._is_async:

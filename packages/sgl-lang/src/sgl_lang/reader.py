@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from sgl_lang.errors import ProgramError
-from sgl_lang.executor import Executor, Variable
+from sgl_lang.executor import Executor
+from sgl_lang.variable import Variable
 
 
 class Reader:

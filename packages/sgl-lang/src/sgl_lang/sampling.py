@@ -56,9 +56,9 @@ class SamplingParams:
     return_text_in_logprobs: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, value in zip(PARAMETERS, _VALUES(self), strict=True):
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ProgramError(f"{name} must be a finite number, not {value}")
+        for place, value in enumerate(_VALUES(self)):
+            if value.__class__ is float and not math.isfinite(value):
+                raise ProgramError(f"{PARAMETERS[place]} must be a finite number, not {value}")
         if _FORMS(self).count(None) < len(CONSTRAINTS) - 1:
             said = [name for name in CONSTRAINTS if getattr(self, name) is not None]
             raise ProgramError(f"{' and '.join(said)} cannot both say what the text must look like; drop one")

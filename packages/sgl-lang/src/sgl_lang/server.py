@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -122,7 +123,7 @@ class Runtime(Backend):
 
     def cache_prefix(self, prefix: str) -> None:
         """Compute a text that prompts will begin with, so that they cost less."""
-        self.endpoint.warm(Prompt("cache-prefix", prefix))
+        self.endpoint.warm(Prompt(os.urandom(16).hex(), prefix))
 
     # -- the process
 

@@ -72,8 +72,9 @@ class Speaker:
             else:
                 completion = run.backend.generate(prompt, params)
         self._known = len(prompt.text) + len(completion.text)
-        for sample in (completion, *completion.others):
-            run.count(sample.meta_info)
+        run.count(completion.meta_info)
+        for sample in completion.others:  # of the same prompt
+            run.count({"completion_tokens": sample.meta_info.get("completion_tokens")})
         yield completion
 
     def _whole(self, prompt: Prompt, params: SamplingParams) -> Completion:

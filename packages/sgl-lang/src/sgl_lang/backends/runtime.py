@@ -243,6 +243,7 @@ class RuntimeEndpoint(Backend):
                 roles={role: Markup(begin, end) for role, (begin, end) in reported["roles"].items()},
                 default_system=reported["default_system"],
                 stop=tuple(reported["stop"]),
+                image_token=reported.get("image_token") or "<image>",
             )
         except (AttributeError, KeyError, TypeError, ValueError):
             raise BackendError(
