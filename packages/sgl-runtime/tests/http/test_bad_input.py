@@ -178,7 +178,9 @@ COMPLETIONS: list[tuple[Any, str | None]] = [
     ({"prompt": "a", "logprobs": -1}, "logprobs"),
     ({"prompt": "a", "logprobs": True}, "logprobs"),
     ({"prompt": "a", "echo": "yes"}, "echo"),
-    ({"prompt": "a", "best_of": 2}, "best_of"),
+    ({"prompt": "a", "best_of": 0}, "best_of"),
+    ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+    ({"prompt": ["a"] * 5, "best_of": 1024}, "best_of"),
     ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
     ({"prompt": "a", "suffix": "x"}, "suffix"),
 ]
@@ -294,6 +296,7 @@ NEUTRAL: dict[str, list[dict[str, Any]]] = {
         {"prompt": "a", **fields}
         for fields in (
             {"best_of": 1},
+            {"best_of": 1, "stream": True},
             {"best_of": 2, "n": 2},
             {"suffix": None},
             {"suffix": ""},

@@ -49,10 +49,8 @@ async def chat_completions(api: Api, request: Request) -> ASGIApp:
     if not body.stream:
         whole = answer(api, prepared, envelope, lambda output: _choice(output, tokenizer))
         return json_response(await while_connected(request.receive, whole))
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(
-        events(api, prepared, envelope, _delta_choices(tokenizer), include_usage=include_usage), openai_error
-    )
+    stream = events(api, prepared, envelope, _delta_choices(tokenizer), options=body.stream_options)
+    return EventStream(stream, openai_error)
 
 
 def _ask(api: Api, body: ChatBody, id: str) -> Ask:

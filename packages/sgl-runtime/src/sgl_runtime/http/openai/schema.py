@@ -25,6 +25,7 @@ _SPELLING = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "to
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_obfuscation: Any = None
 
 
@@ -70,7 +71,7 @@ class CompletionBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     max_tokens: _Length | UnsetType | None = UNSET  # absent: 16; null: what fits
     logprobs: _Top | None = None
     echo: bool | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Meta(ge=1, le=1024)] | None = None
     suffix: Any = None
 
 
