@@ -59,6 +59,18 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chat_template: Annotated[
         str | None, _flag("a built-in name, or a .jinja or .json file, in place of the model's own template")
     ] = None
+    tool_call_parser: Annotated[
+        Literal["hermes", "qwen25", "llama3", "llama3_json", "mistral", "mistral-named", "pythonic", "none"]
+        | None,
+        _flag("how the model writes calls of tools; none given: as its chat template does, else hermes"),
+    ] = None
+    reasoning_parser: Annotated[
+        Literal["qwen3", "deepseek-r1", "magistral", "none"] | None,
+        _flag(
+            "how the model marks its reasoning, deepseek-r1: without opening it; none given: as its template"
+            " does"
+        ),
+    ] = None
 
     # -- address
     host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"

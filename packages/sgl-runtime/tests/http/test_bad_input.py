@@ -32,6 +32,10 @@ def said(*messages: Any) -> dict[str, Any]:
     return {"messages": list(messages)}
 
 
+def tools(*names: str, **function: Any) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": name, **function}} for name in names]
+
+
 NOT_JSON: list[tuple[bytes, str | None]] = [
     (b"", None),
     (b"not json", None),
@@ -195,8 +199,23 @@ CHAT: list[tuple[Any, str | None]] = [
     (said({"role": "user"}), "messages[0].content"),
     (said({"role": "user", "content": 5}), "messages[0].content"),
     (said({"role": "user", "content": "a", "typo": 1}), "messages[0].typo"),
-    (said({"role": "tool", "content": "a", "tool_call_id": "x"}), "messages[0].role"),
-    (said({"role": "assistant", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls"),
+    (said({"role": "tool", "content": "a"}), "messages[0].tool_call_id"),
+    (said({"role": "user", "content": "a", "tool_call_id": "x"}), "messages[0].tool_call_id"),
+    (said({"role": "user", "content": "a", "reasoning_content": "x"}), "messages[0].reasoning_content"),
+    (said({"role": "function", "content": "a", "name": "f"}), "messages[0].role"),
+    (said({"role": "assistant", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls[0].function"),
+    (
+        said({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}),
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    (
+        said({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": '}}]}),
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    (
+        said({"role": "user", "content": "a", "tool_calls": [{"function": {"name": "f"}}]}),
+        "messages[0].tool_calls",
+    ),
     (
         said({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
         "messages[0].content[0]",
@@ -213,8 +232,30 @@ CHAT: list[tuple[Any, str | None]] = [
     (chat(logprobs=5), "logprobs"),
     (chat(top_logprobs=5), "top_logprobs"),
     (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
-    (chat(tools=[{"type": "function"}]), "tools"),
+    (chat(tools=[{"type": "function"}]), "tools[0].function"),
+    (chat(tools=[{"type": "custom", "custom": {"name": "f"}}]), "tools[0].type"),
+    (chat(tools=tools("f", "f")), "tools"),
+    (chat(tools=tools("")), "tools"),
+    (chat(tools=tools("a b")), "tools"),
+    (chat(tools=tools("f", parameters={"type": "string"})), "tools"),
+    (chat(tools=tools("f"), tool_choice="any"), "tool_choice"),
+    (chat(tools=tools("f"), tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+    (chat(tools=tools("f"), tool_choice={"type": "custom", "custom": {"name": "f"}}), "tool_choice.type"),
+    (
+        chat(
+            tools=tools("f"),
+            tool_choice={
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "g"}}],
+                },
+            },
+        ),
+        "tool_choice",
+    ),
     (chat(tool_choice="required"), "tool_choice"),
+    (chat(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
     (chat(functions=[{}]), "functions"),
     (chat(function_call={"name": "x"}), "function_call"),
     (chat(audio={"voice": "x"}), "audio"),

@@ -12,6 +12,7 @@ from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.prepare import Preparation
 from sgl_runtime.messages import Capacity
+from sgl_runtime.text.answer.dialect import Dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
 
@@ -27,6 +28,7 @@ class Api:
     preparation: Preparation
     tokenizer: Tokenizer | None  # None: requests and answers are token ids
     chat_template: ChatTemplate | None
+    dialect: Dialect | None  # of the model's answers in a chat; None without a template
     started: float = field(default_factory=time.time)
 
     @property

@@ -66,9 +66,10 @@ async def answer(
     choice: Callable[[Output], dict[str, Any]],
     *,
     keep: int | None = None,
+    details: Callable[[], dict[str, Any]] = dict,
 ) -> dict[str, Any]:
-    """The whole answer; `choice` renders a finished sample. `keep`: of each prompt's samples only so many,
-    those with the highest log-probability per token.
+    """The whole answer; `choice` renders a finished sample, and `details` is more of the usage when all have.
+    `keep`: of each prompt's samples only so many, those with the highest log-probability per token.
     """
     with api.client.open(prepared, streaming=False) as generation:
         outputs = await generation.results()
@@ -76,7 +77,7 @@ async def answer(
     choices = [choice(output) for output in (outputs if keep is None else _best(prepared, latest, keep))]
     if keep is not None:
         choices = [{**choice, "index": index} for index, choice in enumerate(choices)]
-    return envelope.wrap(choices, usage=usage(prepared, latest))
+    return envelope.wrap(choices, usage={**usage(prepared, latest), **details()})
 
 
 def _best(prepared: PreparedRequest, latest: Mapping[int, Output], keep: int) -> list[Output]:
@@ -100,6 +101,7 @@ async def events(
     envelope: Envelope,
     choices: Callable[[Output], list[dict[str, Any]]],
     options: StreamOptions | None,
+    details: Callable[[], dict[str, Any]] = dict,
 ) -> AsyncGenerator[dict[str, Any], None]:
     """The events of a stream; `choices` renders an output as those of zero or more events.
 
@@ -113,8 +115,8 @@ async def events(
             latest[output.sample.index] = output
             rendered = choices(output)
             if rendered and options.continuous_usage_stats:
-                more = {"usage": usage(prepared, latest)}
+                more = {"usage": {**usage(prepared, latest), **details()}}
             for choice in rendered:
                 yield envelope.wrap([choice], **more)
     if options.include_usage:
-        yield envelope.wrap([], usage=usage(prepared, latest))
+        yield envelope.wrap([], usage={**usage(prepared, latest), **details()})
