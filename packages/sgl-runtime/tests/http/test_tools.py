@@ -194,6 +194,17 @@ async def test_no_tools_are_shown_where_none_may_be_called() -> None:
         assert each["choices"][0]["finish_reason"] == "stop"
 
 
+async def test_the_last_message_is_continued() -> None:
+    script = says(" more")
+    said = {"role": "assistant", "content": "Once"}
+    async with tooled(script) as server:
+        body = asks(tools=None, continue_final_message=True)
+        await server.answer(PATH, {**body, "messages": [*body["messages"], said]})
+        refused = await server.post(PATH, body)
+    assert bytes(script.generates[0].tokens).endswith(b"<|assistant|>Once")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "continue_final_message")
+
+
 async def test_a_call_that_is_broken_off() -> None:
     async with tooled(says(CALL)) as server:
         answer = await server.answer(PATH, asks(max_tokens=60))

@@ -61,6 +61,7 @@ class Dialogue(msgspec.Struct, frozen=True, kw_only=True):
     choice: Literal["auto", "none", "required"] = "auto"
     allowed: frozenset[str] | None = None  # of the tools, those that may be called; None: all
     parallel: bool = True  # more than one call in an answer
+    continues: bool = False  # the last message, the assistant's, is the beginning of the answer
     reasoning: bool = True  # split it off
     variables: Mapping[str, Any] = {}  # more of them, for the template
 
@@ -89,7 +90,7 @@ def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody) -> Composed:
     _check_tools(dialogue, dialect)
     _check_variables(dialogue)
     prompt = _prompt(template, dialect, dialogue)
-    state = dialect.reasoning_after(prompt)
+    state = "none" if dialogue.continues else dialect.reasoning_after(prompt)
     sampling, spelled = _constrained(dialect, dialogue, sampling, state)
     sampling = msgspec.structs.replace(sampling, stop=_stops(api, template, sampling.stop))
     names = frozenset(tool.name for tool in dialogue.callable)
@@ -174,7 +175,21 @@ def _prompt(template: ChatTemplate, dialect: Dialect, dialogue: Dialogue) -> str
         messages, tools = without_tools(messages, tools, dialect.format), []
     elif dialect.format is not None and dialect.format.short_ids:
         messages = [_with_short_ids(message) for message in messages]
-    return template.render(messages, add_generation_prompt=True, tools=tools or None, **dialogue.variables)
+    ask = not dialogue.continues
+    prompt = template.render(messages, add_generation_prompt=ask, tools=tools or None, **dialogue.variables)
+    return _up_to(messages[-1]["content"], prompt) if dialogue.continues else prompt
+
+
+def _up_to(content: Any, prompt: str) -> str:
+    """The prompt without what the template puts behind the last content."""
+    text = content.strip() if isinstance(content, str) else ""
+    before, found, _ = prompt.rpartition(text) if text else ("", "", "")
+    if not found:
+        raise InvalidRequest(
+            "messages: the last message cannot be continued: it has no text, or the template does not show it",
+            param="messages",
+        )
+    return before + text
 
 
 def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.http.stream import EventStream, while_connected
 from sgl_runtime.messages import LogprobSpec
 from sgl_runtime.text.answer.formats import new_call_id
-from sgl_runtime.text.answer.pieces import Arguments, Call, Piece, Reasoning, Text
+from sgl_runtime.text.answer.pieces import Arguments, Call, Piece, Reasoning, Text, parts_of
 from sgl_runtime.text.tokenizer import Tokenizer
 
 DEFAULT_TEMPERATURE = 0.7
@@ -161,15 +161,14 @@ class _Deltas:
 
 def _message(pieces: list[Piece]) -> dict[str, Any]:
     """The pieces of a whole answer as a message."""
-    content = "".join(piece.text for piece in pieces if isinstance(piece, Text))
-    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, Reasoning))
-    calls: list[dict[str, Any]] = []
-    for piece in pieces:
-        if isinstance(piece, Call):
-            function = {"name": piece.name, "arguments": ""}
-            calls.append({"id": new_call_id(), "type": "function", "function": function})
-        elif isinstance(piece, Arguments):
-            calls[-1]["function"]["arguments"] += piece.text
+    parts = parts_of(pieces)
+    content = "".join(part.text for part in parts if part.kind == "text")
+    reasoning = "".join(part.text for part in parts if part.kind == "reasoning")
+    calls = [
+        {"id": new_call_id(), "type": "function", "function": {"name": part.name, "arguments": part.text}}
+        for part in parts
+        if part.kind == "call"
+    ]
     message: dict[str, Any] = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning

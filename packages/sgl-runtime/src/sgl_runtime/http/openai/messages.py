@@ -24,6 +24,10 @@ def dialogue_of(api: Api, body: ChatBody) -> Dialogue:
     """Raises InvalidRequest for what is not text, is no turn of a chat, or is no tool of ours."""
     if not body.messages:
         raise InvalidRequest("messages: the list is empty", param="messages")
+    if body.continue_final_message and body.messages[-1].role != "assistant":
+        raise InvalidRequest(
+            "continue_final_message: the last message must be the assistant's", param="continue_final_message"
+        )
     choice, allowed = "auto", None
     match body.tool_choice:
         case str() as choice:
@@ -46,6 +50,7 @@ def dialogue_of(api: Api, body: ChatBody) -> Dialogue:
         choice=choice,  # type: ignore[arg-type]  # one of the literals of the body
         allowed=allowed,
         parallel=body.parallel_tool_calls is not False,
+        continues=bool(body.continue_final_message),
         reasoning=body.separate_reasoning is not False,
         variables={**effort(api, body.reasoning_effort), **(body.chat_template_kwargs or {})},
     )

@@ -155,6 +155,7 @@ class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     # extensions
     separate_reasoning: bool | None = None  # false: leave it in the text
+    continue_final_message: bool | None = None  # the last message, the assistant's, begins the answer
     chat_template_kwargs: dict[str, Any] | None = None
     audio: Any = None
     function_call: Any = None

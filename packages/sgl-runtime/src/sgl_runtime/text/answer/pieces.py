@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TypeAlias
+from collections.abc import Generator, Iterable
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -61,3 +61,35 @@ def tidied(reading: Reading) -> Reading:
             yield kind(body)
     if held and kind is Text:
         yield Text(held)
+
+
+class Part(msgspec.Struct):
+    """Pieces that belong together: a text, reasoning, or a call with its arguments as `text`."""
+
+    kind: Literal["text", "reasoning", "call"]
+    text: str
+    name: str = ""  # of the tool that is called
+
+
+def parts_of(pieces: Iterable[Piece]) -> list[Part]:
+    """The pieces of a whole answer, put together."""
+    parts: list[Part] = []
+    for piece in pieces:
+        if (part := part_begun(piece, parts[-1] if parts else None)) is not None:
+            parts.append(part)
+        if not isinstance(piece, Call):
+            parts[-1].text += piece.text
+    return parts
+
+
+def part_begun(piece: Piece, last: Part | None) -> Part | None:
+    """The part that begins with this piece, still without text; None if it belongs to the `last` one."""
+    match piece:
+        case Call(name):
+            return Part("call", "", name)
+        case Text() if last is None or last.kind != "text":
+            return Part("text", "")
+        case Reasoning() if last is None or last.kind != "reasoning":
+            return Part("reasoning", "")
+        case _:
+            return None
