@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import EOS, Script, byte_tokenizer
 from served import ROOMY, TOOL_TEMPLATE, served
+from sgl_constrain import Compiler, Matcher, Vocabulary
+
+from sgl_runtime.messages import Generate
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
@@ -313,3 +316,103 @@ def _shown(*tools: dict[str, Any]) -> str:
         for tool in shown
     ]
     return json.dumps(ordered, ensure_ascii=False)
+
+
+def allows(generate: Generate, text: str) -> bool:
+    """The constraint of a request, by sgl-constrain over a vocabulary of bytes."""
+    constraint = generate.sampling.constraint
+    assert constraint is not None and constraint.kind == "ebnf"
+    vocabulary = Vocabulary([bytes([byte]) for byte in range(256)] + [b""], eos=[256])
+    matcher = Matcher(Compiler(vocabulary).lark(constraint.text))
+    return all(matcher.accept_token(byte) for byte in text.encode()) and matcher.accept_token(256)
+
+
+TWO = f'{CALL}\n<tool_call>\n{{"name": "get_time", "arguments": {{}}}}\n</tool_call>'
+BAD_CALL = CALL.replace('"city"', '"town"')
+STRICT = {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+
+
+class TestConstraints:
+    @pytest.mark.parametrize(
+        ("fields", "allowed", "refused"),
+        [
+            ({"tool_choice": "required"}, [CALL, TWO], ["", "Hi", BAD_CALL]),
+            ({"tool_choice": "required", "parallel_tool_calls": False}, [CALL], ["", TWO]),
+            (
+                {"tool_choice": {"type": "function", "function": {"name": "get_weather"}}},
+                [CALL],
+                ["Hi", TWO, BAD_CALL],
+            ),
+            (
+                {
+                    "tool_choice": {
+                        "type": "allowed_tools",
+                        "allowed_tools": {
+                            "mode": "required",
+                            "tools": [{"type": "function", "function": {"name": "get_weather"}}],
+                        },
+                    }
+                },
+                [CALL],
+                ["Hi", TWO, BAD_CALL],
+            ),
+            ({"tools": [STRICT, TIME]}, ["", "Hi {", CALL, TWO, f"Well.\n{CALL}"], [BAD_CALL]),
+            ({"parallel_tool_calls": False}, ["", "Hi", CALL], [TWO]),
+        ],
+    )
+    async def test_what_may_be_answered(
+        self, fields: dict[str, Any], allowed: list[str], refused: list[str]
+    ) -> None:
+        script = says(CALL)
+        async with tooled(script, reasoning_parser="none") as server:
+            answer = await server.answer(PATH, asks(**fields))
+        assert answer["choices"][0]["finish_reason"] == "tool_calls"
+        for text in allowed:
+            assert allows(script.generates[0], text), text
+        for text in refused:
+            assert not allows(script.generates[0], text), text
+
+    async def test_any_text_where_nothing_is_strict(self) -> None:
+        script = says(CALL)
+        async with tooled(script) as server:
+            await server.answer(PATH, asks())
+        assert script.generates[0].sampling.constraint is None
+
+    async def test_reasoning_comes_first(self) -> None:
+        script = says("Hm.</think>{}")
+        format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+        async with tooled(script) as server:
+            for thinks in (False, True):
+                variables = {"thinks": thinks}
+                await server.answer(PATH, asks(tool_choice="required", chat_template_kwargs=variables))
+                body = asks(tools=None, response_format=format, chat_template_kwargs=variables)
+                await server.answer(PATH, body)
+                await server.answer(PATH, asks(tools=None, regex="a+", chat_template_kwargs=variables))
+        possible, possible_json, possible_a, opened, opened_json, opened_a = script.generates
+        assert allows(possible, CALL) and allows(possible, f"<think>Hm.</think>\n\n{CALL}")
+        assert not allows(opened, CALL) and allows(opened, f"Hm.</think>\n\n{CALL}")
+        assert allows(possible_json, "5") and allows(possible_json, "<think>Hm.</think>5")
+        assert not allows(opened_json, "5") and allows(opened_json, "Hm.</think>5")
+        assert not allows(opened_json, "Hm.</think>x")
+        assert allows(possible_a, "aa") and allows(opened_a, "Hm.</think>aa")
+
+    async def test_what_cannot_be_is_refused_by_name(self) -> None:
+        script = says("a")
+        bad = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a)\\1"}}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": bad}}
+        format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+        async with tooled(script) as server:
+            for fields, param in (
+                ({"tools": [tool], "tool_choice": "required"}, "tools"),
+                (
+                    {"tool_choice": "required", "response_format": format},
+                    "response_format.json_schema.schema",
+                ),
+                ({"tool_choice": "required", "regex": "a"}, "regex"),
+                ({"tools": None, "ebnf": "start: /a/", "chat_template_kwargs": {"thinks": True}}, "ebnf"),
+            ):
+                response = await server.post(PATH, asks(**fields))
+                assert (response.status_code, response.json()["error"]["param"]) == (400, param), (
+                    response.text
+                )
+        assert script.received == []

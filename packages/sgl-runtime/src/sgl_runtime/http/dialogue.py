@@ -17,7 +17,7 @@ import msgspec
 from sgl_constrain.errors import ConstrainError
 from sgl_constrain.structural import structural_tag
 
-from sgl_runtime.engine.sampling import SamplingBody
+from sgl_runtime.engine.sampling import SamplingBody, Spell
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.text.answer.dialect import Dialect, ReasoningState
@@ -78,20 +78,22 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: str
     sampling: SamplingBody
-    spelled: Mapping[str, str]  # fields of `sampling` that are made of others -> the user's field
+    spell: Spell  # the fields of `sampling`, also those that are made of others
     shown: frozenset[int]  # special tokens that the reader must see
     reader: Callable[[], Reader] | None  # None: the answer is text and nothing else
 
 
-def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody) -> Composed:
-    """Raises InvalidRequest for tools or variables that cannot be, and for what the template refuses."""
+def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) -> Composed:
+    """`spell`: how the protocol writes the fields of `sampling`. Raises InvalidRequest for tools or
+    variables that cannot be, and for what the template refuses.
+    """
     template, dialect = template_of(api), api.dialect
     assert dialect is not None, "where there is a template"
     _check_tools(dialogue, dialect)
     _check_variables(dialogue)
     prompt = _prompt(template, dialect, dialogue)
     state = "none" if dialogue.continues else dialect.reasoning_after(prompt)
-    sampling, spelled = _constrained(dialect, dialogue, sampling, state)
+    sampling, made_of = _constrained(dialect, dialogue, sampling, state, spell)
     sampling = msgspec.structs.replace(sampling, stop=_stops(api, template, sampling.stop))
     names = frozenset(tool.name for tool in dialogue.callable)
     splits = dialogue.reasoning and state != "none"
@@ -99,7 +101,7 @@ def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody) -> Composed:
     return Composed(
         prompt=prompt,
         sampling=sampling,
-        spelled=spelled,
+        spell=lambda field: made_of if field == "ebnf" and made_of is not None else spell(field),
         shown=dialect.shown if reads else frozenset(),
         reader=partial(dialect.reader, names, reasoning=splits, opened=state == "open") if reads else None,
     )
@@ -186,7 +188,7 @@ def _up_to(content: Any, prompt: str) -> str:
     before, found, _ = prompt.rpartition(text) if text else ("", "", "")
     if not found:
         raise InvalidRequest(
-            "messages: the last message cannot be continued: it has no text, or the template does not show it",
+            "messages: the last one cannot be continued: it has no text, or the template does not show it",
             param="messages",
         )
     return before + text
@@ -214,32 +216,32 @@ def _stops(api: Api, template: ChatTemplate, given: str | list[str] | None) -> l
 
 
 def _constrained(
-    dialect: Dialect, dialogue: Dialogue, sampling: SamplingBody, state: ReasoningState
-) -> tuple[SamplingBody, dict[str, str]]:
-    """The parameters with the grammar of the calls, or with their own constraint moved behind the
-    reasoning.
+    dialect: Dialect, dialogue: Dialogue, sampling: SamplingBody, state: ReasoningState, spell: Spell
+) -> tuple[SamplingBody, str | None]:
+    """The parameters with the grammar of the calls, or with their own constraint moved behind the reasoning;
+    and of which field the grammar was made.
     """
     field = next((field for field in _CONSTRAINTS if getattr(sampling, field) is not None), None)
     answer = _calls(dialect, dialogue)
     if answer is not None and field is not None:
         raise InvalidRequest(
-            f"{field}: the tools of this request decide the form of its answer; give either", param=field
+            f"{spell(field)}: the tools of this request decide the form of its answer; give either",
+            param=spell(field),
         )
-    if answer is not None:
-        spelled = "tools"
-    elif field is None or state == "none":
-        return sampling, {}
-    else:
-        spelled = field
-        answer = _given(sampling, field, state)
+    made_of = "tools"
+    if answer is None:
+        if field is None or state == "none":
+            return sampling, None
+        made_of = spell(field)
+        answer = _given(sampling, field, state, made_of)
         if answer is None:
-            return sampling, {}
+            return sampling, None
     if dialect.marks is not None and state != "none":
         begin, end, _ = dialect.marks
         behind = after_reasoning(None if state == "open" else begin, end, answer)
         answer = behind if state == "open" else either(behind, answer)
-    cleared = dict.fromkeys(_CONSTRAINTS)
-    return msgspec.structs.replace(sampling, **{**cleared, "ebnf": _grammar(answer)}), {"ebnf": spelled}
+    constraints = {**dict.fromkeys(_CONSTRAINTS), "ebnf": _grammar(answer, made_of)}
+    return msgspec.structs.replace(sampling, **constraints), made_of
 
 
 def _calls(dialect: Dialect, dialogue: Dialogue) -> Format | None:
@@ -253,27 +255,28 @@ def _calls(dialect: Dialect, dialogue: Dialogue) -> Format | None:
     return dialect.format.structure(asked, free=not required, many=dialogue.parallel)
 
 
-def _given(sampling: SamplingBody, field: str, state: ReasoningState) -> Format | None:
+def _given(sampling: SamplingBody, field: str, state: ReasoningState, written: str) -> Format | None:
     """The request's own constraint; None for one that stays as it is: then the model does not reason."""
     if field == "regex":
         return {"type": "regex", "pattern": sampling.regex}
     if field == "json_schema":
         schema = sampling.json_schema
+        assert schema is not None, "the field was given"
         try:
             return json_value(json.loads(schema) if isinstance(schema, str) else schema)
         except ValueError:
             return None  # refused for what it is
     if state == "open":
         raise InvalidRequest(
-            f"{field}: this model reasons before it answers, and a grammar cannot stand behind that; give"
+            f"{written}: this model reasons before it answers, and a grammar cannot stand behind that; give"
             " json_schema or regex, or turn reasoning off in chat_template_kwargs, if the template can",
-            param=field,
+            param=written,
         )
     return None
 
 
-def _grammar(answer: Format) -> str:
+def _grammar(answer: Format, made_of: str) -> str:
     try:
         return structural_tag({"type": "structural_tag", "format": answer})
     except ConstrainError as error:
-        raise InvalidRequest(f"tools: {error}", param="tools") from error
+        raise InvalidRequest(f"{made_of}: {error}", param=made_of) from error

@@ -62,7 +62,7 @@ async def count_tokens(api: Api, request: Request) -> Response:
     body = await read(request, _COUNT)
     check_model(api, body.model)
     tokenizer = tokenizer_of(api)
-    prompt = compose(api, dialogue_of(api, body), SamplingBody()).prompt
+    prompt = compose(api, dialogue_of(api, body), SamplingBody(), _spell).prompt
     tokens = await asyncio.to_thread(tokenizer.encode, prompt, add_special=False)
     return json_response({"input_tokens": len(tokens)})
 
@@ -87,28 +87,31 @@ async def _events(
 
 
 def _compose(api: Api, body: MessagesBody) -> Composed:
-    schema = body.output_config and body.output_config.format and body.output_config.format.schema
+    format = None if body.output_config is None else body.output_config.format
     sampling = SamplingBody(
         max_new_tokens=body.max_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         top_k=body.top_k,
         stop=body.stop_sequences,
-        json_schema=schema,
+        json_schema=None if format is None else format.schema,
     )
-    return compose(api, dialogue_of(api, body), sampling)
+    return compose(api, dialogue_of(api, body), sampling, _spell)
 
 
 def _ask(composed: Composed, id: str) -> Ask:
-    names = {**_SPELLING, **composed.spelled}
     return Ask(
         prompt=composed.prompt,
         source="messages",
         sampling=composed.sampling,
-        spell=lambda field: names.get(field, field),
+        spell=composed.spell,
         id=id,
         rid=id,
         default_length=None,
         add_special=False,
         shown=composed.shown,
     )
+
+
+def _spell(field: str) -> str:
+    return _SPELLING.get(field, field)

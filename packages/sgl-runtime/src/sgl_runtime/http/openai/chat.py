@@ -63,17 +63,17 @@ def _compose(api: Api, body: ChatBody) -> Composed:
     sampling = sampling_body(body, limit)
     if sampling.temperature is None:
         sampling.temperature = DEFAULT_TEMPERATURE
-    return compose(api, dialogue_of(api, body), sampling)
+    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    spell = spelling(body, max_new_tokens=field, top_logprobs_num="top_logprobs")
+    return compose(api, dialogue_of(api, body), sampling, spell)
 
 
 def _ask(body: ChatBody, composed: Composed, id: str) -> Ask:
-    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    names = spelling(body, max_new_tokens=field, top_logprobs_num="top_logprobs")
     return Ask(
         prompt=composed.prompt,
         source="messages",
         sampling=composed.sampling,
-        spell=lambda field: names(composed.spelled.get(field, field)),
+        spell=composed.spell,
         id=id,
         rid=id,
         default_length=None,

@@ -16,7 +16,7 @@ def text(value: str) -> Format:
     return {"type": "const_string", "value": value}
 
 
-def json_value(schema: Mapping[str, Any]) -> Format:
+def json_value(schema: Mapping[str, Any] | bool) -> Format:
     return {"type": "json_schema", "json_schema": schema}
 
 
