@@ -248,8 +248,9 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         config = msgspec.convert(values, ServeConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(_as_flags(str(error))) from None
-    if config.skip_tokenizer_init and config.chat_template is not None:
-        raise ConfigError("--chat-template needs the tokenizer: drop --skip-tokenizer-init")
+    for name in ("chat_template", "tool_call_parser", "reasoning_parser"):
+        if config.skip_tokenizer_init and getattr(config, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:

@@ -8,13 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
 from openai.types import completion_create_params as completion
 from openai.types.chat import completion_create_params as chat_completion
+from openai.types.responses import response_create_params
 from scripted import Script, byte_tokenizer
 from served import Served, served
 
 from sgl_runtime.http import body as body_module
+from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
 from sgl_runtime.http.openai.completions import DEFAULT_MAX_TOKENS
+from sgl_runtime.http.openai.responses.schema import ResponsesBody
 from sgl_runtime.http.openai.schema import ChatBody, CompletionBody
 
 pytestmark = pytest.mark.anyio
@@ -378,8 +382,14 @@ async def test_neutral_values_and_annotations_are_accepted(path: str) -> None:
 
 
 async def test_every_parameter_of_the_official_client_has_a_field() -> None:
-    for body, params in ((ChatBody, chat_completion), (CompletionBody, completion)):
-        theirs = set(params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    for body, params in (
+        (ChatBody, chat_completion.CompletionCreateParamsBase),
+        (CompletionBody, completion.CompletionCreateParamsBase),
+        (ResponsesBody, response_create_params.ResponseCreateParamsBase),
+        (MessagesBody, message_create_params.MessageCreateParamsBase),
+        (CountBody, message_count_tokens_params.MessageCountTokensParams),
+    ):
+        theirs = set(params.__annotations__) | ({"stream"} if body is not CountBody else set())
         assert theirs <= set(body.__struct_fields__)
 
 

@@ -222,10 +222,10 @@ class TestTemplatesWithoutTools:
         script = says(CALL)
         call = {"id": "x", "type": "function", "function": {"name": "get_time", "arguments": "{}"}}
         messages = [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "a"},
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": "text", "text": "a"}]},
             {"role": "assistant", "tool_calls": [call, call]},
-            {"role": "tool", "tool_call_id": "x", "content": "1"},
+            {"role": "tool", "tool_call_id": "x", "content": [{"type": "text", "text": "1"}]},
             {"role": "tool", "tool_call_id": "x", "content": "2"},
         ]
         async with served(script, capacity=ROOMY) as server:

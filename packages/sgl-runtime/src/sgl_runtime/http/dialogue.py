@@ -22,7 +22,7 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.text.answer.dialect import Dialect, ReasoningState
 from sgl_runtime.text.answer.formats import short_id
-from sgl_runtime.text.answer.plain import without_tools
+from sgl_runtime.text.answer.plain import text_of, without_tools
 from sgl_runtime.text.answer.source import Reader
 from sgl_runtime.text.answer.structure import Format, after_reasoning, either, json_value
 from sgl_runtime.text.chat import ChatTemplate
@@ -184,7 +184,7 @@ def _prompt(template: ChatTemplate, dialect: Dialect, dialogue: Dialogue) -> str
 
 def _up_to(content: Any, prompt: str) -> str:
     """The prompt without what the template puts behind the last content."""
-    text = content.strip() if isinstance(content, str) else ""
+    text = text_of(content).strip()
     before, found, _ = prompt.rpartition(text) if text else ("", "", "")
     if not found:
         raise InvalidRequest(

@@ -25,7 +25,7 @@ def without_tools(
 ) -> list[dict[str, Any]]:
     """The same conversation, for a template that knows system, user and assistant only.
 
-    Contents are texts; the tools are as OpenAI has them.
+    Messages and tools are as OpenAI has them, the arguments of calls as objects; contents become texts.
     """
     turns: list[dict[str, Any]] = []
     for message in messages:
@@ -51,12 +51,19 @@ def introduce(tools: Sequence[Mapping[str, Any]], format: CallFormat) -> str:
     return _INTRODUCTION.format(tools=lines, example=example)
 
 
+def text_of(content: Any) -> str:
+    """Of a content that is a text, a list of text parts, or nothing."""
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""
+
+
 def _turn(message: Mapping[str, Any], format: CallFormat) -> dict[str, Any]:
-    content = message.get("content") or ""
+    content = text_of(message.get("content"))
     if message["role"] == "tool":
         return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
     if not message.get("tool_calls"):
-        return dict(message)
+        return {**message, "content": content}
     functions = [call["function"] for call in message["tool_calls"]]
     calls = format.write([(function["name"], function["arguments"]) for function in functions])
     return {"role": message["role"], "content": f"{content}\n{calls}" if content else calls}
