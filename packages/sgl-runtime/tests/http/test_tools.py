@@ -396,6 +396,18 @@ class TestConstraints:
         assert not allows(opened_json, "Hm.</think>x")
         assert allows(possible_a, "aa") and allows(opened_a, "Hm.</think>aa")
 
+    async def test_what_no_grammar_can_write_is_written_by_the_prompt(self) -> None:
+        script = says('[{"name": "get_time", "arguments": {}}]', per_step=1)
+        async with served(script, capacity=ROOMY, tool_call_parser="mistral") as server:
+            answer = await server.answer(PATH, asks(tool_choice="required"))
+            events = await server.events(PATH, asks(tool_choice="required", stream=True))
+        assert bytes(script.generates[0].tokens).endswith(b"<|assistant|>[TOOL_CALLS]")
+        assert allows(script.generates[0], '[{"name": "get_time", "arguments": {}}]')
+        message = answer["choices"][0]["message"]
+        assert message["content"] is None
+        assert [call["function"]["name"] for call in message["tool_calls"]] == ["get_time"]
+        assert without_ids(put_together(events)) == without_ids(answer["choices"][0])
+
     async def test_what_cannot_be_is_refused_by_name(self) -> None:
         script = says("a")
         bad = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a)\\1"}}}

@@ -14,7 +14,8 @@ from sgl_constrain.structural import structural_tag
 
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.text.answer.formats import FORMATS, find_format, new_call_id, short_id, shows_tools
-from sgl_runtime.text.answer.structure import after_reasoning, json_value
+from sgl_runtime.text.answer.structure import after_reasoning, in_sequence, json_value
+from sgl_runtime.text.answer.structure import text as const
 from sgl_runtime.text.chat import ChatTemplate
 
 TURNS = "{%- for m in messages %}<|{{ m.role }}|>"
@@ -89,8 +90,11 @@ WRONG: list[dict[str, Any]] = [{}, {"age": -1}, {"age": "x"}, {"age": 1, "other"
 TOOLS_ASKED = [("f", PEOPLE), ("g", {"type": "object", "properties": {}})]
 
 
-def allows(format: dict[str, Any], text: str) -> bool:
-    """By sgl-constrain, over a vocabulary of bytes."""
+def allows(format: dict[str, Any], text: str, opening: str = "") -> bool:
+    """By sgl-constrain, over a vocabulary of bytes. opening: what the prompt ends with."""
+    if not text.startswith(opening):
+        return False
+    text = text.removeprefix(opening)
     vocabulary = Vocabulary([bytes([byte]) for byte in range(256)] + [b""], eos=[256])
     grammar = Compiler(vocabulary).lark(structural_tag({"type": "structural_tag", "format": format}))
     matcher = Matcher(grammar)
@@ -105,13 +109,13 @@ class TestGrammars:
         one = format.structure(TOOLS_ASKED, free=False, many=False)
         for arguments in ARGUMENTS:
             calls: list[tuple[str, dict[str, Any]]] = [("f", arguments), ("g", {})]
-            assert allows(many, _json_spelled(name, calls))
-            assert not allows(one, _json_spelled(name, calls))
-            assert allows(one, _json_spelled(name, calls[:1]))
+            assert allows(many, _json_spelled(name, calls), format.opening)
+            assert not allows(one, _json_spelled(name, calls), format.opening)
+            assert allows(one, _json_spelled(name, calls[:1]), format.opening)
         for wrong in WRONG:
-            assert not allows(one, _json_spelled(name, [("f", wrong)]))
+            assert not allows(one, _json_spelled(name, [("f", wrong)]), format.opening)
         for text in ("", "Hello", _json_spelled(name, [("h", {})]), "x" + _json_spelled(name, [("g", {})])):
-            assert not allows(many, text)
+            assert not allows(many, text, format.opening)
 
     def test_calls_in_a_text(self, name: str) -> None:
         free = FORMATS[name].structure(TOOLS_ASKED, free=True, many=True)
@@ -122,7 +126,9 @@ class TestGrammars:
         assert allows(free, "Well: " + call)
 
     def test_behind_reasoning(self, name: str) -> None:
-        calls = FORMATS[name].structure(TOOLS_ASKED, free=False, many=True)
+        calls = in_sequence(
+            const(FORMATS[name].opening), FORMATS[name].structure(TOOLS_ASKED, free=False, many=True)
+        )
         call = _json_spelled(name, [("f", ARGUMENTS[0])])
         for begin in ("<think>", None):
             format = after_reasoning(begin, "</think>", calls)

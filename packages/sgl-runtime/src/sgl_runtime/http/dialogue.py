@@ -24,7 +24,7 @@ from sgl_runtime.text.answer.dialect import Dialect, ReasoningState
 from sgl_runtime.text.answer.formats import short_id
 from sgl_runtime.text.answer.plain import text_of, without_tools
 from sgl_runtime.text.answer.source import Reader
-from sgl_runtime.text.answer.structure import Format, after_reasoning, either, json_value
+from sgl_runtime.text.answer.structure import Format, after_reasoning, either, in_sequence, json_value, text
 from sgl_runtime.text.chat import ChatTemplate
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
@@ -93,18 +93,28 @@ def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) 
     _check_variables(dialogue)
     prompt = _prompt(template, dialect, dialogue)
     state = "none" if dialogue.continues else dialect.reasoning_after(prompt)
+    begun = _opening(dialect, dialogue) if state == "none" else ""
     sampling, made_of = _constrained(dialect, dialogue, sampling, state, spell)
     sampling = msgspec.structs.replace(sampling, stop=_stops(api, template, sampling.stop))
     names = frozenset(tool.name for tool in dialogue.callable)
     splits = dialogue.reasoning and state != "none"
     reads = bool(names) or splits
     return Composed(
-        prompt=prompt,
+        prompt=prompt + begun,
         sampling=sampling,
         spell=lambda field: made_of if field == "ebnf" and made_of is not None else spell(field),
         shown=dialect.shown if reads else frozenset(),
-        reader=partial(dialect.reader, names, reasoning=splits, opened=state == "open") if reads else None,
+        reader=(
+            partial(dialect.reader, names, reasoning=splits, opened=state == "open", begun=begun)
+            if reads
+            else None
+        ),
     )
+
+
+def _opening(dialect: Dialect, dialogue: Dialogue) -> str:
+    """What the answer begins with, if it must be calls."""
+    return dialect.format.opening if dialect.format is not None and dialogue.choice == "required" else ""
 
 
 def template_of(api: Api) -> ChatTemplate:
@@ -238,6 +248,8 @@ def _constrained(
             return sampling, None
     if dialect.marks is not None and state != "none":
         begin, end, _ = dialect.marks
+        if made_of == "tools":
+            answer = in_sequence(text(_opening(dialect, dialogue)), answer)
         behind = after_reasoning(None if state == "open" else begin, end, answer)
         answer = behind if state == "open" else either(behind, answer)
     constraints = {**dict.fromkeys(_CONSTRAINTS), "ebnf": _grammar(answer, made_of)}

@@ -44,11 +44,14 @@ class Dialect:
             return "none"
         return "open" if self.marks.always or prompt.endswith(self.marks.begin) else "possible"
 
-    def reader(self, tools: frozenset[str], *, reasoning: bool, opened: bool) -> Reader:
+    def reader(self, tools: frozenset[str], *, reasoning: bool, opened: bool, begun: str) -> Reader:
         """For one answer. tools: names of those that may be called. reasoning: split it off; opened: the
-        prompt has begun it.
+        prompt has begun it. begun: what of the answer is in the prompt, none of it text.
         """
-        return Reader(partial(self._read, tools, reasoning, opened))
+        reader = Reader(partial(self._read, tools, reasoning, opened))
+        pieces = reader.push(begun)
+        assert not pieces, "a part of the answer would be lost"
+        return reader
 
     def _read(self, tools: frozenset[str], reasoning: bool, opened: bool, source: Source) -> Reading:
         return tidied(self._read_all(source, tools, reasoning, opened))

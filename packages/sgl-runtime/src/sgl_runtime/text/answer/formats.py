@@ -47,6 +47,8 @@ class _Structure(Protocol):
 class CallFormat(NamedTuple):
     """shown: texts by which calls are found, which must be seen even where they are special tokens.
     short_ids: its templates take ids of calls of nine letters and digits only.
+    opening: what comes before the first call, often a special token: where calls are all that may be
+    answered, the prompt ends with it, as no grammar can write special tokens.
     """
 
     read: Callable[[Source, AbstractSet[str]], Reading]
@@ -54,14 +56,17 @@ class CallFormat(NamedTuple):
     structure: _Structure
     shown: tuple[str, ...]
     short_ids: bool = False
+    opening: str = ""
 
 
 _MISTRAL_SHOWN = (mistral.BEGIN, mistral.ID, mistral.ARGUMENTS)
 FORMATS: Final[dict[str, CallFormat]] = {
     "hermes": CallFormat(hermes.read, hermes.write, hermes.structure, (hermes.BEGIN, hermes.END)),
-    "mistral": CallFormat(mistral.read, mistral.write, mistral.structure, _MISTRAL_SHOWN, True),
+    "mistral": CallFormat(
+        mistral.read, mistral.write, mistral.structure, _MISTRAL_SHOWN, True, mistral.BEGIN
+    ),
     "mistral-named": CallFormat(
-        mistral.read, mistral.write_named, mistral.structure_named, _MISTRAL_SHOWN, True
+        mistral.read, mistral.write_named, mistral.structure_named, _MISTRAL_SHOWN, True, mistral.BEGIN
     ),
     "llama3": CallFormat(llama.read, llama.write, llama.structure, (llama.TAG,)),
     "pythonic": CallFormat(pythonic.read, pythonic.write, pythonic.structure, (pythonic.START, pythonic.END)),

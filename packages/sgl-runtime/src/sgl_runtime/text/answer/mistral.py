@@ -69,7 +69,7 @@ def _read_named(source: Source, names: AbstractSet[str]) -> Reading:
 
 def write(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     objects = [{"name": name, "arguments": arguments} for name, arguments in calls]
-    return f"{BEGIN} {json.dumps(objects, ensure_ascii=False)}"
+    return f"{BEGIN}{json.dumps(objects, ensure_ascii=False)}"
 
 
 def write_named(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
@@ -81,13 +81,17 @@ def write_named(calls: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def structure(tools: Tools, *, free: bool, many: bool) -> Format:
     tags = [tag(f'{{"name": {json.dumps(name)}, "arguments": ', schema, "}") for name, schema in tools]
-    calls = separated(tags, ", ", many=many)
+    # Older models write a space before the array.
+    array = in_sequence({"type": "regex", "pattern": r" ?\["}, separated(tags, ", ", many=many), text("]"))
     if not free:
-        return in_sequence(text(f"{BEGIN} ["), calls, text("]"))
-    array = {"type": "tag", "begin": f"{BEGIN} [", "content": calls, "end": "]"}
-    return triggered(BEGIN, [array], many=False)
+        return array
+    return triggered(BEGIN, [{"type": "tag", "begin": BEGIN, "content": array, "end": ""}], many=False)
 
 
 def structure_named(tools: Tools, *, free: bool, many: bool) -> Format:
-    tags = [tag(f"{BEGIN}{name}{ARGUMENTS}", schema, "") for name, schema in tools]
-    return triggered(BEGIN, tags, many=many) if free else separated(tags, "", many=many)
+    if not free:
+        tags = [tag(f"{name}{ARGUMENTS}", schema, "") for name, schema in tools]
+        return separated(tags, BEGIN, many=many)
+    return triggered(
+        BEGIN, [tag(f"{BEGIN}{name}{ARGUMENTS}", schema, "") for name, schema in tools], many=many
+    )
