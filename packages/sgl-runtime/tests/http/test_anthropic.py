@@ -113,11 +113,25 @@ async def test_the_events_of_a_stream() -> None:
         "message_delta",
         "message_stop",
     ]
+    assert {event["index"] for event in events if "index" in event} == {0}
     assert events[0]["message"]["content"] == []
     assert events[0]["message"]["stop_reason"] is None
     assert events[1]["content_block"] == {"type": "text", "text": "", "citations": None}
     assert events[-2]["delta"] == {"stop_reason": "end_turn", "stop_sequence": None}
     assert events[-2]["usage"]["output_tokens"] == 3
+
+
+async def test_blocks_are_numbered() -> None:
+    script = says(f"<think>Hm.</think>Well.{CALL}{CALL}")
+    async with served(script, tokenizer=TOKENIZER, capacity=ROOMY) as server:
+        body = {"model": "default", "max_tokens": 400, "messages": HELLO, "tools": [WEATHER], "stream": True}
+        response = await server.post("/v1/messages", body)
+    events = [json.loads(line[6:]) for line in response.text.split("\n") if line.startswith("data: ")]
+    for kind in ("start", "stop"):
+        indices = [event["index"] for event in events if event["type"] == f"content_block_{kind}"]
+        assert indices == [0, 1, 2, 3]
+    deltas = [event["index"] for event in events if event["type"] == "content_block_delta"]
+    assert sorted(deltas) == deltas and set(deltas) == {0, 1, 2, 3}
 
 
 async def test_calls_and_results_go_back_to_the_model() -> None:

@@ -17,6 +17,7 @@ from served import ROOMY, TOOL_TEMPLATE, served
 from sgl_constrain import Compiler, Matcher, Vocabulary
 
 from sgl_runtime.messages import Generate
+from sgl_runtime.text.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/chat/completions"
@@ -256,6 +257,21 @@ class TestTemplatesWithoutTools:
             response = await server.post(PATH, asks())
             assert response.status_code == 400
             assert "--tool-call-parser" in response.json()["error"]["message"]
+
+
+async def test_marks_that_are_special_tokens_are_seen_where_calls_are_looked_for() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer._backend.add_special_tokens(["[TOOL_CALLS]"])
+    tokenizer = Tokenizer(tokenizer._backend, tokenizer.special_tokens, tokenizer.chat_templates)
+    mark = tokenizer.token_id("[TOOL_CALLS]")
+    assert mark is not None and mark in tokenizer.special
+    script = Script(answer=lambda _: [mark, *b'[{"name": "get_time", "arguments": {}}]', EOS])
+    flags = {"tokenizer": tokenizer, "capacity": ROOMY, "tool_call_parser": "mistral"}
+    async with served(script, **flags) as server:
+        called = await server.answer(PATH, asks())
+        plain = await server.answer(PATH, asks(tools=None))
+    assert called["choices"][0]["finish_reason"] == "tool_calls"
+    assert plain["choices"][0]["message"]["content"] == '[{"name": "get_time", "arguments": {}}]'
 
 
 class TestReasoning:

@@ -249,6 +249,15 @@ def test_llama(text: str, pieces: list[Piece]) -> None:
 )
 def test_mistral(text: str, pieces: list[Piece]) -> None:
     assert pieces_of(of("mistral"), text) == pieces
+    assert pieces_of(of("mistral"), *text) == pieces
+
+
+def test_a_mark_is_looked_for_behind_what_was_read() -> None:
+    """The bracket of the second mark has been read as a list's, whether it was handed on or not."""
+    text = '[TOOL_CALLS]f[ARGS]{"a":[TOOL_CALLS]g[ARGS]{}'
+    for at in range(len(text)):
+        found = pieces_of(of("mistral"), text[:at], text[at:])
+        assert found == [Call("f"), Arguments('{"a":[TOOL_CALLS]g[ARGS]{}')]
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,15 @@ class Source:
 
     def until(self, literal: str, kind: Callable[[str], Piece]) -> Generator[Piece | None, None, bool]:
         """Release everything up to `literal`, which is not read, as pieces. False: it does not come any
-        more.
+        more. It is looked for in what is unread, not in what is held.
         """
         while (found := self._text.find(literal, self._at)) < 0:
+            begun = _begun(self._text, self._at, literal)
             self._at = len(self._text)
             if self._ended:
                 yield kind(self.release())
                 return False
-            self._at -= _begun(self._text, self._held, literal)
+            self._at -= begun
             yield kind(self.release())
             yield None
         self._at = found
