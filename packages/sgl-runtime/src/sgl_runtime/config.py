@@ -71,6 +71,18 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     chat_template: Annotated[
         str | None, _flag("a built-in name, or a .jinja or .json file, in place of the model's own template")
     ] = None
+    tool_call_parser: Annotated[
+        Literal["hermes", "qwen25", "llama3", "llama3_json", "mistral", "mistral-named", "pythonic", "none"]
+        | None,
+        _flag("how the model writes calls of tools; none given: as its chat template does, else hermes"),
+    ] = None
+    reasoning_parser: Annotated[
+        Literal["qwen3", "deepseek-r1", "magistral", "none"] | None,
+        _flag(
+            "how the model marks its reasoning, deepseek-r1: without opening it; none given: as its template"
+            " does"
+        ),
+    ] = None
 
     # -- address
     host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"
@@ -267,8 +279,9 @@ def options_from(values: dict[str, Any], options: type[T]) -> T:
 def config_from(values: dict[str, Any]) -> ServeConfig:
     """Validated ServeConfig from plain values. Raises ConfigError naming the flag."""
     config = options_from(values, ServeConfig)
-    if config.skip_tokenizer_init and config.chat_template is not None:
-        raise ConfigError("--chat-template needs the tokenizer: drop --skip-tokenizer-init")
+    for name in ("chat_template", "tool_call_parser", "reasoning_parser"):
+        if config.skip_tokenizer_init and getattr(config, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')} needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:

@@ -49,6 +49,17 @@ MODEL = ModelConfig(
     raw={},
 )
 PATH = Path("models/tiny.gguf")
+ROOMY = Capacity(slots=65536, rows=8, context_length=8192, vocab_size=260)
+# Writes tools, calls and results, and thinks if it is told to.
+TOOL_TEMPLATE = (
+    "{% if tools %}<|tools|>{{ tools | tojson }}<|end|>\n{% endif %}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}"
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
+    "{{ message['content'] }}{% for call in message.tool_calls or [] %}"
+    '<tool_call>{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}'
+    "</tool_call>{% endfor %}{{ '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% if thinks %}<think>{% endif %}{% endif %}"
+)
 
 
 class Served:
@@ -130,19 +141,26 @@ class Listening:
 
 
 @asynccontextmanager
-async def listening(script: Script, *, drain_seconds: float = 5.0, **config: Any) -> AsyncIterator[Listening]:
+async def listening(
+    script: Script,
+    *,
+    drain_seconds: float = 5.0,
+    tokenizer: Tokenizer | None = None,
+    capacity: Capacity = CAPACITY,
+    **config: Any,
+) -> AsyncIterator[Listening]:
     """On a free port of the loopback interface; stopped, if it still runs, on leaving."""
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     ready, stop = asyncio.Event(), asyncio.Event()
     died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    tokenizer = byte_tokenizer()
+    tokenizer = tokenizer or byte_tokenizer()
     server = serve_api(
         ServeConfig(**config),
         MODEL,
         tokenizer,
         load_chat_template(None, tokenizer),
-        [CAPACITY for _ in script.senders],
+        [capacity for _ in script.senders],
         script.senders,  # type: ignore[arg-type]
         script,  # type: ignore[arg-type]
         path=PATH,

@@ -8,13 +8,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from anthropic.types import message_count_tokens_params, message_create_params
 from openai.types import completion_create_params as completion
 from openai.types.chat import completion_create_params as chat_completion
+from openai.types.responses import response_create_params
 from scripted import Script, byte_tokenizer
 from served import Served, served
 
 from sgl_runtime.http import body as body_module
+from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
 from sgl_runtime.http.openai.completions import DEFAULT_MAX_TOKENS
+from sgl_runtime.http.openai.responses.schema import ResponsesBody
 from sgl_runtime.http.openai.schema import ChatBody, CompletionBody
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +34,10 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 def said(*messages: Any) -> dict[str, Any]:
     return {"messages": list(messages)}
+
+
+def tools(*names: str, **function: Any) -> list[dict[str, Any]]:
+    return [{"type": "function", "function": {"name": name, **function}} for name in names]
 
 
 NOT_JSON: list[tuple[bytes, str | None]] = [
@@ -178,7 +186,9 @@ COMPLETIONS: list[tuple[Any, str | None]] = [
     ({"prompt": "a", "logprobs": -1}, "logprobs"),
     ({"prompt": "a", "logprobs": True}, "logprobs"),
     ({"prompt": "a", "echo": "yes"}, "echo"),
-    ({"prompt": "a", "best_of": 2}, "best_of"),
+    ({"prompt": "a", "best_of": 0}, "best_of"),
+    ({"prompt": "a", "best_of": 2, "stream": True}, "best_of"),
+    ({"prompt": ["a"] * 5, "best_of": 1024}, "best_of"),
     ({"prompt": "a", "n": 2, "best_of": 1}, "best_of"),
     ({"prompt": "a", "suffix": "x"}, "suffix"),
 ]
@@ -193,8 +203,23 @@ CHAT: list[tuple[Any, str | None]] = [
     (said({"role": "user"}), "messages[0].content"),
     (said({"role": "user", "content": 5}), "messages[0].content"),
     (said({"role": "user", "content": "a", "typo": 1}), "messages[0].typo"),
-    (said({"role": "tool", "content": "a", "tool_call_id": "x"}), "messages[0].role"),
-    (said({"role": "assistant", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls"),
+    (said({"role": "tool", "content": "a"}), "messages[0].tool_call_id"),
+    (said({"role": "user", "content": "a", "tool_call_id": "x"}), "messages[0].tool_call_id"),
+    (said({"role": "user", "content": "a", "reasoning_content": "x"}), "messages[0].reasoning_content"),
+    (said({"role": "function", "content": "a", "name": "f"}), "messages[0].role"),
+    (said({"role": "assistant", "content": "a", "tool_calls": [{}]}), "messages[0].tool_calls[0].function"),
+    (
+        said({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}),
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    (
+        said({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": '}}]}),
+        "messages[0].tool_calls[0].function.arguments",
+    ),
+    (
+        said({"role": "user", "content": "a", "tool_calls": [{"function": {"name": "f"}}]}),
+        "messages[0].tool_calls",
+    ),
     (
         said({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}),
         "messages[0].content[0]",
@@ -211,8 +236,30 @@ CHAT: list[tuple[Any, str | None]] = [
     (chat(logprobs=5), "logprobs"),
     (chat(top_logprobs=5), "top_logprobs"),
     (chat(logprobs=True, top_logprobs=21), "top_logprobs"),
-    (chat(tools=[{"type": "function"}]), "tools"),
+    (chat(tools=[{"type": "function"}]), "tools[0].function"),
+    (chat(tools=[{"type": "custom", "custom": {"name": "f"}}]), "tools[0].type"),
+    (chat(tools=tools("f", "f")), "tools"),
+    (chat(tools=tools("")), "tools"),
+    (chat(tools=tools("a b")), "tools"),
+    (chat(tools=tools("f", parameters={"type": "string"})), "tools"),
+    (chat(tools=tools("f"), tool_choice="any"), "tool_choice"),
+    (chat(tools=tools("f"), tool_choice={"type": "function", "function": {"name": "g"}}), "tool_choice"),
+    (chat(tools=tools("f"), tool_choice={"type": "custom", "custom": {"name": "f"}}), "tool_choice.type"),
+    (
+        chat(
+            tools=tools("f"),
+            tool_choice={
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "auto",
+                    "tools": [{"type": "function", "function": {"name": "g"}}],
+                },
+            },
+        ),
+        "tool_choice",
+    ),
     (chat(tool_choice="required"), "tool_choice"),
+    (chat(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
     (chat(functions=[{}]), "functions"),
     (chat(function_call={"name": "x"}), "function_call"),
     (chat(audio={"voice": "x"}), "audio"),
@@ -294,6 +341,7 @@ NEUTRAL: dict[str, list[dict[str, Any]]] = {
         {"prompt": "a", **fields}
         for fields in (
             {"best_of": 1},
+            {"best_of": 1, "stream": True},
             {"best_of": 2, "n": 2},
             {"suffix": None},
             {"suffix": ""},
@@ -334,8 +382,14 @@ async def test_neutral_values_and_annotations_are_accepted(path: str) -> None:
 
 
 async def test_every_parameter_of_the_official_client_has_a_field() -> None:
-    for body, params in ((ChatBody, chat_completion), (CompletionBody, completion)):
-        theirs = set(params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    for body, params in (
+        (ChatBody, chat_completion.CompletionCreateParamsBase),
+        (CompletionBody, completion.CompletionCreateParamsBase),
+        (ResponsesBody, response_create_params.ResponseCreateParamsBase),
+        (MessagesBody, message_create_params.MessageCreateParamsBase),
+        (CountBody, message_count_tokens_params.MessageCountTokensParams),
+    ):
+        theirs = set(params.__annotations__) | ({"stream"} if body is not CountBody else set())
         assert theirs <= set(body.__struct_fields__)
 
 

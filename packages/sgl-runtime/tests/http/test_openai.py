@@ -204,6 +204,37 @@ class TestCompletions:
             assert "".join(event["text"] for event in mine) == choice["text"]
         assert len(events) > 8
 
+    async def test_best_of_returns_the_likeliest_of_each_prompt(self) -> None:
+        script = Script(per_step=None)
+        body = completion(["a", "b"], best_of=3, n=2, temperature=1, seed=0, max_tokens=2)
+        async with served(script) as server:
+            reading = asyncio.create_task(server.answer(self.path, body))
+            await settle()
+            values = [(-2.0, -2.0), (-0.5, -0.7), (-0.5,), (-9.0, -9.0), (-3.0, -3.0), (-4.0, -1.0)]
+            for generate, value in zip(script.generates, values, strict=True):
+                assert generate.logprobs == LogprobSpec()
+                tokens = [65 + generate.sampling.seed] * len(value)
+                logprobs = Logprobs(tokens, list(value), [[] for _ in value])
+                finish = StoppedByLength(len(value))
+                script.say(Delta(generate.rid, tokens, finish, output_logprobs=logprobs))
+            answer = await reading
+        assert [choice["text"] for choice in answer["choices"]] == ["C", "BB", "CC", "BB"]
+        assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
+        assert {choice["logprobs"] for choice in answer["choices"]} == {None}
+        assert answer["usage"]["completion_tokens"] == 11, "all of them were computed"
+
+    async def test_usage_with_every_event(self) -> None:
+        options = {"include_usage": True, "continuous_usage_stats": True}
+        body = completion(["ab", "cd"], stream=True, stream_options=options)
+        async with served(Script(per_step=1)) as server:
+            events = await server.events(self.path, body)
+            counts = [event["usage"]["completion_tokens"] for event in events]
+            assert (counts[0], counts[-2:]) == (1, [6, 6])
+            assert counts == sorted(counts)
+            assert {event["usage"]["prompt_tokens"] for event in events} == {4}
+            body["stream_options"] = {"continuous_usage_stats": True}
+            assert all(event["choices"] for event in await server.events(self.path, body))
+
 
 class TestChat:
     path = "/v1/chat/completions"

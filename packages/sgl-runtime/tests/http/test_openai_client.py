@@ -117,11 +117,12 @@ async def test_errors_are_the_clients_own() -> None:
         with pytest.raises(openai.NotFoundError) as missing:
             await client.completions.create(model="gpt-4", prompt="a")
         assert missing.value.code == "model_not_found"
-        with pytest.raises(openai.BadRequestError, match="tools"):
+        with pytest.raises(openai.BadRequestError, match="text models"):
             await client.chat.completions.create(
                 model="default",
-                messages=MESSAGES,
-                tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
+                messages=[
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}
+                ],
             )
         with pytest.raises(openai.AuthenticationError):
             await client.with_options(api_key="wrong").models.list()

@@ -38,6 +38,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     default_length: int | None  # of the answer, when no maximum is given; None: what fits
     add_special: bool = True  # begin-of-sequence and the like; chat templates write their own
     logprobs: LogprobSpec | None = None
+    shown: frozenset[int] = frozenset()  # special tokens that are text of the answer even so
 
 
 class Preparation:
@@ -119,6 +120,7 @@ class Preparation:
             logprobs = LogprobSpec(top=logprobs.top)
         options = TextOptions(
             skip_special=ask.sampling.skip_special_tokens is not False,
+            shown=ask.shown,
             spaces_between_special=ask.sampling.spaces_between_special_tokens is not False,
             keep_stop=bool(ask.sampling.include_stop_str_in_output),
         )

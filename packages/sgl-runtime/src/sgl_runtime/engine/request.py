@@ -17,6 +17,7 @@ class TextOptions(msgspec.Struct, frozen=True):
     """How the tokens of a sample become text."""
 
     skip_special: bool = True
+    shown: frozenset[int] = frozenset()  # special tokens that are not skipped
     spaces_between_special: bool = True
     keep_stop: bool = False
 

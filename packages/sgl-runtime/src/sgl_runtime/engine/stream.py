@@ -171,7 +171,7 @@ def new_detokenizer(tokenizer: Tokenizer, eos: Collection[int], sample: Sample) 
     sampling = sample.generate.sampling
     return Detokenizer(
         tokenizer.vocabulary,
-        special=tokenizer.special,
+        special=tokenizer.special - sample.text.shown,
         stop=sampling.stop,
         stop_tokens=sampling.stop_token_ids if sampling.ignore_eos else (*sampling.stop_token_ids, *eos),
         skip_special=sample.text.skip_special,

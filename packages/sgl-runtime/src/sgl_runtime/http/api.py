@@ -11,7 +11,9 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.prepare import Preparation
+from sgl_runtime.http.openai.responses.store import ResponseStore
 from sgl_runtime.messages import Capacity
+from sgl_runtime.text.answer.dialect import Dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
 
@@ -27,6 +29,8 @@ class Api:
     preparation: Preparation
     tokenizer: Tokenizer | None  # None: requests and answers are token ids
     chat_template: ChatTemplate | None
+    dialect: Dialect | None  # of the model's answers in a chat; None without a template
+    responses: ResponseStore = field(default_factory=ResponseStore)
     started: float = field(default_factory=time.time)
 
     @property

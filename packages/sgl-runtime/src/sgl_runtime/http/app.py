@@ -15,9 +15,11 @@ from starlette.routing import Route
 
 from sgl_runtime.errors import SglError
 from sgl_runtime.http import errors, info, native, profile, tokens
+from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
 from sgl_runtime.http.openai import chat, completions, models
+from sgl_runtime.http.openai.responses import endpoint as responses
 
 
 def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starlette:
@@ -46,6 +48,11 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             Route("/v1/models/{id:path}", partial(models.get_model, api)),
             Route("/v1/completions", partial(completions.completions, api), methods=["POST"]),
             Route("/v1/chat/completions", partial(chat.chat_completions, api), methods=["POST"]),
+            Route("/v1/responses", partial(responses.responses, api), methods=["POST"]),
+            Route("/v1/responses/{id}", partial(responses.get_response, api)),
+            Route("/v1/responses/{id}", partial(responses.delete_response, api), methods=["DELETE"]),
+            Route("/v1/messages", partial(messages.messages, api), methods=["POST"]),
+            Route("/v1/messages/count_tokens", partial(messages.count_tokens, api), methods=["POST"]),
         ],
         middleware=[] if api.config.api_key is None else [Middleware(BearerKey, key=api.config.api_key)],
         exception_handlers={

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Authorization: Bearer <key>` on every request but health checks and OPTIONS."""
+"""`Authorization: Bearer <key>`, or Anthropic's `x-api-key: <key>`, on every request but health checks and
+OPTIONS.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ class BearerKey:
 
     def __init__(self, app: ASGIApp, key: str) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._expected = {b"authorization": f"Bearer {key}".encode(), b"x-api-key": key.encode()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._admits(scope):
@@ -34,5 +36,7 @@ class BearerKey:
     def _admits(self, scope: Scope) -> bool:
         if scope["method"] == "OPTIONS" or scope["path"] in ("/health", "/health_generate"):
             return True
-        given = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
-        return len(given) == 1 and secrets.compare_digest(given[0], self._expected)
+        given = [(name.lower(), value) for name, value in scope["headers"] if name.lower() in self._expected]
+        names = {name for name, _ in given}
+        right = [secrets.compare_digest(value, self._expected[name]) for name, value in given]
+        return len(names) == len(given) > 0 and all(right)

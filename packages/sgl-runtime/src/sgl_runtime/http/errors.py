@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors as answers: `{"error": {"message", "param"}}`, with OpenAI's further fields under /v1/.
+"""Errors as answers: `{"error": {"message", "param"}}`, with OpenAI's further fields under /v1/, and in
+Anthropic's shape under /v1/messages.
 
 One place turns whatever an endpoint raises into a status and a body; endpoints only raise.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -18,6 +19,14 @@ from sgl_runtime.errors import NotFound, SglError
 
 _logger = log.logger(__name__)
 _CLIENT_LEFT = 499  # nobody reads it; the access log does
+_ANTHROPIC_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
 _KINDS = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 
 
@@ -34,18 +43,26 @@ def openai_error(error: SglError) -> dict[str, Any]:
     return _openai(error.message, error.kind, error.param, code="model_not_found" if missing else None)
 
 
+def anthropic_error(error: SglError) -> dict[str, Any]:
+    return _anthropic(error.message, _ANTHROPIC_KINDS.get(error.status, "api_error"))
+
+
 def error_response(request: Request, status: int, message: str, *, code: str | None = None) -> Response:
     """An error that is no SglError, in the shape of the request's protocol."""
-    if _is_openai(request):
-        kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "internal_error")
-        return json_response(_openai(message, kind, None, code), status)
-    return json_response({"error": {"message": message, "param": None}}, status)
+    kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "internal_error")
+    match _protocol(request):
+        case "anthropic":
+            return json_response(_anthropic(message, _ANTHROPIC_KINDS.get(status, "api_error")), status)
+        case "openai":
+            return json_response(_openai(message, kind, None, code), status)
+        case "native":
+            return json_response({"error": {"message": message, "param": None}}, status)
 
 
 async def on_sgl_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SglError)
-    render = openai_error if _is_openai(request) else native_error
-    return json_response(render(error), error.status)
+    render = {"native": native_error, "openai": openai_error, "anthropic": anthropic_error}
+    return json_response(render[_protocol(request)](error), error.status)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -69,9 +86,16 @@ async def on_bug(request: Request, error: Exception) -> Response:
     )
 
 
-def _is_openai(request: Request) -> bool:
-    return request.url.path.startswith("/v1/")
+def _protocol(request: Request) -> Literal["native", "openai", "anthropic"]:
+    path = request.url.path
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+        return "anthropic"
+    return "openai" if path.startswith("/v1/") else "native"
 
 
 def _openai(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def _anthropic(message: str, kind: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message}}

@@ -16,7 +16,7 @@ from sgl_runtime import log
 from sgl_runtime.channel import AsyncPull, Push
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
-from sgl_runtime.errors import EngineDied
+from sgl_runtime.errors import ConfigError, EngineDied
 from sgl_runtime.http.server import serve_api
 from sgl_runtime.messages import Died, FromReplica, Open, Ready, ToApi, decoder
 from sgl_runtime.process import ChildPipe
@@ -55,6 +55,9 @@ def run(
     start = time.time()
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     template = None if tokenizer is None else load_chat_template(config.chat_template, tokenizer)
+    for flag, given in (("tool-call", config.tool_call_parser), ("reasoning", config.reasoning_parser)):
+        if template is None and given not in (None, "none"):
+            raise ConfigError(f"--{flag}-parser: the model brings no chat template; give --chat-template too")
     if tokenizer is not None and (odd := disagreements(tokenizer, _SAMPLES)):
         _logger.warning(
             "this tokenizer rewrites text while decoding, which answers do not: %r, not %r", *odd[0]

@@ -29,6 +29,7 @@ from sgl_runtime.errors import EngineDied, Overloaded, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
 from sgl_runtime.messages import Capacity, FromReplica
+from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
 
@@ -151,7 +152,14 @@ def build_api(
         log_requests=config.log_requests,
     )
     preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
-    return Api(config, model, path, limits, capacities, client, preparation, tokenizer, chat_template)
+    dialect = None
+    if chat_template is not None and tokenizer is not None:
+        dialect = load_dialect(
+            chat_template, tokenizer, calls=config.tool_call_parser, reasoning=config.reasoning_parser
+        )
+    return Api(
+        config, model, path, limits, capacities, client, preparation, tokenizer, chat_template, dialect
+    )
 
 
 async def _hypercorn(api: Api, fd: int, on_ready: Callable[[], None], closing: asyncio.Event) -> None:

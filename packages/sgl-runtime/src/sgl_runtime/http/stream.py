@@ -47,16 +47,36 @@ async def _left(receive: Receive) -> None:
         pass
 
 
+def data_frame(event: Any) -> bytes:
+    """`data: {...}`."""
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+def named_frame(event: Any) -> bytes:
+    """The same behind the name of the event, which is its type."""
+    name: str = event["type"]
+    return f"event: {name}\n".encode() + data_frame(event)
+
+
 class EventStream:
-    """An ASGI answer: `data: {...}` for each item of `events`, then `data: [DONE]`.
+    """An ASGI answer: a frame for each item of `events`, then `end`.
 
     An SglError before the first event travels on and becomes a status; after it, an event as `render_error`
     has it.
     """
 
-    def __init__(self, events: AsyncGenerator[Any, None], render_error: Callable[[SglError], Any]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[Any, None],
+        render_error: Callable[[SglError], Any],
+        *,
+        frame: Callable[[Any], bytes] = data_frame,
+        end: bytes = b"data: [DONE]\n\n",
+    ) -> None:
         self._events = events
         self._render_error = render_error
+        self._frame = frame
+        self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientDisconnect):
@@ -67,14 +87,12 @@ class EventStream:
             event = await anext(events)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             try:
-                await _send_event(send, event)
+                await self._send(send, event)
                 async for event in events:
-                    await _send_event(send, event)
+                    await self._send(send, event)
             except SglError as error:
-                await _send_event(send, self._render_error(error))
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+                await self._send(send, self._render_error(error))
+        await send({"type": "http.response.body", "body": self._end, "more_body": False})
 
-
-async def _send_event(send: Send, event: Any) -> None:
-    body = b"data: " + msgspec.json.encode(event) + b"\n\n"
-    await send({"type": "http.response.body", "body": body, "more_body": True})
+    async def _send(self, send: Send, event: Any) -> None:
+        await send({"type": "http.response.body", "body": self._frame(event), "more_body": True})

@@ -47,6 +47,7 @@ class ChatTemplate:
     variables: what it sees besides the conversation, such as bos_token.
     tool_source: another text for conversations with tools; many publish two.
     stop: texts that end an answer in this format; may repeat what ends the model's texts anyway.
+    source: the jinja text.
     automatic: the text that the tokenizer puts before every text by itself; not part of the markers.
     """
 
@@ -61,6 +62,7 @@ class ChatTemplate:
         automatic: str = "",
     ) -> None:
         self.stop = tuple(stop)
+        self.source = source
         self._name = name
         self._variables = dict(variables or {})
         self._automatic = automatic

@@ -34,22 +34,31 @@ async def completions(api: Api, request: Request) -> ASGIApp:
     body = await read(request, _DECODER)
     check_model(api, body.model)
     check_common(body)
-    if body.best_of not in (None, body.n or 1):
-        raise InvalidRequest(
-            "best_of: this build draws no samples but those it returns; leave the field out or set it to n",
-            param="best_of",
-        )
+    _check_best_of(body)
     tokenizer = tokenizer_of(api)
     envelope = Envelope("cmpl", "text_completion", api.model_name)
     prepared = await api.preparation.prepare(_asks(body, envelope.id))
     choice = _choices(body, prepared, tokenizer)
     if not body.stream:
-        return json_response(await while_connected(request.receive, answer(api, prepared, envelope, choice)))
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
+        keep = None if body.best_of is None else body.n or 1
+        whole = answer(api, prepared, envelope, choice, keep=keep)
+        return json_response(await while_connected(request.receive, whole))
     stream = events(
-        api, prepared, envelope, lambda output: _events(output, choice), include_usage=include_usage
+        api, prepared, envelope, lambda output: _events(output, choice), options=body.stream_options
     )
     return EventStream(stream, openai_error)
+
+
+def _check_best_of(body: CompletionBody) -> None:
+    if body.best_of is None:
+        return
+    if body.best_of < (body.n or 1):
+        raise InvalidRequest(f"best_of: at least n, which is {body.n}, got {body.best_of}", param="best_of")
+    if body.stream and body.best_of > (body.n or 1):
+        raise InvalidRequest(
+            "best_of: which samples are the best is known when all have ended; leave out stream or best_of",
+            param="best_of",
+        )
 
 
 def _asks(body: CompletionBody, id: str) -> list[Ask]:
@@ -57,6 +66,9 @@ def _asks(body: CompletionBody, id: str) -> list[Ask]:
     many = len(prompts) > 1
     sampling = sampling_body(body, None if body.max_tokens is UNSET else body.max_tokens)
     logprobs = None
+    if body.best_of is not None:
+        sampling.n = body.best_of
+        logprobs = LogprobSpec()  # to tell which are the best
     if body.logprobs is not None:
         logprobs = LogprobSpec(start=0 if body.echo else -1, top=body.logprobs)
     return [
@@ -64,7 +76,7 @@ def _asks(body: CompletionBody, id: str) -> list[Ask]:
             prompt=prompt,
             source=f"prompt[{i}]" if many else "prompt",
             sampling=sampling,
-            spell=spelling(body),
+            spell=spelling(body, n="n" if body.best_of is None else "best_of"),
             id=f"{id}-{i}" if many else id,
             rid=id,
             default_length=DEFAULT_MAX_TOKENS if body.max_tokens is UNSET else None,

@@ -25,6 +25,7 @@ _SPELLING = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "to
 
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_usage: bool = False
+    continuous_usage_stats: bool = False
     include_obfuscation: Any = None
 
 
@@ -70,7 +71,7 @@ class CompletionBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     max_tokens: _Length | UnsetType | None = UNSET  # absent: 16; null: what fits
     logprobs: _Top | None = None
     echo: bool | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Meta(ge=1, le=1024)] | None = None
     suffix: Any = None
 
 
@@ -83,17 +84,63 @@ class ContentPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     refusal: Any = None
 
 
+class CalledFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str = "{}"
+    parsed_arguments: object = None  # put there by OpenAI's client, from the arguments
+
+
+class ToolCall(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None  # of a streamed call that is sent back as it came
+
+
 class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[ContentPart] | None = None
     name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
     # What an answer of OpenAI's may hold when a client sends it back.
     annotations: Any = None
     audio: Any = None
     function_call: Any = None
     refusal: Any = None
-    tool_calls: Any = None
-    tool_call_id: Any = None
+    parsed: object = None  # put there by OpenAI's client, from the content
+
+
+class Function(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
+    function: NamedFunction
+
+
+class AllowedTools(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedChoice(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
+):
+    allowed_tools: AllowedTools
 
 
 class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
@@ -102,7 +149,14 @@ class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: _Top | None = None
+    tools: list[ToolBody] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    # extensions
+    separate_reasoning: bool | None = None  # false: leave it in the text
+    continue_final_message: bool | None = None  # the last message, the assistant's, begins the answer
+    chat_template_kwargs: dict[str, Any] | None = None
     audio: Any = None
     function_call: Any = None
     functions: Any = None
@@ -111,10 +165,7 @@ class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     prediction: Any = None
     prompt_cache_options: Any = None
     prompt_cache_retention: Any = None
-    reasoning_effort: Any = None
     service_tier: Any = None
-    tool_choice: Any = None
-    tools: Any = None
     verbosity: Any = None
     web_search_options: Any = None
 
@@ -127,12 +178,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "include_obfuscation": (False,),
     "modalities": (["text"],),
     "prompt_cache_retention": ("in_memory", "in-memory"),
-    "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "suffix": ("",),
-    "tool_calls": ([],),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
 }
 _ANY_OBJECT = {"type": "object"}

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's protocol on the same engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from sgl_runtime.engine.prepare import Ask
+from sgl_runtime.engine.request import PreparedRequest
+from sgl_runtime.engine.sampling import SamplingBody
+from sgl_runtime.http.anthropic.answer import MessageWriter
+from sgl_runtime.http.anthropic.request import dialogue_of
+from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
+from sgl_runtime.http.api import Api
+from sgl_runtime.http.body import read
+from sgl_runtime.http.dialogue import Composed, compose
+from sgl_runtime.http.errors import anthropic_error, json_response
+from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.reading import AnswerReader
+from sgl_runtime.http.stream import EventStream, named_frame, while_connected
+
+_MESSAGES = msgspec.json.Decoder(MessagesBody)
+_COUNT = msgspec.json.Decoder(CountBody)
+_SPELLING = {
+    "max_new_tokens": "max_tokens",
+    "stop": "stop_sequences",
+    "json_schema": "output_config.format.schema",
+}
+
+
+async def messages(api: Api, request: Request) -> ASGIApp:
+    body = await read(request, _MESSAGES)
+    check_model(api, body.model)
+    tokenizer_of(api)
+    id = f"msg_{uuid4().hex}"
+    composed = _compose(api, body)
+    prepared = await api.preparation.prepare([_ask(composed, id)])
+    display = None if body.thinking is None else body.thinking.display
+    writer = MessageWriter(
+        id,
+        api.model_name,
+        AnswerReader(api, composed),
+        body.stop_sequences or (),
+        shows_thinking=display != "omitted",
+    )
+    if body.stream:
+        events = _events(api, prepared, writer)
+        return EventStream(events, anthropic_error, frame=named_frame, end=b"")
+    return json_response(await while_connected(request.receive, _whole(api, prepared, writer)))
+
+
+async def count_tokens(api: Api, request: Request) -> Response:
+    """How many tokens the prompt of such a request would have."""
+    body = await read(request, _COUNT)
+    check_model(api, body.model)
+    tokenizer = tokenizer_of(api)
+    prompt = compose(api, dialogue_of(api, body), SamplingBody(), _spell).prompt
+    tokens = await asyncio.to_thread(tokenizer.encode, prompt, add_special=False)
+    return json_response({"input_tokens": len(tokens)})
+
+
+async def _whole(api: Api, prepared: PreparedRequest, writer: MessageWriter) -> dict[str, Any]:
+    with api.client.open(prepared, streaming=False) as generation:
+        (output,) = await generation.results()
+    return writer.whole(output)
+
+
+async def _events(
+    api: Api, prepared: PreparedRequest, writer: MessageWriter
+) -> AsyncGenerator[dict[str, Any], None]:
+    begun = False
+    with api.client.open(prepared, streaming=True) as generation:
+        async for output in generation.outputs():
+            if not begun:
+                begun = True
+                yield writer.begin(output)
+            for event in writer.events(output):
+                yield event
+
+
+def _compose(api: Api, body: MessagesBody) -> Composed:
+    format = None if body.output_config is None else body.output_config.format
+    sampling = SamplingBody(
+        max_new_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=body.top_k,
+        stop=body.stop_sequences,
+        json_schema=None if format is None else format.schema,
+    )
+    return compose(api, dialogue_of(api, body), sampling, _spell)
+
+
+def _ask(composed: Composed, id: str) -> Ask:
+    return Ask(
+        prompt=composed.prompt,
+        source="messages",
+        sampling=composed.sampling,
+        spell=composed.spell,
+        id=id,
+        rid=id,
+        default_length=None,
+        add_special=False,
+        shown=composed.shown,
+    )
+
+
+def _spell(field: str) -> str:
+    return _SPELLING.get(field, field)

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The body of `/v1/responses`; fields have the same three fates as those of chat completions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sgl_runtime.engine.sampling import SamplingFields
+from sgl_runtime.errors import InvalidRequest
+from sgl_runtime.http.openai.schema import JsonObjectFormat, TextFormat
+
+
+class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A part of a content: input_text, output_text, reasoning_text, summary_text."""
+
+    type: str
+    text: str | None = None
+    annotations: object = None  # of an answer that is sent back
+    logprobs: object = None
+    prompt_cache_breakpoint: object = None  # prefixes are cached without being told
+
+
+class Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A message, a call, the output of one, or reasoning; OpenAI's answers have more fields than its
+    inputs.
+    """
+
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[Part] | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[Part] | None = None
+    id: object = None
+    status: object = None
+    phase: object = None
+    caller: object = None
+    summary: list[Part] | None = None
+    encrypted_content: Any = None
+    namespace: Any = None
+    parsed_arguments: object = None  # put there by OpenAI's client
+
+
+class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    allowed_callers: Any = None
+    defer_loading: Any = None
+    output_schema: Any = None
+
+
+class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
+    name: str
+
+
+class AllowedTools(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
+):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class SchemaFormat(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"
+):
+    name: str | None = None
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    format: TextFormat | JsonObjectFormat | SchemaFormat | None = None
+    verbosity: Any = None
+
+
+class Reasoning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Any = None
+    generate_summary: Any = None
+    context: Any = None
+    mode: Any = None
+
+
+class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    include_obfuscation: Any = None
+
+
+class ResponsesBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
+    model: str = "default"
+    input: str | list[Item]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
+    previous_response_id: str | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    text: TextConfig | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: Reasoning | None = None
+    # extension
+    chat_template_kwargs: dict[str, Any] | None = None
+    # annotations
+    metadata: dict[str, str] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    access_programs: Any = None
+    background: Any = None
+    background_options: Any = None
+    context_management: Any = None
+    conversation: Any = None
+    image: Any = None
+    include: Any = None
+    max_tool_calls: Any = None
+    moderation: Any = None
+    prompt: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    service_tier: Any = None
+    top_logprobs: Any = None
+    truncation: Any = None
+
+
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "allowed_callers": ([], ["direct"]),
+    "background": (False,),
+    "context_management": ([],),
+    "defer_loading": (False,),
+    # Encrypted, reasoning can be sent back where nothing is stored; here it comes and goes in the open.
+    "include": ([], ["reasoning.encrypted_content"]),
+    "include_obfuscation": (False,),
+    "mode": ("standard",),
+    "prompt_cache_retention": ("in_memory", "in-memory"),
+    "service_tier": ("auto", "default"),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+    "verbosity": ("medium",),
+}
+
+
+def check(body: ResponsesBody) -> None:
+    """Raises InvalidRequest naming the first field that asks for what we do not do."""
+    _refuse(body)
+    if body.n not in (None, 1):
+        raise InvalidRequest("n: a response has one answer; use /v1/chat/completions", param="n")
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
+    for name in ("stream_options", "text", "reasoning"):
+        if (part := getattr(body, name)) is not None:
+            _refuse(part, f"{name}.")
+    for i, tool in enumerate(body.tools or ()):
+        _refuse(tool, f"tools[{i}].")
+    for i, item in enumerate(body.input if isinstance(body.input, list) else ()):
+        _refuse(item, f"input[{i}].")
+
+
+def _refuse(body: msgspec.Struct, where: str = "") -> None:
+    for field in msgspec.structs.fields(type(body)):
+        value = getattr(body, field.name)
+        if field.type is not Any or value is None or field.name == "stop_regex":  # refused in engine.sampling
+            continue
+        if value not in _NEUTRAL.get(field.name, ()):
+            path = f"{where}{field.name}"
+            raise InvalidRequest(f"{path}: this server does not support it; leave the field out", param=path)
