@@ -27,6 +27,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "head_dim of its own": {"head_dim": 20},
     "one KV head": {"num_key_value_heads": 1},
     "no grouping": {"num_key_value_heads": 6},
+    "gelu": {"hidden_act": "gelu"},
+    "gelu, approximately": {"hidden_act": "gelu_pytorch_tanh"},
     "large theta": {"rope_theta": 500000.0},
 } | {f"rope scaling {name}": {"rope_scaling": dict(scaling)} for name, scaling in ROPE_SCALING.items()}
 
@@ -96,7 +98,7 @@ def test_an_untied_checkpoint_must_store_the_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "relu2"}, "hidden_act 'relu2'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
     ],
 )
