@@ -85,6 +85,13 @@ def test_a_tied_checkpoint_may_store_the_head_too(tmp_path: Path) -> None:
     make_runner(tmp_path)
 
 
+def test_tables_that_are_computed_may_be_stored(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}, file)
+    make_runner(tmp_path)
+
+
 def test_an_untied_checkpoint_must_store_the_head(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, TINY | {"tie_word_embeddings": False})
     file = tmp_path / "model.safetensors"

@@ -29,7 +29,14 @@ _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
 _HEAD_DIM = ("head_dim", "kv_channels")
 _INTERMEDIATE_SIZE = ("intermediate_size", "ffn_hidden_size", "n_inner")
 _VOCAB_SIZE = ("vocab_size", "padded_vocab_size")
-_NORM_EPS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "layernorm_epsilon")
+_NORM_EPS = (
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "norm_epsilon",
+    "layernorm_epsilon",
+    "norm_eps",
+)
 _ACTIVATION = ("hidden_activation", "hidden_act", "activation_function")
 _CONTEXT_LENGTH = (
     "max_sequence_length",
@@ -75,20 +82,23 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return Fields(Path("config.json"), self.raw)
 
     def window(self, layer: int, *, full_every: int | None = None) -> int | None:
-        """Tokens that a query of this layer sees at most, itself included; None: all.
-
-        Where the config does not tell layers apart, every `full_every`-th sees everything, as it is in the
-        family, and the others have the window; by default all have it.
-        """
-        if self.sliding_window is None or self.sliding_window >= self.context_length:
+        """Tokens that a query of this layer sees at most, itself included; None: all. As `slides`."""
+        width = self.sliding_window
+        if width is None or width >= self.context_length or not self.slides(layer, full_every=full_every):
             return None
+        return width
+
+    def slides(self, layer: int, *, full_every: int | None = None) -> bool:
+        """Is this layer one of those with the sliding window?
+
+        Where the config does not tell layers apart, every `full_every`-th has none, as it is in the family;
+        without that number all have it, or the upper ones.
+        """
         if self.layer_types is not None:
-            slides = self.layer_types[layer] == "sliding_attention"
-        elif full_every is not None:
-            slides = (layer + 1) % self.own.integer("sliding_window_pattern", full_every) != 0
-        else:
-            slides = layer >= self.raw.get("max_window_layers", 0)
-        return self.sliding_window if slides else None
+            return self.layer_types[layer] == "sliding_attention"
+        if full_every is not None:
+            return (layer + 1) % self.own.integer("sliding_window_pattern", full_every) != 0
+        return self.sliding_window is not None and layer >= self.raw.get("max_window_layers", 0)
 
 
 def read_config(path: Path) -> ModelConfig:

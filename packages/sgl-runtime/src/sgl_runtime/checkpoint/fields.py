@@ -68,6 +68,10 @@ class Fields:
             self.fail(name, f"must be a positive number, not {value!r}")
         return float(value)
 
+    def optional(self, names: Names) -> float | None:
+        """A positive number, or None where the field is missing."""
+        return self.number(names) if self.has(self.spelled(names)) else None
+
     def boolean(self, names: Names, default: bool) -> bool:
         name = self.spelled(names)
         value = self._value(name, default)

@@ -29,12 +29,22 @@ class HeadRMSNorm(nn.Module):
 
 class HeadLayerNorm(nn.Module):
     """[T, heads, head_dim] -> the same, fresh: layer normalisation of every head, each with a weight of its
-    own. `own` are the heads of this rank."""
+    own.
 
-    def __init__(self, build: Build, heads: int, own: Span, head_dim: int, eps: float) -> None:
+    own: the heads of this rank. apart: a checkpoint stores a vector for each head, whose parts are named by
+    number, and not one matrix.
+    """
+
+    def __init__(
+        self, build: Build, heads: int, own: Span, head_dim: int, eps: float, *, apart: bool = False
+    ) -> None:
         super().__init__()
-        self.weight = Shard(((Part(heads, own),), (Part.whole(head_dim),)), build.dtype, build.device)
+        dims: tuple[tuple[Part, ...], ...] = ((Part(heads, own),), (Part.whole(head_dim),))
+        if apart:
+            of_head = (Span(0, head_dim if own.start <= head < own.stop else 0) for head in range(heads))
+            dims = (tuple(Part(head_dim, span, head) for head, span in enumerate(of_head)),)
+        self.weight = Shard(dims, build.dtype, build.device)
         self._eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, None, None, self._eps).mul_(self.weight)
+        return layer_norm(x, None, None, self._eps).mul_(self.weight.view(x.shape[1:]))

@@ -76,8 +76,12 @@ class Attention(nn.Module):
         )
         self.attend = PagedAttention(layer, spec)
 
-    def forward(self, x: Tensor, rotation: Rotation, inputs: Inputs) -> Tensor:
-        q, k, v = self.qkv_proj.split(x)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, query heads, head_dim], k and v [T, KV heads, head_dim], before they rotate."""
+        return self.qkv_proj.split(x)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, inputs: Inputs) -> Tensor:
+        q, k, v = self.project(x)
         return self.o_proj(self.attend(q, k, v, inputs, rotation))
 
 
@@ -124,9 +128,12 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(block(build, layer) for layer in range(c.layers))
         self.norm = norm
 
+    def embed(self, inputs: Inputs) -> Tensor:
+        return self.embed_tokens(inputs.tokens)
+
     def forward(self, inputs: Inputs) -> Tensor:
         rotation = self.rotary(inputs.positions)
-        x, residual = self.embed_tokens(inputs.tokens), None
+        x, residual = self.embed(inputs), None
         for block in self.layers:
             x, residual = block(x, residual, rotation, inputs)
         x, _ = self.norm(x, residual)
@@ -149,7 +156,7 @@ class LlamaForCausalLM(Model):
         tied = self.is_tied(build.config)
         self.lm_head = self.head(build, self.model.embed_tokens if tied else None)
         if tied:
-            self.skip = (*self.skip, "lm_head.weight")
+            self.skip = (*self.skip, f"{self.paths.get('lm_head', 'lm_head')}.weight")
 
     def decoder(self, build: Build) -> Decoder:
         return Decoder(build, self.block, self.norm(build))
