@@ -39,12 +39,12 @@ class GGUFFile:
         self.metadata, stored, self._data = read_header(path)
         self._stored = {tensor.name: tensor for tensor in stored}
         name = self.metadata.get("general.architecture")
-        if name not in ARCHITECTURES:
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             raise ConfigError(
                 f"{path}: general.architecture is {name!r}; GGUF files are served of "
                 f"{', '.join(ARCHITECTURES)}: give the model's Hugging Face folder instead"
             )
-        self.prefix: str = name
+        self.prefix = name
         self.architecture = ARCHITECTURES[name]
 
     def __contains__(self, name: str) -> bool:

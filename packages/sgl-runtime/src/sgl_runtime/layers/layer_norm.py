@@ -28,6 +28,8 @@ class GemmaRMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """With a factor, and with or without a bias."""
 
+    bias: Shard | None
+
     def __init__(self, build: Build, size: int, eps: float, *, bias: bool) -> None:
         super().__init__()
         self.weight = Shard(((Part.whole(size),),), build.dtype, build.device)

@@ -23,12 +23,20 @@ _Function: TypeAlias = Callable[[Tensor], Tensor]
 
 _TANH = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast")
 _GATED: Mapping[str, _Function] = MappingProxyType(
-    {"silu": silu_and_mul, "swish": silu_and_mul, "gelu": gelu_and_mul}
-    | dict.fromkeys(_TANH, partial(gelu_and_mul, approximate="tanh"))
+    {
+        "silu": silu_and_mul,
+        "swish": silu_and_mul,
+        "gelu": gelu_and_mul,
+        **dict.fromkeys(_TANH, partial(gelu_and_mul, approximate="tanh")),
+    }
 )
 _PLAIN: Mapping[str, _Function] = MappingProxyType(
-    {"relu": functional.relu, "silu": functional.silu, "gelu": functional.gelu}
-    | dict.fromkeys(_TANH, partial(functional.gelu, approximate="tanh"))
+    {
+        "relu": functional.relu,
+        "silu": functional.silu,
+        "gelu": functional.gelu,
+        **dict.fromkeys(_TANH, partial(functional.gelu, approximate="tanh")),
+    }
 )
 
 

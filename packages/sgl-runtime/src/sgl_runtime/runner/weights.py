@@ -69,8 +69,8 @@ class Place:
 def places(model: Model) -> dict[str, Place]:
     """Name of a tensor in the checkpoint -> its place, for every tensor that the model needs."""
     stored_as: dict[tuple[str, PartName], tuple[str, tuple[PartName, ...], int]] = {}
-    for theirs, (ours, part) in model.packed.items():
-        joined = part if isinstance(part, Joined) else Joined((part,))
+    for theirs, (ours, what) in model.packed.items():
+        joined = what if isinstance(what, Joined) else Joined((what,))
         for name in joined.parts:
             groups = model.config.kv_heads if joined.by_kv_head else 1
             stored_as[ours, name] = (theirs, joined.parts, groups)
