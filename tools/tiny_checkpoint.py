@@ -32,6 +32,7 @@ _CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+_EMBEDDINGS = ("embed", "wte", "wpe")
 ROPE_SCALING: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "linear": {"rope_type": "linear", "factor": 4.0},
@@ -104,9 +105,10 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            strength = 1.0 if "embed" in name else 2.0
+            strength = 1.0 if any(word in name for word in _EMBEDDINGS) else 2.0
             scale = strength * parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2
-            parameter.copy_(noise * scale + (1.0 if "norm" in name else 0.0))
+            factor = "norm" in name or parameter.dim() == 1
+            parameter.copy_(noise * scale + (1.0 if factor and not name.endswith("bias") else 0.0))
 
 
 def _save(folder: Path, state: Mapping[str, torch.Tensor], weights: Weights, shards: int) -> None:

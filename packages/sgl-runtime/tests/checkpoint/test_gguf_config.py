@@ -48,7 +48,7 @@ def test_the_demonstration_model(demonstration: Path) -> None:
         49152,
     )
     assert (config.heads, config.kv_heads, config.head_dim) == (9, 3, 64)
-    assert (config.context_length, config.rope_theta, config.rope_scaling) == (8192, 100000.0, None)
+    assert (config.context_length, config.rope.theta, config.rope.scaling) == (8192, 100000.0, None)
     assert (config.tie_embeddings, config.attention_bias, config.mlp_bias) == (True, False, False)
     assert np.float32(config.norm_eps) == np.float32(1e-5)
     assert (config.dtype, config.bos, config.eos) == ("float32", 1, (2,))
@@ -95,12 +95,12 @@ def test_rope_scaling(
 ) -> None:
     metadata = METADATA | {f"llama.rope.scaling.{key}": value for key, value in change.items()}
     config = read_config(write_gguf(TENSORS, metadata))
-    assert (config.rope_scaling, config.context_length) == (scaling, length)
+    assert (config.rope.scaling, config.context_length) == (scaling, length)
 
 
 def test_the_old_key_of_linear_scaling(write_gguf: WriteGGUF) -> None:
     config = read_config(write_gguf(TENSORS, METADATA | {"llama.rope.scale_linear": 4.0}))
-    assert config.rope_scaling == {"rope_type": "linear", "factor": 4.0}
+    assert config.rope.scaling == {"rope_type": "linear", "factor": 4.0}
 
 
 def factors_by_transformers(theta: float, head_dim: int, scaling: dict[str, Any]) -> Any:
@@ -142,7 +142,7 @@ def test_llama_3_scaling_is_recovered_from_its_factors(
         "llama.rope.dimension_count": head_dim,
     }
     config = read_config(write_gguf(TENSORS | {"rope_freqs.weight": factors}, metadata))
-    assert config.rope_scaling == published
+    assert config.rope.scaling == published
     assert config.context_length == 4096
 
 

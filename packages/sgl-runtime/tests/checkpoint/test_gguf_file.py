@@ -16,7 +16,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
-from sgl_runtime.checkpoint.gguf import GGUFFile, hugging_face_name
+from sgl_runtime.checkpoint.gguf import GGUFFile
+from sgl_runtime.checkpoint.gguf_names import ARCHITECTURES
 from sgl_runtime.errors import ConfigError
 
 Q = GGMLQuantizationType
@@ -211,6 +212,7 @@ def test_heads_that_do_not_fit_are_named(heads: Any, write_gguf: WriteGGUF) -> N
 
 
 def test_names() -> None:
+    hugging_face_name = ARCHITECTURES["llama"].hugging_face_name
     assert hugging_face_name("blk.12.ffn_down.weight") == "model.layers.12.mlp.down_proj.weight"
     assert hugging_face_name("output.weight") == "lm_head.weight"
     for unknown in (
@@ -230,5 +232,5 @@ def test_the_stored_type(write_gguf: WriteGGUF) -> None:
 
 
 def test_another_architecture_is_refused(write_gguf: WriteGGUF) -> None:
-    with pytest.raises(ConfigError, match=r"general\.architecture is 'qwen2'.*Hugging Face folder"):
-        GGUFFile(write_gguf(architecture="qwen2"))
+    with pytest.raises(ConfigError, match=r"general\.architecture is 'mamba'.*Hugging Face folder"):
+        GGUFFile(write_gguf(architecture="mamba"))

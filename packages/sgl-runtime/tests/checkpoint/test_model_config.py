@@ -160,8 +160,8 @@ def test_published_configs_read_as_transformers_reads_them(name: str, tmp_path: 
     )
     parameters = dict(theirs.rope_parameters)
     parameters.pop("type", None)  # kept beside rope_type
-    assert ours.rope_theta == parameters.pop("rope_theta")
-    assert (ours.rope_scaling or {"rope_type": "default"}) == parameters
+    assert ours.rope.theta == parameters.pop("rope_theta")
+    assert (ours.rope.scaling or {"rope_type": "default"}) == parameters
     assert ours.raw["architectures"] == PUBLISHED[name]["architectures"]
 
 
@@ -195,7 +195,7 @@ def test_fields_that_follow_from_others_may_be_missing(tmp_path: Path) -> None:
         "intermediate_size", "vocab_size", "rms_norm_eps", "max_position_embeddings",
     )  # fmt: skip
     config = read(tmp_path, {name: LLAMA_2[name] for name in needed})
-    assert (config.kv_heads, config.head_dim, config.rope_theta, config.rope_scaling) == (
+    assert (config.kv_heads, config.head_dim, config.rope.theta, config.rope.scaling) == (
         32,
         128,
         10000.0,
@@ -244,7 +244,10 @@ def test_the_generation_config_decides_what_ends_the_text(tmp_path: Path) -> Non
         ({"rope_scaling": "linear"}, "rope_scaling must be an object, not 'linear'"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_scaling needs rope_type"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor must be a positive number"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters has a RoPE per"),
+        (
+            {"rope_parameters": {"main": {"rope_type": "default"}}},
+            "rope_parameters has a RoPE for each of main",
+        ),
         ({"max_position_embeddings": None}, "max_position_embeddings is missing"),
     ],
 )

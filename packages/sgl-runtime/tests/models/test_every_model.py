@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every model must be: a file that exports `TINY` is found and tested here without being named.
 
-In float32 and against the same architecture in transformers with the same random weights: in one pass, in
-chunks, behind a cached prefix, beside other requests, token by token, and divided over two ranks.
+In float32 and against the same architecture in transformers, or where that has none in `plain.py`, with the
+same random weights: in one pass, in chunks, behind a cached prefix, beside other requests, token by token,
+and divided over two ranks.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pytest
 import torch
 from driver import Driver, make_runner, sampling
 from pair import Pair, TwoRanks
+from plain import PLAIN, Reference
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import write_checkpoint
 from transformers import AutoModelForCausalLM
 
+from sgl_runtime.checkpoint.config import read_config
 from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import KVPool
 from sgl_runtime.messages import LogprobArrays
@@ -37,8 +40,8 @@ _STEPS = 16
 @dataclass
 class Case:
     folder: Path
-    config: dict[str, Any]
-    reference: Any  # the model in transformers
+    vocabulary: int
+    reference: Callable[[torch.Tensor], torch.Tensor]  # tokens [T] -> logits [T, vocabulary]
     prompt: list[int]
     expected: torch.Tensor  # [prompt, vocabulary] log-probabilities
     continuation: list[int]  # greedy
@@ -47,15 +50,31 @@ class Case:
 @pytest.fixture(scope="module", params=sorted(_TINY))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     config = _TINY[request.param]
-    folder = write_checkpoint(tmp_path_factory.mktemp(request.param), config)
-    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompt = torch.randint(3, config["vocab_size"], (1, 90), generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        expected = reference(prompt).logits[0].log_softmax(-1)
-        output = reference.generate(
-            prompt, max_new_tokens=_STEPS, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
-    return Case(folder, config, reference, prompt[0].tolist(), expected, output[0, 90:].tolist())
+    folder, reference = _write(tmp_path_factory.mktemp(request.param), config)
+    vocabulary = read_config(folder).vocab_size
+    prompt = torch.randint(3, vocabulary, (90,), generator=torch.Generator().manual_seed(7))
+    expected = reference(prompt)
+    tokens, logits = prompt, expected
+    for _ in range(_STEPS):
+        tokens = torch.cat([tokens, logits[-1:].argmax(-1)])
+        logits = reference(tokens)
+    return Case(
+        folder, vocabulary, reference, prompt.tolist(), expected.log_softmax(-1), tokens[90:].tolist()
+    )
+
+
+def _write(folder: Path, config: dict[str, Any]) -> tuple[Path, Callable[[torch.Tensor], torch.Tensor]]:
+    """A random checkpoint, and the model that it is by somebody else's account."""
+    if config["model_type"] in PLAIN:
+        return folder, Reference(folder, config).logits
+    model = AutoModelForCausalLM.from_pretrained(write_checkpoint(folder, config), dtype=torch.float32)
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            values: torch.Tensor = model(tokens[None], use_cache=False).logits[0]
+        return values
+
+    return folder, logits
 
 
 @pytest.fixture
@@ -98,7 +117,7 @@ def test_greedy_continuation_token_by_token(case: Case, driver: Driver) -> None:
 def test_a_mixed_batch_beside_strangers(case: Case, driver: Driver) -> None:
     """Two decoding requests, a chunk and a whole prompt in one pass; nobody sees anybody else."""
     driver.step({0: case.prompt[:-1], 1: case.prompt[:20], 2: [5, 6, 7]}, sampled=[2])
-    everything = np.full(3, case.config["vocab_size"], np.int32)
+    everything = np.full(3, case.vocabulary, np.int32)
     none = np.empty(0, np.int32)
     result = driver.step(
         {2: [9], 0: case.prompt[-1:], 1: case.prompt[20:50], 3: case.prompt},
@@ -106,8 +125,7 @@ def test_a_mixed_batch_beside_strangers(case: Case, driver: Driver) -> None:
         sampling_arrays=sampling(3),
         logprobs=LogprobArrays(everything, none, none, none),
     )
-    with torch.no_grad():
-        stranger = case.reference(torch.tensor([[5, 6, 7, 9]])).logits[0, -1].log_softmax(-1)
+    stranger = case.reference(torch.tensor([5, 6, 7, 9]))[-1].log_softmax(-1)
     assert result.output_logprobs is not None
     for entry, expected in zip(
         result.output_logprobs, (stranger, case.expected[-1], case.expected[-1]), strict=True
@@ -164,13 +182,14 @@ def test_every_tensor_is_placed_once(case: Case, tmp_path: Path) -> None:
     for file in case.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")
-    missing = sorted(tensors)[len(tensors) // 2]
+    names = sorted(tensors)
+    missing, resized = names[len(names) // 2], names[-1]
     del tensors[missing]
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(8)  # known to be superfluous
+    tensors[resized] = tensors[resized][:-1].clone()
     tensors["model.layers.77.mlp.down_proj.weight"] = torch.zeros(2, 2)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ConfigError) as refused:
         make_runner(tmp_path)
-    assert f"1 missing: {missing}" in refused.value.message
-    assert "1 without a place: model.layers.77.mlp.down_proj.weight" in refused.value.message
-    assert "inv_freq" not in refused.value.message
+    assert f"1 missing: {missing};" in refused.value.message
+    assert "1 without a place: model.layers.77.mlp.down_proj.weight;" in refused.value.message
+    assert f"1 misfitting: {resized} (stored as" in refused.value.message

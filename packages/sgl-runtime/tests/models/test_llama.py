@@ -27,6 +27,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "head_dim of its own": {"head_dim": 20},
     "one KV head": {"num_key_value_heads": 1},
     "no grouping": {"num_key_value_heads": 6},
+    "gelu": {"hidden_act": "gelu"},
+    "gelu, approximately": {"hidden_act": "gelu_pytorch_tanh"},
     "large theta": {"rope_theta": 500000.0},
 } | {f"rope scaling {name}": {"rope_scaling": dict(scaling)} for name, scaling in ROPE_SCALING.items()}
 
@@ -83,6 +85,13 @@ def test_a_tied_checkpoint_may_store_the_head_too(tmp_path: Path) -> None:
     make_runner(tmp_path)
 
 
+def test_tables_that_are_computed_may_be_stored(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(file) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(8)}, file)
+    make_runner(tmp_path)
+
+
 def test_an_untied_checkpoint_must_store_the_head(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, TINY | {"tie_word_embeddings": False})
     file = tmp_path / "model.safetensors"
@@ -96,7 +105,7 @@ def test_an_untied_checkpoint_must_store_the_head(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "relu2"}, "hidden_act 'relu2'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
     ],
 )

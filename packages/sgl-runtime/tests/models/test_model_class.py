@@ -35,10 +35,14 @@ def test_every_file_is_a_model() -> None:
 
 
 def test_an_unknown_model_type_is_refused_with_what_is_supported(config: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match=r"model_type 'mamba' is not supported; supported: .*llama"):
-        model_class(msgspec.structs.replace(config, model_type="mamba"))
+    with pytest.raises(ConfigError, match=r"model_type 'mamba' with .* is not supported; supported: .*llama"):
+        model_class(msgspec.structs.replace(config, model_type="mamba", architecture="MambaForCausalLM"))
     with pytest.raises(ConfigError, match="model_type 'base'"):
-        model_class(msgspec.structs.replace(config, model_type="base"))
+        model_class(msgspec.structs.replace(config, model_type="base", architecture="Model"))
+
+
+def test_an_unknown_model_type_with_a_known_architecture_is_served(config: ModelConfig) -> None:
+    assert model_class(msgspec.structs.replace(config, model_type="somebody's")) is LlamaForCausalLM
 
 
 @pytest.mark.parametrize("architecture", ["LlamaForSequenceClassification", "Attention", "TINY", "Model"])

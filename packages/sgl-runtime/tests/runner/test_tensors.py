@@ -137,3 +137,14 @@ def test_dummies_depend_on_names_alone() -> None:
     assert not torch.equal(first["a.weight"], first["b.weight"])
     assert abs(float(first["a.weight"].std()) - 0.02) < 0.002
     assert (first["norm.weight"] == 1).all() and (first["a.bias"] != 1).all()
+
+
+@pytest.mark.parametrize("shape", [(5000, 2048), (40, 60, 300)])
+def test_the_rows_of_a_large_dummy_differ(shape: tuple[int, ...]) -> None:
+    """They are windows on one table of numbers."""
+    (dummy,) = dummy_tensors({"big.weight": shape}, torch.float32, torch.device("cpu"))
+    matrix = dummy.read()
+    assert matrix.shape == shape
+    rows = matrix.flatten(0, -2)
+    assert len(rows.unique(dim=0)) == len(rows)
+    assert abs(float(matrix.std()) - 0.02) < 1e-4 and abs(float(matrix.mean())) < 1e-4

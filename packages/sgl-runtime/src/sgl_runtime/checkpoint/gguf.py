@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GGUFFile`: a llama-architecture GGUF file as a checkpoint in the Hugging Face layout, dequantised.
+"""`GGUFFile`: a GGUF file as a checkpoint in the Hugging Face layout, dequantised.
 
 Tensors keep their place in the mapped file until asked for; then they are float32 arrays with the names,
 shapes and row order that a Hugging Face checkpoint of the same model has. Metadata stays in GGUF's own
@@ -8,7 +8,6 @@ spelling here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,42 +19,33 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from sgl_runtime.checkpoint.gguf_header import StoredTensor, read_header
+from sgl_runtime.checkpoint.gguf_names import ARCHITECTURES, Architecture
 from sgl_runtime.errors import ConfigError
 
-_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_LAYER = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
 _ROPE_FACTORS = "rope_freqs.weight"  # no weight: the RoPE scaling of Llama 3.1, which belongs to the config
 
 
 class GGUFFile:
     """One opened GGUF file; `metadata` has plain Python values under GGUF's keys.
 
-    Raises ConfigError if the file is not readable GGUF or not of the llama architecture.
+    Raises ConfigError if the file is not readable GGUF or of an architecture without a table.
     """
 
     metadata: Mapping[str, Any]
+    architecture: Architecture
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metadata, stored, self._data = read_header(path)
         self._stored = {tensor.name: tensor for tensor in stored}
-        architecture = self.metadata.get("general.architecture")
-        if architecture != "llama":
+        name = self.metadata.get("general.architecture")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             raise ConfigError(
-                f"{path}: general.architecture is {architecture!r}; of GGUF files only those of 'llama' are "
-                f"served: give the model's Hugging Face folder instead"
+                f"{path}: general.architecture is {name!r}; GGUF files are served of "
+                f"{', '.join(ARCHITECTURES)}: give the model's Hugging Face folder instead"
             )
+        self.prefix = name
+        self.architecture = ARCHITECTURES[name]
 
     def __contains__(self, name: str) -> bool:
         """Is there a tensor with this GGUF name?"""
@@ -80,21 +70,17 @@ class GGUFFile:
     def tensors(self) -> Iterator[tuple[str, Callable[[], NDArray[np.float32]]]]:
         """Hugging Face name and a function that reads the tensor, a fresh float32 array, for every weight.
 
-        A tensor that no Llama has keeps its GGUF name. Raises ConfigError at the first step, before anything
-        is read, if some tensor's type cannot be dequantised.
+        A tensor that the architecture does not have keeps its GGUF name. Raises ConfigError at the first
+        step, before anything is read, if some tensor's type cannot be dequantised.
         """
         weights = [tensor for tensor in self._stored.values() if tensor.name != _ROPE_FACTORS]
         self._check_types(weights)
-        heads = self.metadata.get("llama.attention.head_count")
-        kv_heads = self.metadata.get("llama.attention.head_count_kv", heads)
         for stored in weights:
-            name = hugging_face_name(stored.name)
-            read = partial(self._dequantise, stored)
-            if ".q_proj." in name:
-                read = partial(self._unpermute, stored, heads)
-            elif ".k_proj." in name:
-                read = partial(self._unpermute, stored, kv_heads)
-            yield name, read
+            yield self.architecture.hugging_face_name(stored.name), partial(self._restore, stored)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Metadata under the architecture's own prefix: `get("rope.freq_base")`."""
+        return self.metadata.get(f"{self.prefix}.{key}", default)
 
     def _check_types(self, tensors: list[StoredTensor]) -> None:
         for kind, stored in {tensor.type: tensor for tensor in reversed(tensors)}.items():
@@ -115,6 +101,18 @@ class GGUFFile:
         # A float32 tensor is still a view of the read-only file.
         return values if values.flags.writeable else values.copy()
 
+    def _restore(self, stored: StoredTensor) -> NDArray[np.float32]:
+        """The tensor with the values and the order of rows that it had before it was converted."""
+        heads = self.get("attention.head_count")
+        if self.architecture.interleaved and ".attn_q." in stored.name:
+            return self._unpermute(stored, heads)
+        if self.architecture.interleaved and ".attn_k." in stored.name:
+            return self._unpermute(stored, self.get("attention.head_count_kv", heads))
+        values = self._dequantise(stored)
+        if self.architecture.norms_from_one and stored.name.endswith("norm.weight"):
+            values -= 1
+        return values
+
     def _unpermute(self, stored: StoredTensor, heads: Any) -> NDArray[np.float32]:
         """Undo ggml's row order of query and key projections.
 
@@ -126,18 +124,7 @@ class GGUFFile:
         if not isinstance(heads, int) or heads <= 0 or rows % (2 * heads):
             raise ConfigError(
                 f"{self.path}: tensor {stored.name} has {rows} rows, which {heads} heads cannot share: "
-                f"llama.attention.head_count or llama.attention.head_count_kv is wrong"
+                f"{self.prefix}.attention.head_count or {self.prefix}.attention.head_count_kv is wrong"
             )
         split = values.reshape(heads, rows // heads // 2, 2, *values.shape[1:])
         return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(values.shape)
-
-
-def hugging_face_name(name: str) -> str:
-    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; an unknown name is returned as it
-    is."""
-    if match := _LAYER.fullmatch(name):
-        layer, part, kind = match.groups()
-        if part in _LAYER_NAMES:
-            return f"model.layers.{layer}.{_LAYER_NAMES[part]}.{kind}"
-    stem, _, kind = name.rpartition(".")
-    return f"{_NAMES[stem]}.{kind}" if stem in _NAMES else name

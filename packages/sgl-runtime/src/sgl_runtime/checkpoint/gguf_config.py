@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GGUF metadata of a Llama, spelled as that model's config.json.
+"""GGUF metadata, spelled as the config.json of the same model.
 
 GGUF keeps the scaling of Llama 3.1's RoPE as a tensor of factors, not as the numbers they were computed
 from; those numbers are recovered here and checked by computing the factors again. What the numbers mean is
@@ -17,38 +17,50 @@ from numpy.typing import NDArray
 from sgl_runtime.checkpoint.gguf import GGUFFile
 from sgl_runtime.errors import ConfigError
 
-# config.json's name: GGUF's name
-GGUF_NAMES = {
-    "vocab_size": "llama.vocab_size",
-    "hidden_size": "llama.embedding_length",
-    "num_hidden_layers": "llama.block_count",
-    "num_attention_heads": "llama.attention.head_count",
-    "num_key_value_heads": "llama.attention.head_count_kv",
-    "head_dim": "llama.attention.key_length",
-    "intermediate_size": "llama.feed_forward_length",
-    "max_position_embeddings": "llama.context_length",
-    "rms_norm_eps": "llama.attention.layer_norm_rms_epsilon",
-    "rope_theta": "llama.rope.freq_base",
-    "bos_token_id": "tokenizer.ggml.bos_token_id",
+# config.json's name: GGUF's name, under the architecture's prefix
+_NAMES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "intermediate_size": "feed_forward_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "sliding_window": "attention.sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
 }
+_BOS = "tokenizer.ggml.bos_token_id"
 # A model may end its turn with another token than the text.
 _END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# The format leaves out what the models of a family share. The largest of Gemma 2 and 3, known by their
+# layers, scale scores by another width than the head's.
+_LARGEST = {"gemma2": 46, "gemma3": 62}
+_LOCAL_THETA = {"gemma3": 10000.0}
+
+
+def gguf_names(file: GGUFFile) -> dict[str, str]:
+    """config.json's name of a field -> its key in the file, for error messages."""
+    return {name: f"{file.prefix}.{key}" for name, key in _NAMES.items()} | {"bos_token_id": _BOS}
 
 
 def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     """What config.json would say; a key that the metadata lacks is absent.
 
-    Raises ConfigError for metadata that a Llama of this server does not have: experts, partial rotation, RoPE
-    factors of unknown origin.
+    Raises ConfigError for metadata that no model of this server has: experts, partial rotation, RoPE factors
+    of unknown origin.
     """
-    metadata = file.metadata
-    config = {name: metadata[key] for name, key in GGUF_NAMES.items() if key in metadata}
+    metadata, prefix = file.metadata, file.prefix
+    config = {name: metadata[key] for name, key in gguf_names(file).items() if key in metadata}
     config |= {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_act": "silu",
+        "architectures": [file.architecture.class_name],
+        "model_type": file.architecture.model_type,
+        "hidden_act": "gelu_pytorch_tanh" if prefix.startswith("gemma") else "silu",
         "tie_word_embeddings": "output.weight" not in file,
-        "attention_bias": "blk.0.attn_q.bias" in file,
+        "attention_bias": "blk.0.attn_output.bias" in file or "blk.0.attn_q.bias" in file,
         "mlp_bias": "blk.0.ffn_up.bias" in file,
         "dtype": file.dtype,
     }
@@ -57,8 +69,15 @@ def config_from_gguf(file: GGUFFile) -> dict[str, Any]:
     ends = [metadata[f"tokenizer.ggml.{key}"] for key in _END_TOKENS if f"tokenizer.ggml.{key}" in metadata]
     if ends:
         config["eos_token_id"] = list(dict.fromkeys(ends))
-    if metadata.get("llama.expert_count", 0):
-        raise ConfigError(f"{file.path}: llama.expert_count: experts cannot be served from a GGUF file")
+    if file.get("expert_count", 0):
+        raise ConfigError(f"{file.path}: {prefix}.expert_count: experts cannot be served from a GGUF file")
+    if prefix in _LARGEST and (head_dim := _head_dim(config)):
+        largest = config.get("num_hidden_layers") == _LARGEST[prefix]
+        config["query_pre_attn_scalar"] = (
+            config["hidden_size"] // config["num_attention_heads"] if largest else head_dim
+        )
+    if prefix in _LOCAL_THETA:
+        config["rope_local_base_freq"] = file.get("rope.freq_base_swa", _LOCAL_THETA[prefix])
     _check_rotation(file, config)
     if (scaling := _rope_scaling(file, config)) is not None:
         config["rope_scaling"] = scaling
@@ -75,28 +94,28 @@ def _head_dim(config: dict[str, Any]) -> int:
 
 
 def _check_rotation(file: GGUFFile, config: dict[str, Any]) -> None:
-    rotated = file.metadata.get("llama.rope.dimension_count")
-    if rotated is not None and _head_dim(config) and rotated != _head_dim(config):
+    rotated = file.get("rope.dimension_count")
+    head_dim = _head_dim(config)
+    if rotated is not None and head_dim and rotated != head_dim:
         raise ConfigError(
-            f"{file.path}: llama.rope.dimension_count is {rotated}, the head dimension {_head_dim(config)}; "
+            f"{file.path}: {file.prefix}.rope.dimension_count is {rotated}, the head dimension {head_dim}; "
             f"a partly rotated head cannot be served"
         )
 
 
 def _rope_scaling(file: GGUFFile, config: dict[str, Any]) -> dict[str, Any] | None:
-    metadata = file.metadata
     if (factors := file.rope_factors) is not None:
         theta = config.get("rope_theta", 10000.0)
         scaling = llama3_scaling(factors, theta, _head_dim(config)) if isinstance(theta, float) else None
         if scaling is None:
             raise ConfigError(f"{file.path}: rope_freqs.weight does not hold Llama 3.1's RoPE scaling")
         return scaling
-    kind = metadata.get("llama.rope.scaling.type", "linear")
-    factor = metadata.get("llama.rope.scaling.factor", metadata.get("llama.rope.scale_linear", 0))
+    kind = file.get("rope.scaling.type", "linear")
+    factor = file.get("rope.scaling.factor", file.get("rope.scale_linear", 0))
     if kind == "none" or factor == 0:
         return None
     scaling = {"rope_type": kind, "factor": factor}
-    if (original := metadata.get("llama.rope.scaling.original_context_length")) is not None:
+    if (original := file.get("rope.scaling.original_context_length")) is not None:
         scaling["original_max_position_embeddings"] = original
     return scaling
 

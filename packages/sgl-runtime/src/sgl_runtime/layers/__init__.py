@@ -11,22 +11,29 @@ from __future__ import annotations
 from sgl_runtime.layers.attention import AttentionSpec, PagedAttention
 from sgl_runtime.layers.build import Build
 from sgl_runtime.layers.embedding import Embedding
+from sgl_runtime.layers.head_norm import HeadLayerNorm, HeadRMSNorm
 from sgl_runtime.layers.inputs import Inputs
 from sgl_runtime.layers.kv import KVPool
+from sgl_runtime.layers.layer_norm import GemmaRMSNorm, LayerNorm
 from sgl_runtime.layers.linear import ColumnLinear, Linear, QKVLinear, RowLinear
 from sgl_runtime.layers.logits import LogitsHead
-from sgl_runtime.layers.mlp import GatedMLP
+from sgl_runtime.layers.mlp import MLP, GatedMLP
 from sgl_runtime.layers.norm import RMSNorm
 from sgl_runtime.layers.rotary import Rotary, Rotation
 
 __all__ = [
+    "MLP",
     "AttentionSpec",
     "Build",
     "ColumnLinear",
     "Embedding",
     "GatedMLP",
+    "GemmaRMSNorm",
+    "HeadLayerNorm",
+    "HeadRMSNorm",
     "Inputs",
     "KVPool",
+    "LayerNorm",
     "Linear",
     "LogitsHead",
     "PagedAttention",

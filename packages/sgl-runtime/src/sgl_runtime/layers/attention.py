@@ -33,6 +33,17 @@ class PagedAttention(nn.Module):
         if rotation is None:
             store_kv(k, v, k_cache, v_cache, inputs.slots)
         else:
-            cos, sin, positions = rotation
-            rope_and_store_kv(q, k, v, cos, sin, k_cache, v_cache, inputs.slots, positions=positions)
+            cos, sin, positions, interleaved = rotation
+            rope_and_store_kv(
+                q,
+                k,
+                v,
+                cos,
+                sin,
+                k_cache,
+                v_cache,
+                inputs.slots,
+                positions=positions,
+                interleaved=interleaved,
+            )
         return inputs.attention.run(inputs.plans[self.layer], q, k_cache, v_cache).flatten(1)

@@ -11,15 +11,21 @@ from sgl_runtime.parallel.shard import Part, Shard
 
 
 class Embedding(nn.Module):
-    """[T] int64 -> [T, size]. `weight` holds this rank's share of the vocabulary."""
+    """[T] int64 -> [T, size], a fresh tensor, times `scale`. `weight` holds this rank's share of the
+    vocabulary."""
 
-    def __init__(self, build: Build, vocabulary: int, size: int) -> None:
+    def __init__(self, build: Build, vocabulary: int, size: int, *, scale: float = 1.0) -> None:
         super().__init__()
+        self._scale = scale
         self._tp = build.tp
         self._own = build.share(vocabulary)
         self.weight = Shard(((Part(vocabulary, self._own),), (Part.whole(size),)), build.dtype, build.device)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        x = self._look_up(tokens)
+        return x if self._scale == 1.0 else x.mul_(self._scale)
+
+    def _look_up(self, tokens: Tensor) -> Tensor:
         if self._tp.size == 1:
             return functional.embedding(tokens, self.weight)
         local = tokens - self._own.start

@@ -14,9 +14,21 @@ from sgl_runtime.parallel.shard import Part, Shard
 
 class LogitsHead(nn.Module):
     """[rows, hidden] -> [rows, vocabulary] in the model's dtype; each rank computes its share of the
-    vocabulary."""
+    vocabulary.
 
-    def __init__(self, build: Build, vocabulary: int, size: int, *, tied: Embedding | None) -> None:
+    scale multiplies the logits; with a softcap they then become softcap * tanh(logits / softcap).
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        vocabulary: int,
+        size: int,
+        *,
+        tied: Embedding | None,
+        scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> None:
         super().__init__()
         self._tp = build.tp
         self._sizes = [share(vocabulary, rank, build.tp.size).length for rank in range(build.tp.size)]
@@ -26,6 +38,8 @@ class LogitsHead(nn.Module):
             Shard(((own,), (Part.whole(size),)), build.dtype, build.device) if tied is None else None
         )
         self._tied = (tied,)
+        self._scale = scale
+        self._softcap = softcap
         self._packed: PackedWeight | None = None
 
     def finish(self) -> None:
@@ -38,4 +52,9 @@ class LogitsHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         assert self._packed is not None, "finish() comes before the first pass"
-        return self._tp.all_gather(self._packed.multiply(hidden), self._sizes)
+        logits = self._packed.multiply(hidden)
+        if self._scale != 1.0:
+            logits.mul_(self._scale)
+        if self._softcap is not None:
+            logits.div_(self._softcap).tanh_().mul_(self._softcap)
+        return self._tp.all_gather(logits, self._sizes)

@@ -2,7 +2,8 @@
 """Which class computes a checkpoint: module by `model_type`, class by architecture name.
 
 There is no list to edit: a file in this folder is a model. Another distribution adds one with an entry
-point of the group `sgl_runtime.models`, named like the model_type, that points to the module.
+point of the group `sgl_runtime.models`, named like the model_type, that points to the module. A checkpoint
+whose model_type names no module is looked for by its architecture alone, in all of them.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ def model_class(config: ModelConfig) -> type[Model]:
     modules = supported()
     name = config.model_type.replace("-", "_")
     if name not in modules:
+        for where in modules.values():
+            if (found := _models_in(where).get(config.architecture)) is not None:
+                return found
         raise ConfigError(
-            f"model_type {config.model_type!r} is not supported; supported: {', '.join(sorted(modules))}",
+            f"model_type {config.model_type!r} with architecture {config.architecture!r} is not supported; "
+            f"supported: {', '.join(sorted(modules))}",
             param="model_type",
         )
     classes = _models_in(modules[name])
@@ -47,9 +52,13 @@ def model_class(config: ModelConfig) -> type[Model]:
 
 
 def _models_in(where: str | EntryPoint) -> dict[str, type[Model]]:
+    """Architecture -> class. Of a module here, only its own classes: one it builds on is another family's."""
     module = importlib.import_module(where) if isinstance(where, str) else where.load()
     return {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, type) and issubclass(value, Model) and value is not Model
+        if isinstance(value, type)
+        and issubclass(value, Model)
+        and value is not Model
+        and (isinstance(where, EntryPoint) or value.__module__ == where)
     }

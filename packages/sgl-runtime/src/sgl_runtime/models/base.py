@@ -8,21 +8,46 @@ fills each parameter once. It knows no request: a batch is flat tokens and `Inpu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.layers import AttentionSpec, Build, Inputs, PagedAttention
+from sgl_runtime.parallel.shard import PartName
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One tensor of a checkpoint that holds several of those that are stacked in a parameter, in this order.
+
+    by_kv_head: it is one block after another for each KV head, and every block holds its share of each part.
+    """
+
+    parts: tuple[PartName, ...]
+    by_kv_head: bool = False
 
 
 class Model(nn.Module):
-    # Module name in the checkpoint -> (module name here, which of the tensors stacked in it).
-    packed: ClassVar[Mapping[str, tuple[str, str | int]]] = {}
+    # Last module name in the checkpoint -> (module name here, which of the tensors stacked in it).
+    packed: ClassVar[Mapping[str, tuple[str, str | int | Joined]]] = {}
+    # Module path here -> in the checkpoint, where they differ. Parts of a path will do: "self_attn" renames
+    # that module in every layer. Each piece of a path is renamed once, by the longest entry that fits.
+    paths: ClassVar[Mapping[str, str]] = {}
     # Endings of names that a checkpoint may store and that no parameter takes.
     skip: tuple[str, ...] = ()
+    # Whether the logits use the embedding's matrix when the config does not say.
+    tied: ClassVar[bool] = False
 
     def __init__(self, build: Build) -> None:
         super().__init__()
+        self.config = build.config
+
+    @classmethod
+    def is_tied(cls, config: ModelConfig) -> bool:
+        """Do the logits use the embedding's matrix?"""
+        return config.tie_embeddings or (cls.tied and not config.own.has("tie_word_embeddings"))
 
     def attention_specs(self) -> list[AttentionSpec]:
         """One per layer of the KV pool, with this rank's heads."""

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Llama 1 to 3.2 and what is published as such: RMSNorm, rotary positions, grouped queries, gated MLP.
 
-Biases on attention and MLP, tied embeddings and a head_dim that is not hidden / heads follow the
-checkpoint's config.
+Biases on attention and MLP, tied embeddings, a head_dim that is not hidden / heads, sliding windows and the
+share of a head that rotates follow the checkpoint's config. Other families are this one with another
+`attention`, `mlp`, `norm` or `block`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -29,32 +31,73 @@ from sgl_runtime.models.base import Model
 
 
 class Attention(nn.Module):
-    def __init__(self, build: Build, layer: int) -> None:
+    """[T, hidden] -> [T, hidden], summed over the ranks.
+
+    By default as the config says: biases by `attention_bias`, scores scaled by head_dim ** -0.5.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        layer: int,
+        *,
+        qkv_bias: bool | None = None,
+        out_bias: bool | None = None,
+        scale: float | None = None,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> None:
         super().__init__()
         c = build.config
         mine = build.heads(c.heads, c.kv_heads)
         self.qkv_proj = QKVLinear(
-            build, c.hidden_size, c.heads, c.kv_heads, c.head_dim, bias=c.attention_bias
+            build,
+            c.hidden_size,
+            c.heads,
+            c.kv_heads,
+            c.head_dim,
+            bias=c.attention_bias if qkv_bias is None else qkv_bias,
         )
         self.o_proj = RowLinear(
-            build, c.heads * c.head_dim, c.hidden_size, bias=c.attention_bias, share=mine.q.times(c.head_dim)
+            build,
+            c.heads * c.head_dim,
+            c.hidden_size,
+            bias=c.attention_bias if out_bias is None else out_bias,
+            share=mine.q.times(c.head_dim),
         )
-        spec = AttentionSpec(mine.q.length, mine.kv.length, c.head_dim, c.head_dim, c.head_dim**-0.5)
+        spec = AttentionSpec(
+            mine.q.length,
+            mine.kv.length,
+            c.head_dim,
+            c.head_dim,
+            scale=c.head_dim**-0.5 if scale is None else scale,
+            window=window,
+            softcap=softcap,
+        )
         self.attend = PagedAttention(layer, spec)
 
-    def forward(self, x: Tensor, rotation: Rotation, inputs: Inputs) -> Tensor:
-        q, k, v = self.qkv_proj.split(x)
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, query heads, head_dim], k and v [T, KV heads, head_dim], before they rotate."""
+        return self.qkv_proj.split(x)
+
+    def forward(self, x: Tensor, rotation: Rotation | None, inputs: Inputs) -> Tensor:
+        q, k, v = self.project(x)
         return self.o_proj(self.attend(q, k, v, inputs, rotation))
 
 
 class Block(nn.Module):
-    def __init__(self, build: Build, layer: int) -> None:
+    def __init__(
+        self,
+        input_layernorm: nn.Module,
+        attention: nn.Module,
+        post_attention_layernorm: nn.Module,
+        mlp: nn.Module,
+    ) -> None:
         super().__init__()
-        c = build.config
-        self.input_layernorm = RMSNorm(build, c.hidden_size, c.norm_eps)
-        self.self_attn = Attention(build, layer)
-        self.post_attention_layernorm = RMSNorm(build, c.hidden_size, c.norm_eps)
-        self.mlp = GatedMLP(build, c.hidden_size, c.intermediate_size, c.hidden_act, bias=c.mlp_bias)
+        self.input_layernorm = input_layernorm
+        self.self_attn = attention
+        self.post_attention_layernorm = post_attention_layernorm
+        self.mlp = mlp
 
     def forward(
         self, x: Tensor, residual: Tensor | None, rotation: Rotation, inputs: Inputs
@@ -66,17 +109,31 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, build: Build) -> None:
+    """Tokens -> normalised hidden states. `block` makes the layer of a number; whatever `rotary` makes of
+    the positions is what blocks get."""
+
+    def __init__(
+        self,
+        build: Build,
+        block: Callable[[Build, int], nn.Module],
+        norm: nn.Module,
+        *,
+        rotary: nn.Module | None = None,
+        embedding_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         c = build.config
-        self.embed_tokens = Embedding(build, c.vocab_size, c.hidden_size)
-        self.rotary = Rotary(build, c.head_dim)
-        self.layers = nn.ModuleList(Block(build, layer) for layer in range(c.layers))
-        self.norm = RMSNorm(build, c.hidden_size, c.norm_eps)
+        self.embed_tokens = Embedding(build, c.vocab_size, c.hidden_size, scale=embedding_scale)
+        self.rotary = rotary if rotary is not None else Rotary(build)
+        self.layers = nn.ModuleList(block(build, layer) for layer in range(c.layers))
+        self.norm = norm
+
+    def embed(self, inputs: Inputs) -> Tensor:
+        return self.embed_tokens(inputs.tokens)
 
     def forward(self, inputs: Inputs) -> Tensor:
         rotation = self.rotary(inputs.positions)
-        x, residual = self.embed_tokens(inputs.tokens), None
+        x, residual = self.embed(inputs), None
         for block in self.layers:
             x, residual = block(x, residual, rotation, inputs)
         x, _ = self.norm(x, residual)
@@ -95,12 +152,30 @@ class LlamaForCausalLM(Model):
 
     def __init__(self, build: Build) -> None:
         super().__init__(build)
+        self.model = self.decoder(build)
+        tied = self.is_tied(build.config)
+        self.lm_head = self.head(build, self.model.embed_tokens if tied else None)
+        if tied:
+            self.skip = (*self.skip, f"{self.paths.get('lm_head', 'lm_head')}.weight")
+
+    def decoder(self, build: Build) -> Decoder:
+        return Decoder(build, self.block, self.norm(build))
+
+    def block(self, build: Build, layer: int) -> nn.Module:
+        return Block(self.norm(build), self.attention(build, layer), self.norm(build), self.mlp(build, layer))
+
+    def attention(self, build: Build, layer: int) -> nn.Module:
+        return Attention(build, layer, window=build.config.window(layer))
+
+    def mlp(self, build: Build, layer: int) -> nn.Module:
         c = build.config
-        self.model = Decoder(build)
-        tied = self.model.embed_tokens if c.tie_embeddings else None
-        self.lm_head = LogitsHead(build, c.vocab_size, c.hidden_size, tied=tied)
-        if c.tie_embeddings:
-            self.skip = (*self.skip, "lm_head.weight")
+        return GatedMLP(build, c.hidden_size, c.intermediate_size, c.hidden_act, bias=c.mlp_bias)
+
+    def norm(self, build: Build) -> nn.Module:
+        return RMSNorm(build, build.config.hidden_size, build.config.norm_eps)
+
+    def head(self, build: Build, tied: Embedding | None) -> LogitsHead:
+        return LogitsHead(build, build.config.vocab_size, build.config.hidden_size, tied=tied)
 
     def forward(self, inputs: Inputs) -> Tensor:
         return self.model(inputs)

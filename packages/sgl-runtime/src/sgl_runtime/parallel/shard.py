@@ -53,6 +53,7 @@ class Shard(nn.Parameter):
     """
 
     missing: set[PartName]
+    stacked: int  # the dimension along which parts lie
     _placements: dict[PartName, _Placement]
 
     def __new__(cls, dims: Sequence[Sequence[Part]], dtype: torch.dtype, device: torch.device) -> Shard:
@@ -64,6 +65,7 @@ class Shard(nn.Parameter):
     def __init__(self, dims: Sequence[Sequence[Part]], dtype: torch.dtype, device: torch.device) -> None:
         del dtype, device  # __new__ used them
         assert sum(len(dim) > 1 for dim in dims) <= 1, "only one dimension is stacked"
+        self.stacked = next((place for place, dim in enumerate(dims) if len(dim) > 1), 0)
         self._placements = {}
         ends = [0] * len(dims)
         for parts in itertools.product(*dims):

@@ -8,6 +8,7 @@ not known here.
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 import zlib
@@ -28,6 +29,7 @@ from sgl_runtime.checkpoint.gguf import GGUFFile
 from sgl_runtime.errors import ConfigError
 
 _DUMMY_STD = 0.02
+_DUMMY_TABLE = 1 << 23  # numbers
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,25 @@ def dummy_tensors(
     """Random tensors of these names and shapes; the same on every run and rank for the same kind of device.
 
     Matrices are normal with a standard deviation of 0.02, biases too; other vectors, which scale norms, are
-    ones.
+    ones. Drawing billions of numbers takes minutes on a CPU, so all tensors are views of one table of
+    millions: rows are windows that move along it, from a place that the tensor's name decides. They take no
+    memory, and to copy one costs what writing does.
     """
+    generator = torch.Generator(device).manual_seed(0)
+    table = torch.empty(_DUMMY_TABLE, device=device).normal_(0.0, _DUMMY_STD, generator=generator).to(dtype)
+    return [StoredTensor(name, partial(_random, name, shape, table)) for name, shape in shapes.items()]
 
-    return [
-        StoredTensor(name, partial(_random, name, shape, dtype, device)) for name, shape in shapes.items()
-    ]
 
-
-def _random(name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _random(name: str, shape: tuple[int, ...], table: Tensor) -> Tensor:
     if len(shape) == 1 and not name.endswith(".bias"):
-        return torch.ones(shape, dtype=dtype, device=device)
-    generator = torch.Generator(device).manual_seed(zlib.crc32(name.encode()))
-    return torch.empty(shape, dtype=dtype, device=device).normal_(0.0, _DUMMY_STD, generator=generator)
+        return table.new_ones(shape)
+    *outer, width = shape
+    rows = math.prod(outer)
+    step = max(1, (len(table) - width) // (2 * rows))  # from one row to the next
+    room = len(table) - (rows - 1) * step - width
+    assert room >= 0, f"{name} has more rows than there are windows"
+    strides = [step * math.prod(outer[place + 1 :]) for place in range(len(outer))] + [1]
+    return table.as_strided(shape, strides, zlib.crc32(name.encode()) % (room + 1))
 
 
 class _Index(msgspec.Struct):

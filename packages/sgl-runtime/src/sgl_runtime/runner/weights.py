@@ -1,84 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names to parameters: every tensor is placed once and every parameter filled once, or nothing starts.
 
-One loop for all models: `Model.packed` says which tensors are stacked in which parameter, `Shard` which
-slice of each this rank holds.
+One loop for all models: `Model.packed` says which tensors are stacked in which parameter, `Model.paths` what
+a checkpoint calls the modules, `Shard` which slice of each tensor this rank holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
+from torch import Tensor
+
 from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import Linear, LogitsHead
-from sgl_runtime.models.base import Model
+from sgl_runtime.models.base import Joined, Model
 from sgl_runtime.parallel.shard import Misfit, PartName, Shard
 from sgl_runtime.runner.tensors import StoredTensor
 
 Progress: TypeAlias = Callable[[int, int], None]  # (tensors read, tensors in all)
 
 _SHOWN = 8  # names of one list in an error message
+_READERS = 8  # threads at most: more do not make one disk or one bus faster
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor of the checkpoint goes."""
+    """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them."""
 
     shard: Shard
-    part: PartName
+    parts: tuple[PartName, ...]
+    groups: int = 1
 
     @property
     def filled(self) -> bool:
-        return self.part not in self.shard.missing
+        return self.shard.missing.isdisjoint(self.parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.shard.stored_shape(self.part)
+        """Of the whole tensor as the checkpoint stores it."""
+        shape = list(self.shard.stored_shape(self.parts[0]))
+        shape[self.shard.stacked] = sum(self._lengths())
+        return tuple(shape)
+
+    def load(self, tensor: Tensor) -> None:
+        """Copy this rank's slice of each part. Raises Misfit, on a wrong shape before anything is copied."""
+        if len(self.parts) == 1:
+            self.shard.load(tensor, self.parts[0])
+            return
+        if tuple(tensor.shape) != self.shape:
+            raise Misfit(f"stored as {list(tensor.shape)}, expected {list(self.shape)}")
+        along = self.shard.stacked
+        blocks = tensor.unflatten(along, (self.groups, -1))
+        sizes = [length // self.groups for length in self._lengths()]
+        for part, block in zip(self.parts, blocks.split(sizes, dim=along + 1), strict=True):
+            self.shard.load(block.flatten(along, along + 1), part)
+
+    def _lengths(self) -> list[int]:
+        return [self.shard.stored_shape(part)[self.shard.stacked] for part in self.parts]
 
 
 def places(model: Model) -> dict[str, Place]:
     """Name of a tensor in the checkpoint -> its place, for every tensor that the model needs."""
-    stored_as = {ours: theirs for theirs, ours in model.packed.items()}
+    stored_as: dict[tuple[str, PartName], tuple[str, tuple[PartName, ...], int]] = {}
+    for theirs, (ours, what) in model.packed.items():
+        joined = what if isinstance(what, Joined) else Joined((what,))
+        for name in joined.parts:
+            groups = model.config.kv_heads if joined.by_kv_head else 1
+            stored_as[ours, name] = (theirs, joined.parts, groups)
+    renamed = _renaming(model.paths)
     found: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, Shard), f"{name} does not know what fills it"
         path, _, leaf = name.rpartition(".")
         parent, dot, module = path.rpartition(".")
         for part in parameter.parts:
-            theirs = module if part is None else stored_as[module, part]
-            found[f"{parent}{dot}{theirs}.{leaf}"] = Place(parameter, part)
+            theirs, parts, groups = (module, (None,), 1) if part is None else stored_as[module, part]
+            found[f"{renamed(f'{parent}{dot}{theirs}')}.{leaf}"] = Place(parameter, parts, groups)
     return found
 
 
 def fill(model: Model, tensors: Sequence[StoredTensor], progress: Progress | None = None) -> None:
-    """Load every tensor into its parameter, then let the layers repack what they have.
+    """Load every tensor into its parameter, several at a time, then let the layers repack what they have.
 
     Raises ConfigError, naming the tensors that are missing, that nothing takes, and that do not fit.
     """
     wanted = places(model)
-    surplus: list[str] = []
-    misfits: list[str] = []
-    for done, tensor in enumerate(tensors, start=1):
-        place = wanted.get(tensor.name)
-        if place is not None:
-            try:
-                place.shard.load(tensor.read(), place.part)
-            except Misfit as error:
-                misfits.append(f"{tensor.name} ({error})")
-        elif not tensor.name.endswith(model.skip):
-            surplus.append(tensor.name)
+    times = Counter(tensor.name for tensor in tensors)
+    misfits = [f"{name} (stored twice)" for name, count in times.items() if count > 1 and name in wanted]
+    surplus = [name for name in times if name not in wanted and not name.endswith(model.skip)]
+    placed = [tensor for tensor in tensors if tensor.name in wanted and times[tensor.name] == 1]
+    skipped = len(tensors) - len(placed)
+    for done, misfit in enumerate(_load(placed, wanted), start=skipped + 1):
+        if misfit is not None:
+            misfits.append(misfit)
         if progress is not None:
             progress(done, len(tensors))
-    stored = {tensor.name for tensor in tensors}
-    missing = [name for name, place in wanted.items() if not place.filled and name not in stored]
+    missing = [name for name, place in wanted.items() if not place.filled and name not in times]
     lists = [_list("missing", missing), _list("without a place", surplus), _list("misfitting", misfits)]
     if any(lists):
         raise ConfigError(f"the weights do not fit {type(model).__name__}: {'; '.join(filter(None, lists))}")
     for module in model.modules():
         if isinstance(module, Linear | LogitsHead):
             module.finish()
+
+
+def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Iterator[str | None]:
+    """In order of `tensors`: None when one is in its place, else what is wrong with it.
+
+    Threads, because reading a mapped file waits for the disk, and copying and dequantising leave the
+    interpreter to others. Two of them never write to the same memory.
+    """
+
+    def load(tensor: StoredTensor) -> str | None:
+        with torch.inference_mode():  # which is a thread's own
+            try:
+                wanted[tensor.name].load(tensor.read())
+            except Misfit as error:
+                return f"{tensor.name} ({error})"
+        return None
+
+    with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "weights") as readers:
+        yield from readers.map(load, tensors)
+
+
+def _renaming(paths: Mapping[str, str]) -> Callable[[str], str]:
+    """A function from a module's path here to its path in the checkpoint."""
+    if not paths:
+        return lambda path: path
+    longest_first = "|".join(re.escape(ours) for ours in sorted(paths, key=len, reverse=True))
+    piece = re.compile(rf"(?:(?<=\.)|^)({longest_first})(?=\.|$)")
+    return lambda path: piece.sub(lambda match: paths[match[1]], path)
 
 
 def _list(title: str, names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from sgl_runtime.checkpoint.config import read_json
+from sgl_runtime.checkpoint.fields import read_json
 from sgl_runtime.checkpoint.gguf import GGUFFile
 from sgl_runtime.errors import ConfigError, InvalidRequest
 from sgl_runtime.text.gguf_tokenizer import backend_from_gguf
