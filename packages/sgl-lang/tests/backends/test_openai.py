@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import tiktoken
 from openai_wire import KEY, OpenAIWire, bytewise
-from wire import Fault
+from wire import Fault, Refused
 
 import sgl_lang as sgl
 from sgl_lang import BackendError, Message, ProgramError, Prompt, SamplingParams, UnsupportedByBackend
@@ -203,6 +203,57 @@ def test_an_empty_account_is_not_asked_again(openai):
     ):
         backend.generate(PROMPT, SamplingParams())
     assert len(openai.asked) == 1
+
+
+# -- one call for several generations
+
+
+def test_a_turn_is_asked_for_as_a_whole(openai):
+    @sgl.function(num_api_spec_tokens=64)
+    def describe(s):
+        s += sgl.user("Describe Ada.")
+        s += sgl.assistant(
+            "Name: " + sgl.gen("name", stop="\n") + "\nJob: " + sgl.gen("job", stop="\n") + "\n"
+        )
+
+    openai.says = "Name: Ada\nJob: poet of numbers\nAge: 36"
+    with make(openai) as backend:
+        state = describe.run(backend=backend)
+        assert (state["name"], state["job"]) == ("Ada", "poet of numbers")
+    (request,) = openai.asked
+    assert request.body["messages"] == [{"role": "user", "content": "Describe Ada."}]
+
+
+def test_a_text_is_asked_for_beyond_its_stop_string(openai):
+    @sgl.function(num_api_spec_tokens=64)
+    def describe(s):
+        s += "Name:" + sgl.gen("name", stop="\n") + "\nJob:" + sgl.gen("job", stop="\n")
+
+    openai.says = " Ada\nJob: poet of numbers\nAge: 36"
+    with make(openai, "gpt-3.5-turbo-instruct") as backend:
+        state = describe.run(backend=backend)
+        assert (state["name"], state["job"]) == (" Ada", " poet of numbers")
+    (request,) = openai.asked
+    assert request.body["max_tokens"] == 128
+    assert "stop" not in request.body
+
+
+def test_a_batch_of_which_one_fails(openai):
+    @sgl.function
+    def ask(s, question):
+        s += sgl.user(question)
+        s += sgl.assistant(sgl.gen("answer"))
+
+    def says(body):
+        if "bad" in body["messages"][0]["content"]:
+            raise Refused(400, "not such questions")
+        return body["messages"][0]["content"].upper()
+
+    openai.says = says
+    with make(openai) as backend:
+        states = ask.run_batch([{"question": each} for each in ("one", "bad", "two")], backend=backend)
+    assert (states[0]["answer"], states[2]["answer"]) == ("ONE", "TWO")
+    assert "not such questions" in str(states[1].error())
 
 
 # -- what is refused, before any request
