@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import sgl_lang as sgl
 from live import ROOT, Server
@@ -92,6 +94,24 @@ def test_logprobs_and_samples(demonstration: Server) -> None:
             assert all(logprob <= 0 for logprob, _, _ in rows)
             several = backend.generate(prompt, SamplingParams(max_new_tokens=4, n=3, seed=1))
             assert len(several.others) == 2
+
+
+def test_a_schema_is_obeyed(demonstration: Server) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "large": {"type": "boolean"}},
+        "required": ["city"],
+    }
+
+    @sgl.function
+    def program(s: Any) -> None:
+        s += sgl.user("Describe Paris as JSON.")
+        s += sgl.assistant(sgl.gen("city", json_schema=schema, max_tokens=60, temperature=0))
+
+    with openai(demonstration) as backend:
+        value = json.loads(program.run(backend=backend)["city"])
+    jsonschema.validate(value, schema)
+    assert set(value) == {"city", "large"}  # optional ones are asked for, too
 
 
 def test_what_the_server_says_is_said(demonstration: Server) -> None:
