@@ -17,6 +17,7 @@ import msgspec
 from scripted import CAPACITY, EOS, Script, byte_tokenizer
 
 from sgl_runtime.checkpoint.config import ModelConfig
+from sgl_runtime.checkpoint.rope import Rope
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
@@ -25,6 +26,7 @@ from sgl_runtime.messages import Capacity
 from sgl_runtime.text.chat import load_chat_template
 from sgl_runtime.text.tokenizer import Tokenizer
 
+ROPE = Rope(theta=10000.0, scaling=None, rotary_dim=16)
 MODEL = ModelConfig(
     architecture="LlamaForCausalLM",
     model_type="llama",
@@ -37,8 +39,10 @@ MODEL = ModelConfig(
     vocab_size=260,
     context_length=512,
     norm_eps=1e-5,
-    rope_theta=10000.0,
-    rope_scaling=None,
+    rope=ROPE,
+    local_rope=ROPE,
+    sliding_window=None,
+    layer_types=None,
     tie_embeddings=True,
     hidden_act="silu",
     attention_bias=False,

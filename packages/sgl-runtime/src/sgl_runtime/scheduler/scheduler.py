@@ -29,13 +29,10 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Collection
-from concurrent.futures import Future
 from itertools import repeat
 
 import numpy as np
-from sgl_constrain import ConstrainError
 
-from sgl_runtime import log
 from sgl_runtime.cache.prefix import PrefixCache
 from sgl_runtime.messages import (
     I32,
@@ -56,10 +53,10 @@ from sgl_runtime.messages import (
 )
 from sgl_runtime.scheduler.batch import Chunk, Planned, build
 from sgl_runtime.scheduler.bias import Bias
-from sgl_runtime.scheduler.constraint import CompiledGrammar, Constrained, Encode, Grammars
+from sgl_runtime.scheduler.constraint import Encode, Grammars
 from sgl_runtime.scheduler.forecast import Forecast
+from sgl_runtime.scheduler.guidance import Guidance
 from sgl_runtime.scheduler.intake import Intake
-from sgl_runtime.scheduler.jump import follow, look_ahead
 from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_valid_token
@@ -70,7 +67,6 @@ from sgl_runtime.scheduler.sharing import Sharing
 from sgl_runtime.scheduler.stats import Counters
 from sgl_runtime.scheduler.stop import Stop, TokenBytes
 
-_logger = log.logger(__name__)
 _NONE: I32 = np.empty(0, np.int32)
 _RECONSIDER = 64  # steps after which somebody may fit although nothing has ended: the forecast has changed
 _RUNWAY = 20  # steps that a retraction makes room for, so that the next one is not due at once
@@ -106,9 +102,8 @@ class Scheduler:
         self._memory = Memory(capacity, cache)
         self._eos = frozenset(eos)
         self._vocabulary = vocabulary
-        self._grammars = grammars
-        self._encode = encode if encode is not None else _encode_nothing
-        self._jump = not disable_regex_jump_forward
+        jump = not disable_regex_jump_forward
+        self._guidance = Guidance(grammars, encode, jump=jump, slots=capacity.slots)
         self._mixed = enable_mixed_chunk
         self._sharing = None if shared_least is None else Sharing(self._memory, shared_least)
         self._max_queued = max_queued_requests
@@ -124,8 +119,6 @@ class Scheduler:
             budget=max_prefill_tokens,
         )
         self._requests: dict[str, Request] = {}  # all that have not ended
-        # Those of them that are not in the line yet, since their grammars are being compiled.
-        self._compiling: dict[str, tuple[Request, Future[CompiledGrammar]]] = {}
         self._edited: list[Request] = []  # penalised, and have jumped since the last plan
         self._in_flight: deque[Planned] = deque()
         self._deltas: list[Delta] = []
@@ -145,8 +138,7 @@ class Scheduler:
         self._requests[request.rid] = request
         constraint = message.sampling.constraint
         if constraint is not None and request.samples:
-            assert self._grammars is not None, "checked in refusal"
-            self._compiling[request.rid] = request, self._grammars.ask(constraint)
+            self._guidance.wait(request, constraint)
         else:
             self._line.join(request)
             self._intake.reconsider()
@@ -176,14 +168,14 @@ class Scheduler:
     @property
     def compiling(self) -> bool:
         """Requests wait for their grammars: there may be something to plan though nobody sends anything."""
-        return bool(self._compiling)
+        return len(self._guidance) > 0
 
     @property
     def load(self) -> Load:
         memory, counters = self._memory, self._counters
         return Load(
             running=memory.rows.used,
-            waiting=len(self._line) + len(self._compiling),
+            waiting=len(self._line) + len(self._guidance),
             slots=memory.total,
             slots_used=memory.used,
             slots_cached=memory.cache.evictable,
@@ -247,14 +239,13 @@ class Scheduler:
             request = step.requests[index]
             if table.owner[step.rows[index]] != step.owners[index]:
                 continue
-            assert request.constrained is not None, "constrained from its start to its end"
-            try:
-                bits.append(request.constrained.mask(len(request.output)))
-            except ConstrainError as error:
-                self._end(request, Aborted(f"the constraint cannot be followed: {error}", invalid=True))
+            mask = self._guidance.mask(request)
+            if isinstance(mask, Aborted):
+                self._end(request, mask)
                 self._deltas.append(delta(request, []))
-                continue
-            rows.append(index)
+            else:
+                rows.append(index)
+                bits.append(mask)
         return Masks(np.array(rows, np.int32), bits) if rows else None
 
     def commit(self, result: Result) -> list[Delta]:
@@ -299,7 +290,7 @@ class Scheduler:
 
     def _refusal(self, message: Generate) -> Aborted | None:
         # Those who will find a row in the next plan do not really wait.
-        waiting = self._line.newcomers + len(self._compiling) - self._memory.rows.free
+        waiting = self._line.newcomers + len(self._guidance) - self._memory.rows.free
         if self._max_queued is not None and waiting >= self._max_queued:
             return Aborted(f"{waiting} requests are waiting already: try again later", overloaded=True)
         return refusal(
@@ -307,7 +298,7 @@ class Scheduler:
             self._capacity.slots,
             self._capacity.context_length,
             has_vocabulary=self._vocabulary is not None,
-            has_grammars=self._grammars is not None,
+            has_grammars=self._guidance.available,
         )
 
     def _request(self, message: Generate) -> Request:
@@ -334,48 +325,19 @@ class Scheduler:
 
     def _begin_constrained(self) -> None:
         """Requests whose grammars are ready get into the line, or end."""
-        ready = [request for request, future in self._compiling.values() if future.done()]
-        for request in ready:
-            _, future = self._compiling.pop(request.rid)
-            error = future.exception()
-            if error is None:
-                self._begin(request, future.result())
-            elif isinstance(error, ConstrainError):
-                self._refuse(request, Aborted(str(error), invalid=True))
+        for request, finish in self._guidance.begin():
+            if finish is None:
+                self._line.join(request)
+                self._intake.reconsider()
             else:
-                _logger.error("compiling a constraint failed", exc_info=error)
-                self._refuse(request, Aborted(f"compiling the constraint failed ({type(error).__name__})"))
-
-    def _begin(self, request: Request, compiled: CompiledGrammar) -> None:
-        shortest = request.sampling.min_new_tokens
-        request.constrained = Constrained(compiled, ends=request.stop.tokens, shortest=shortest)
-        try:
-            finish = look_ahead(request, self._encode, jump=self._jump)
-        except ConstrainError as error:
-            finish = Aborted(f"the constraint cannot be followed: {error}", invalid=True)
-        if finish is None and request.known > self._memory.total:
-            finish = out_of_memory(request, request.known, self._memory.total)
-        if finish is None:
-            self._line.join(request)
-            self._intake.reconsider()
-        else:
-            self._refuse(request, finish)
-
-    def _refuse(self, request: Request, finish: Finish) -> None:
-        """End a request that is not in the line yet."""
-        self._end(request, finish)
-        self._deltas.append(delta(request, []))
+                self._end(request, finish)
+                self._deltas.append(delta(request, []))
 
     def _follow(self, request: Request) -> Finish | None:
         """A constrained request has sampled a token that did not end it."""
         sampled = len(request.output)
-        try:
-            finish = follow(request, self._encode, jump=self._jump)
-        except ConstrainError as error:
-            return Aborted(f"the constraint cannot be followed: {error}", invalid=True)
+        finish = self._guidance.follow(request)
         if len(request.output) > sampled and finish is None:
-            if request.known > self._memory.total:
-                return out_of_memory(request, request.known, self._memory.total)
             self._memory.table.extend(request)
             if request.penalised:
                 self._edited.append(request)
@@ -463,13 +425,8 @@ class Scheduler:
         elif request in self._line:
             self._line.leave(request)
         else:
-            self._compiling.pop(request.rid, None)
+            self._guidance.forget(request)
         self._intake.reconsider()
         if request.output and not request.stop.by_length_alone:
             by_itself = isinstance(finish, StoppedByToken | StoppedByString | StoppedByConstraint)
             self._forecast.ended(len(request.output), by_itself=by_itself)
-
-
-def _encode_nothing(text: bytes) -> list[int]:
-    """Without a tokenizer nothing is known of the tokens of forced text, and they are sampled like others."""
-    return []
