@@ -16,7 +16,8 @@ from sgl_runtime.messages import History, LogprobArrays
 from sgl_runtime.models.llama import TINY
 from sgl_runtime.parallel.rendezvous import choose_device
 from sgl_runtime.parallel.tensor import TensorParallel
-from sgl_runtime.runner import runner
+from sgl_runtime.runner import attention
+from sgl_runtime.runner.assemble import describe
 
 pytestmark = pytest.mark.gpu
 
@@ -92,10 +93,14 @@ class Excused:
         self._backend = backend
 
     def __getattr__(self, name: str) -> Any:
+        thing = getattr(self._backend, name)
+        if not callable(thing):
+            return thing
+
         def call(*arguments: Any) -> Any:
             mode = torch.cuda.get_sync_debug_mode()
             torch.cuda.set_sync_debug_mode("default")
-            result = getattr(self._backend, name)(*arguments)
+            result = thing(*arguments)
             torch.cuda.set_sync_debug_mode(mode)
             return result
 
@@ -104,7 +109,7 @@ class Excused:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_forward_pass_does_not_wait_for_the_device(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "load_attention", lambda *arguments: Excused(load_attention(*arguments)))
+    monkeypatch.setattr(attention, "load_attention", lambda *arguments: Excused(load_attention(*arguments)))
     driver = on_cuda(tiny)
     none = np.empty(0, np.int32)
     history = History(0, np.array(PROMPT, np.int32), none)
@@ -126,3 +131,35 @@ def test_a_forward_pass_does_not_wait_for_the_device(tiny: Path, monkeypatch: py
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert (plain.result().tokens >= 0).all() and (changed.result().tokens >= 0).all()
+
+
+@pytest.mark.parametrize("prompts", [(40, 33), (5,), (3, 3, 3), (90, 2, 1)])
+def test_graphs_change_no_token(tiny: Path, prompts: tuple[int, ...]) -> None:
+    """Of decoding requests alone, of prompts alone, of both, and of passes that share a prefix."""
+    drivers = [on_cuda(tiny, disable_cuda_graph=plain) for plain in (True, False)]
+    drivers[1].runner.prepare()
+    outputs = []
+    for driver in drivers:
+        said = []
+        for row, length in enumerate(prompts):
+            said.append(driver.generate(row, (PROMPT + OTHER + PROMPT)[:length], 3))
+        work = {row: [-1] for row in range(len(prompts))}
+        for step in range(6):
+            if step == 2:
+                said.append(driver.step({**work, 7: OTHER}).tokens.tolist())
+            said.append(driver.step(work).tokens.tolist())
+        outputs.append(said)
+    assert outputs[0] == outputs[1]
+
+
+def test_graphs_of_every_size_compute_what_kernels_do(tiny: Path) -> None:
+    driver = on_cuda(tiny, max_running_requests=40, max_total_tokens=4000)
+    graphs, passes = driver.runner._graphs, driver.runner._passes
+    assert graphs is not None
+    rng = np.random.default_rng(0)
+    for row in range(40):
+        driver.step({row: rng.integers(3, 200, 1 + row).tolist()})
+    for size in (1, 2, 7, 15, 33, 40):
+        step = describe(driver.batch({row: [5] for row in range(size)}), passes.rows)
+        plain, replayed = (run(step)[1].float().clone() for run in (passes.run, graphs.run))
+        torch.testing.assert_close(replayed, plain, atol=1e-4, rtol=1e-4)

@@ -24,7 +24,7 @@ class Tile(NamedTuple):
 TILE = Tile(1024, 4)  # 16 bytes of gate and of up for each thread
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["inner"])
 def _gated(
     x_ptr, out_ptr, width, inner, outer_stride, inner_stride,
     KIND: tl.constexpr, COLUMNS: tl.constexpr, OVERLAP: tl.constexpr,

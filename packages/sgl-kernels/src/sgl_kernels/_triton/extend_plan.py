@@ -186,6 +186,6 @@ def way_of(spec: AttentionSpec, q_lens: _Lengths, kv_lens: _Lengths, device: tor
 
 
 def tile_rows(spec: AttentionSpec, most: int) -> int:
-    """Rows of a tile where no request has more than `most` of a KV head."""
+    """Rows of a tile where no request has more than `most` of a KV head. Of few sizes: each is compiled."""
     widest = max(spec.head_dim, spec.v_dim)
-    return min(64 if widest > 256 else 128, max(16, triton.next_power_of_2(most)))
+    return 16 if most <= 16 else 64 if most <= 64 or widest > 256 else 128

@@ -58,7 +58,7 @@ def fetch(w_ptr, outputs, begin, n, k, w_stride, AHEAD: tl.constexpr, K: tl.cons
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def _by_lanes(
     x_ptr, w_ptr, b_ptr, y_ptr, m, n, k, x_stride, w_stride,
     HAS_BIAS: tl.constexpr, EVEN: tl.constexpr, OVERLAP: tl.constexpr, AHEAD: tl.constexpr,
@@ -94,7 +94,7 @@ def _by_lanes(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["m"])
 def _by_tensor_cores(
     x_ptr, w_ptr, b_ptr, y_ptr, m, n, k, x_stride, w_stride,
     HAS_BIAS: tl.constexpr, EVEN: tl.constexpr, OVERLAP: tl.constexpr, AHEAD: tl.constexpr,

@@ -21,7 +21,7 @@ class Tile(NamedTuple):
     warps: int
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "inner"])
 def _norm(
     x_ptr, residual_ptr, weight_ptr, bias_ptr, out_ptr, rows, inner, outer_stride, inner_stride, eps,
     WIDTH: tl.constexpr, ADD: tl.constexpr, CENTRED: tl.constexpr, ONE_MORE: tl.constexpr,

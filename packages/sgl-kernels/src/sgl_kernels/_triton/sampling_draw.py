@@ -74,7 +74,7 @@ def _draw_member(
     return tl.max(tl.where(wins, ids, 0), 0), tl.max(tl.where(wins, key, NO_KEY), 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _finish(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, list_ptr, dense_ptr, out_ptr, rows, vocab, tables,
     stride, DRAWS: tl.constexpr, LIMITS: tl.constexpr, NG: tl.constexpr, NT: tl.constexpr,
@@ -253,7 +253,7 @@ def _search_all(
     return under, masses_of(x_ptr, first, there, under, 0.0, top, scale, NG, SHIFT)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _decide(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, bounds_ptr, kept_ptr, number_ptr, list_ptr, dense_ptr,
     out_ptr, rows, vocab, tables, stride, FIRST: tl.constexpr, LAST: tl.constexpr, NG: tl.constexpr,

@@ -37,7 +37,7 @@ _FAINT = tl.constexpr(40.0)  # a token so many powers of two below the first dec
 STATISTICS_WARPS = 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _guess(
     x_ptr, packed_ptr, bounds_ptr, rows, vocab, stride, SAMPLE: tl.constexpr, SHIFT: tl.constexpr,
     OVERLAP: tl.constexpr,
@@ -109,7 +109,7 @@ def _table(x_ptr, row, table, vocab, stride):
     return tl.where(x == x, x, INFINITY)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _statistics(
     x_ptr, packed_ptr, bounds_ptr, best_ptr, peak_ptr, mass_ptr, kept_ptr, number_ptr, rows, vocab, tables,
     stride, HEATED: tl.constexpr, MASSES: tl.constexpr, BOUNDED: tl.constexpr, OVERLAP: tl.constexpr,
@@ -138,7 +138,7 @@ def _statistics(
                 _from_bounds(x, weights, bounds_ptr, kept_ptr, number_ptr, row, table, tables, False)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _read_again(
     x_ptr, packed_ptr, bounds_ptr, peak_ptr, kept_ptr, number_ptr, rows, vocab, tables, stride,
     OVERLAP: tl.constexpr,

@@ -82,6 +82,13 @@ class Pass:
         return self.ids.shape[1]
 
 
+def of_nobody(ids: NDArray[np.int32], rows: Rows) -> None:
+    """Make these columns of ids tokens of nobody: their keys go nowhere, and nobody attends to them."""
+    ids[TOKEN] = ids[POSITION] = 0
+    ids[SLOT] = -1
+    ids[ROW] = rows.nobody
+
+
 def describe(batch: Batch, rows: Rows) -> Pass:
     """The pass that a batch asks for, of requests that have entered their `rows`."""
     assert batch.kv_lens.max() <= rows.width, "a request has no more tokens than a row of the page table"

@@ -2,9 +2,9 @@
 """CUDA graphs: a pass of few tokens as one launch, because launching its kernels takes longer than they do.
 
 A graph is for a number of tokens, and a pass is filled up to the next one there is; the steps between sizes
-are small beside the sizes. There are graphs of decoding requests alone, one token each, and such that also
-take a few prompts, or parts of them. What changes from pass to pass lies in buffers at fixed addresses: the
-ids of the tokens and the plans of attention.
+are small beside the sizes. There are graphs for decoding requests, one token each, for prompts, or parts of
+them, and for both together: whatever a pass does not need would be launched in vain. What changes from pass
+to pass lies in buffers at fixed addresses: the ids of the tokens and the plans of attention.
 
 All graphs take their memory from one pool: one runs at a time, and what it returns is read before the next.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
+from operator import sub
 from typing import NamedTuple
 
 import numpy as np
@@ -22,26 +24,42 @@ from sgl_kernels import AttentionSpec, PagedLayout, SharedPrefix
 from sgl_kernels.attention import Plan
 from torch import Tensor
 
-from sgl_runtime.runner.assemble import POSITION, ROW, SLOT, TOKEN, Pass
+from sgl_runtime.runner.assemble import Pass, of_nobody
 from sgl_runtime.runner.passes import Passes
+from sgl_runtime.runner.transfer import aligned
 
-_EXTENDS = 16  # requests with several tokens in a pass of the second shape
-_MOST_TOKENS = 1024  # of such a pass: more take longer to compute than to launch
+_MOST_TOKENS = 1024  # of a pass with prompts: more take longer to compute than to launch
+_QUERIES = 16  # of each of several prompts, for which the tiles of attention are chosen
+_SHORT = 1000  # tokens cached before a prompt; after more of them attention has a launch of its own for a few
 _OVER = 4  # a pass sees at most so many times the tokens that the KV pool holds, since prefixes are shared
+
+
+class Kind(IntEnum):
+    """Of which requests a pass consists."""
+
+    DECODE = 0  # one token each
+    SHARED = 1  # the same, and prefixes that requests share are read once
+    PROMPTS = 2  # several tokens each, after few or none that are cached
+    MIXED = 3  # any
 
 
 class Shape(NamedTuple):
     """What a graph is for."""
 
     tokens: int
-    extends: bool  # up to _EXTENDS requests have several tokens
-    shared: bool  # prefixes that requests share are read once
+    kind: Kind
+
+    @property
+    def several(self) -> int:
+        """Most requests with several tokens."""
+        return max(16, self.tokens // 8)
 
 
 @dataclass(frozen=True)
 class _Graph:
     graph: torch.cuda.CUDAGraph
-    ids: Tensor  # [4, tokens]
+    buffer: Tensor  # [4, ≥ tokens]
+    ids: Tensor  # [4, tokens] of it
     plans: dict[AttentionSpec, Plan]
     hidden: Tensor  # [tokens, hidden]
 
@@ -87,8 +105,8 @@ class Graphs:
     def prepare(self, progress: Callable[[int, int], None] | None) -> None:
         """Capture all but the graphs for shared prefixes, the largest first: the others find room in its
         memory. progress: (captured, of how many)."""
-        shapes = [Shape(size, False, False) for size in self._decode]
-        shapes += [Shape(size, True, False) for size in self._mixed]
+        shapes = [Shape(size, Kind.DECODE) for size in self._decode]
+        shapes += [Shape(size, kind) for size in self._mixed for kind in (Kind.PROMPTS, Kind.MIXED)]
         for done, shape in enumerate(sorted(shapes, reverse=True)):
             if progress is not None:
                 progress(done, len(shapes))
@@ -98,14 +116,18 @@ class Graphs:
 
     def shape_of(self, step: Pass) -> Shape | None:
         """The smallest graph that a pass fits; None if there is none."""
-        extends = step.tokens - step.requests > 0
-        sizes = self._mixed if extends else self._decode
-        if not sizes or step.tokens > sizes[-1] or sum(step.layout.kv_lens) > self._tokens:
-            return None
-        if extends and sum(q_len > 1 for q_len in step.layout.q_lens) > _EXTENDS:
+        layout = step.layout
+        several = sum(q_len > 1 for q_len in layout.q_lens)
+        sizes = self._mixed if several else self._decode
+        if not sizes or step.tokens > sizes[-1] or sum(layout.kv_lens) > self._tokens:
             return None
         size = sizes[int(np.searchsorted(sizes, step.tokens))]
-        return Shape(size, extends, bool(step.layout.shared) and not extends)
+        if not several:
+            return Shape(size, Kind.SHARED if layout.shared else Kind.DECODE)
+        cached = max(map(sub, layout.kv_lens, layout.q_lens))
+        prompts = several == step.requests and cached < _SHORT
+        shape = Shape(size, Kind.PROMPTS if prompts else Kind.MIXED)
+        return shape if several <= shape.several else None
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor] | None:
         """The pass by its graph, captured now if need be; None if it fits no graph.
@@ -118,30 +140,25 @@ class Graphs:
         graph = self._graphs.get(shape)
         if graph is None:
             graph = self._graphs[shape] = self._capture(shape)
-        filled = torch.empty(4, shape.tokens, dtype=torch.int32, pin_memory=True)
-        ids = filled.numpy()
-        ids[:, : step.tokens] = step.ids
-        self._pad(ids[:, step.tokens :])
-        graph.ids.copy_(filled, non_blocking=True)
+        filled = self._of_nobody(shape)
+        filled.numpy()[:, : step.tokens] = step.ids
+        graph.buffer.copy_(filled, non_blocking=True)
         self._passes.plan(graph.ids, step.layout, graph.plans)
         graph.graph.replay()
         return graph.ids[:, : step.tokens], graph.hidden[: step.tokens]
 
-    def _pad(self, ids: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> None:
-        """Tokens of nobody: their keys go nowhere, and nobody attends to them."""
-        ids[TOKEN] = ids[POSITION] = 0
-        ids[SLOT] = -1
-        ids[ROW] = self._passes.rows.nobody
+    def _of_nobody(self, shape: Shape) -> Tensor:
+        filled = torch.empty(4, aligned(shape.tokens), dtype=torch.int32, pin_memory=True)
+        of_nobody(filled.numpy(), self._passes.rows)
+        return filled
 
     def _capture(self, shape: Shape) -> _Graph:
         """Kernels are launched once before: what is compiled or allocated for good at first use must not be
         in a capture."""
-        filled = np.empty((4, shape.tokens), np.int32)
-        self._pad(filled)
-        ids = torch.from_numpy(filled).to(self._passes.rows.table.device)
+        buffer = self._of_nobody(shape).to(self._passes.rows.table.device, non_blocking=True)
+        ids = buffer[:, : shape.tokens]
         plans = self._passes.plan(ids, self._largest(shape))
         self._passes.plan(ids, self._least(shape), plans)
-
         self._passes.compute(ids, plans)
         graph = torch.cuda.CUDAGraph()
         graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
@@ -149,26 +166,34 @@ class Graphs:
             hidden = self._passes.compute(ids, plans)
         finally:
             graph.capture_end()
-        return _Graph(graph, ids, plans, hidden)
+        return _Graph(graph, buffer, ids, plans, hidden)
 
     def _largest(self, shape: Shape) -> PagedLayout:
-        """As many requests of each kind as any pass of the shape has, all at once, and as many tokens."""
-        q_lens = (1,) * min(shape.tokens, self._rows)
-        if shape.extends:
-            q_lens += (-(-shape.tokens // _EXTENDS),) * _EXTENDS
-        kv_len = min(self._width, max(2, *q_lens, -(-self._tokens // len(q_lens))))
-        shared = (SharedPrefix(0, 2, 1),) if shape.shared else ()
-        return self._layout(q_lens, (kv_len,) * len(q_lens), shared)
+        """As many requests of each kind as any pass of the shape has, all at once, and as many tokens.
+
+        No prompt in it is a few queries after a long prefix, of which the plan would take the other kernel.
+        """
+        prompts = (min(_QUERIES, self._width),) * shape.several
+        if shape.kind == Kind.PROMPTS:
+            return self._layout(prompts, (min(self._width, _QUERIES + _SHORT),) * shape.several)
+        single = (1,) * min(shape.tokens, self._rows)
+        seen = (min(self._width, max(2, -(-self._tokens // len(single)))),) * len(single)
+        shared = (SharedPrefix(0, 2, 1),) if shape.kind != Kind.DECODE else ()
+        if shape.kind != Kind.MIXED:
+            return self._layout(single, seen, shared)
+        return self._layout(single + prompts, seen + prompts, shared)
 
     def _least(self, shape: Shape) -> PagedLayout:
         """So many queries, which see nothing but themselves."""
         q_lens = (1,) * min(shape.tokens, self._rows)
-        if shape.extends:
-            several = max(2, shape.tokens - len(q_lens))
-            q_lens = (*q_lens[: shape.tokens - several], several)
-        return self._layout(q_lens, q_lens, ())
+        if shape.kind == Kind.PROMPTS:
+            q_lens = (shape.tokens,)
+        if shape.kind == Kind.MIXED:
+            prompt = max(2, shape.tokens - len(q_lens))
+            q_lens = (*q_lens[: shape.tokens - prompt], prompt)
+        return self._layout(q_lens, q_lens)
 
     def _layout(
-        self, q_lens: tuple[int, ...], kv_lens: tuple[int, ...], shared: tuple[SharedPrefix, ...]
+        self, q_lens: tuple[int, ...], kv_lens: tuple[int, ...], shared: tuple[SharedPrefix, ...] = ()
     ) -> PagedLayout:
         return PagedLayout(self._passes.rows.table, q_lens, kv_lens, (0,) * len(q_lens), shared)

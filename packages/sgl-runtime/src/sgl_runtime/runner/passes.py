@@ -18,6 +18,7 @@ from torch import Tensor
 from sgl_runtime.layers import Inputs, KVPool
 from sgl_runtime.profile.spans import OFF, Laps, Phase
 from sgl_runtime.runner.assemble import POSITION, SLOT, Pass, Rows
+from sgl_runtime.runner.transfer import aligned
 
 
 class Passes:
@@ -41,9 +42,10 @@ class Passes:
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor]:
         """Kernel by kernel: ids [4, T] on the device, and hidden states [T, hidden]."""
-        ids = torch.from_numpy(step.ids)
-        if self.rows.table.is_cuda:
-            ids = ids.pin_memory().to(self.rows.table.device, non_blocking=True)
+        device = self.rows.table.device
+        wide = torch.empty(4, aligned(step.tokens), dtype=torch.int32, pin_memory=device.type == "cuda")
+        wide.numpy()[:, : step.tokens] = step.ids
+        ids = wide.to(device, non_blocking=True)[:, : step.tokens]
         return ids, self.compute(ids, self.plan(ids, step.layout))
 
     def plan(

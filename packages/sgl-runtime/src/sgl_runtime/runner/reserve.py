@@ -13,12 +13,13 @@ from sgl_kernels import AttentionBackend
 
 from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.layers import KVPool
-from sgl_runtime.messages import Batch, SamplingArrays
+from sgl_runtime.messages import Batch
 from sgl_runtime.models.base import Model
 from sgl_runtime.runner.assemble import Rows, describe
 from sgl_runtime.runner.memory import rows_at_once
 from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.sampler import Sampler
+from sgl_runtime.runner.warm import sampling_arrays
 
 _SLACK = 1.1  # memory in pieces that fit nothing
 _GRAPHS = 1 << 30  # for CUDA graphs and for what libraries take at their first use
@@ -47,7 +48,7 @@ def measure_reserve(
     torch.cuda.reset_peak_memory_stats(device)
     _, hidden = Passes(model, rows, kv, attention, specs).run(describe(_prompts(requests), rows))
     logits = model.logits(hidden[: rows_at_once(config, device.type)])
-    sampler(logits, np.arange(len(logits), dtype=np.int32), _draws(len(logits)))
+    sampler(logits, np.arange(len(logits), dtype=np.int32), sampling_arrays(len(logits), 1.0, biased=1))
     peak = torch.cuda.max_memory_allocated(device) - before
     del kv, rows, hidden, logits
     torch.cuda.synchronize(device)
@@ -71,16 +72,5 @@ def _prompts(lengths: list[int]) -> Batch:
         slots=slots,
         prefixes=(),
         sampled=np.empty(0, np.int32),
-        sampling=_draws(0),
+        sampling=sampling_arrays(0, 0.0),
     )
-
-
-def _draws(m: int) -> SamplingArrays:
-    """For m rows, in the way that takes most memory: from logits in float32."""
-    ones, zeros = np.ones(m, np.float32), np.zeros(m, np.float32)
-    first = np.zeros(min(m, 1), np.int32)
-    return SamplingArrays(
-        temperature=ones, top_p=ones, top_k=np.full(m, -1, np.int32), min_p=zeros, frequency_penalty=zeros,
-        presence_penalty=zeros, repetition_penalty=ones, seeds=np.zeros(m, np.int64),
-        steps=np.zeros(m, np.int32), bias_rows=first, bias_tokens=first, bias_values=zeros[: min(m, 1)],
-    )  # fmt: skip

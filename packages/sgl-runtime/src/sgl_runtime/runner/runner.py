@@ -36,6 +36,7 @@ from sgl_runtime.runner.reserve import measure_reserve
 from sgl_runtime.runner.sampler import Sampler
 from sgl_runtime.runner.stream import on_stream
 from sgl_runtime.runner.transfer import to_device
+from sgl_runtime.runner.warm import warm
 from sgl_runtime.runner.weights import Progress
 
 
@@ -127,10 +128,13 @@ class Runner:
 
         Returns where the memory of this rank's device went.
         """
-        if self._graphs is None:
+        if not self.asynchronous:
             return self._spent
         with on_stream(self._stream):
-            self._graphs.prepare(progress)
+            sampler = self._sampler if self._tp.leads else None
+            warm(self._passes, self._model.logits, sampler, self.capacity.vocab_size)
+            if self._graphs is not None:
+                self._graphs.prepare(progress)
         free = free_memory(self._tp.device).free
         return replace(self._spent, graphs=self._spent.free - free, free=free)
 
