@@ -17,6 +17,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -45,6 +47,11 @@ class _Instant(BaseHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         """Silent."""
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 1024
+    daemon_threads = True
 
 
 @sgl.function
@@ -98,6 +105,19 @@ def _best(rounds: list[tuple[float, float]], gens: int) -> tuple[float, float]:
     return min(clock for clock, _ in rounds) / gens, min(cpu for _, cpu in rounds) / gens
 
 
+@contextmanager
+def instant_server() -> Iterator[str]:
+    """The address of a server, in a process of its own, that answers at once."""
+    child = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{child.stdout.readline().strip()}"
+    finally:
+        child.terminate()
+        child.wait()
+        child.stdout.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -107,18 +127,12 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _Instant)
+        server = _Server(("127.0.0.1", 0), _Instant)
         print(server.server_address[1], flush=True)
         server.serve_forever()
         return
-    child = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    try:
-        url = f"http://127.0.0.1:{child.stdout.readline().strip()}"
+    with instant_server() as url:
         post, program = _measure(url, args.gens, args.rounds)
-    finally:
-        child.terminate()
-        child.wait()
     instant = sgl.Scripted(lambda prompt, params: " fine")
     gen = _best(
         [_seconds(lambda: chain.run(args.gens, backend=instant)) for _ in range(args.rounds)], args.gens

@@ -117,6 +117,7 @@ class Executor:
                     self.run.notify()
                 else:
                     self._enqueue(step)
+        self.run.dispatch()
 
     def fork(self, number: int) -> tuple[Executor, ...]:
         """`number` executors that begin with what was appended so far."""
@@ -128,6 +129,7 @@ class Executor:
                 child.role = self.role
                 child._released = False
             self._enqueue(_Step(_Fork(children), line))
+        self.run.dispatch()
         return children
 
     def set(self, name: str, value: Any) -> None:
@@ -176,18 +178,7 @@ class Executor:
     def _work(self) -> None:
         """Carry out what there is, then let the thread go."""
         done: list[_Step] = []
-        while True:
-            with self.run.changed:
-                self._settle(done)
-                if not self._steps:
-                    self._working = False
-                    if not self._deferred:
-                        self.run.busy.pop(self, None)
-                    self.run.notify()
-                    return
-                if done:
-                    self.run.notify()
-                step = self._current = self._steps.popleft()
+        while (step := self._next(done)) is not None:
             if self._puts_off(step):
                 self._deferred.append(step)
                 done = []
@@ -198,6 +189,22 @@ class Executor:
                 self._attempt(asking, partial(asking.context.run, self._speak_turn))
                 self._deferred = []
             self._attempt(step, partial(step.context.run, self._execute, step))
+
+    def _next(self, done: list[_Step]) -> _Step | None:
+        """After these are done, the next one; None if there is none, and this worker may go."""
+        step = None
+        with self.run.changed:
+            self._settle(done)
+            if self._steps:
+                step = self._current = self._steps.popleft()
+            else:
+                self._working = False
+                if not self._deferred:
+                    self.run.busy.pop(self, None)
+            if done or step is None:
+                self.run.notify()
+        self.run.dispatch()
+        return step
 
     def _puts_off(self, step: _Step) -> bool:
         if self.failure is not None or not isinstance(step.part, Text | Gen):
@@ -343,7 +350,7 @@ class Executor:
     def _start(self) -> None:
         if self._steps and self._released and not self._working and not self.run.ended:
             self._working = True
-            self.run.workers.submit(self._work)
+            self.run.put(self._work)
 
     def _check_open(self) -> None:
         if self.run.ended:

@@ -30,6 +30,7 @@ class Reader:
         if inside:
             with executor.run.changed:
                 executor.flush()
+            executor.run.dispatch()
 
     @property
     def over(self) -> bool:

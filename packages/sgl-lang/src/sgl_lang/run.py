@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -100,6 +101,7 @@ class Run:
         self.busy: dict[Work, None] = {}  # those with something to do
         self.template: ChatTemplate | None = None  # once somebody has needed it
         self.usage = Usage()
+        self._ready: deque[Callable[[], None]] = deque()  # tasks that no worker has yet
         self._before = settings.before
         self._under_way: set[str] = set()  # rids of requests that workers wait for
         self._listeners: list[Callable[[], None]] = []
@@ -177,6 +179,7 @@ class Run:
         with self.changed:
             for work in tuple(self.busy):
                 work.flush()
+        self.dispatch()
 
     def _finishes(self, result: Any) -> bool:
         """End the run if nothing is left to do; whether it has ended."""
@@ -189,6 +192,16 @@ class Run:
     def _end(self) -> None:
         self.ended = True
         self.notify()
+
+    def put(self, task: Callable[[], None]) -> None:
+        """A task for a worker. Under `changed`; who holds it calls `dispatch` afterwards."""
+        self._ready.append(task)
+
+    def dispatch(self) -> None:
+        """Give the tasks to workers: not under `changed`, for which a worker that wakes up would wait."""
+        while self._ready:
+            with suppress(IndexError):  # another thread was faster
+                self.workers.submit(self._ready.popleft())
 
     # -- waiting
 
@@ -258,10 +271,8 @@ class Run:
     @contextmanager
     def requesting(self, prompt: Prompt) -> Iterator[None]:
         """While a request for `prompt` is under way, `cancel` gives it up. Raises Ended after the end."""
-        with self.changed:
-            before, self._before = self._before, None
-        if before is not None:
-            before(prompt)
+        if self._before is not None:
+            self._first(prompt)
         with self.changed:
             if self.ended:
                 raise Ended
@@ -269,5 +280,10 @@ class Run:
         try:
             yield
         finally:
-            with self.changed:
-                self._under_way.discard(prompt.rid)
+            self._under_way.discard(prompt.rid)  # atomic, and `cancel` looks at a copy
+
+    def _first(self, prompt: Prompt) -> None:
+        with self.changed:
+            before, self._before = self._before, None
+        if before is not None:
+            before(prompt)

@@ -57,28 +57,34 @@ class Speaker:
         ahead_of = self._run.settings.speculate
         if ahead_of is not None and self._run.capabilities.shape == "text" and can_speculate(params):
             yield self._speculate(prompt, params, ahead_of, markup)
+            return
+        self._stock = Stock()
+        if self._run.settings.stream:
+            yield from self._streamed(prompt, params)
         else:
-            self._stock = Stock()
-            yield from self._ask(prompt, params, stream=self._run.settings.stream)
+            yield self._whole(prompt, params)
 
-    def _ask(self, prompt: Prompt, params: SamplingParams, *, stream: bool) -> Iterator[Completion]:
-        run = self._run
+    def _streamed(self, prompt: Prompt, params: SamplingParams) -> Iterator[Completion]:
         completion = Completion("")
-        with run.requesting(prompt):
-            if stream:
-                with closing(run.backend.stream(prompt, params)) as completions:
-                    for completion in completions:
-                        yield completion
-            else:
-                completion = run.backend.generate(prompt, params)
-        self._known = len(prompt.text) + len(completion.text)
-        run.count(completion.meta_info)
-        for sample in completion.others:  # of the same prompt
-            run.count({"completion_tokens": sample.meta_info.get("completion_tokens")})
-        yield completion
+        with (
+            self._run.requesting(prompt),
+            closing(self._run.backend.stream(prompt, params)) as completions,
+        ):
+            for completion in completions:
+                yield completion
+        yield self._noted(prompt, completion)
 
     def _whole(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        (completion,) = self._ask(prompt, params, stream=False)
+        with self._run.requesting(prompt):
+            completion = self._run.backend.generate(prompt, params)
+        return self._noted(prompt, completion)
+
+    def _noted(self, prompt: Prompt, completion: Completion) -> Completion:
+        """The completion, which is whole now: it is counted, and the backend has cached it."""
+        self._known = len(prompt.text) + len(completion.text)
+        self._run.count(completion.meta_info)
+        for sample in completion.others:  # of the same prompt
+            self._run.count({"completion_tokens": sample.meta_info.get("completion_tokens")})
         return completion
 
     # -- several generations with one call

@@ -16,4 +16,9 @@ class Usage(NamedTuple):
 
     def plus(self, meta_info: Mapping[str, Any]) -> Usage:
         """With those of one more answer; what it does not report counts as none."""
-        return Usage(*(have + int(meta_info.get(name) or 0) for name, have in self._asdict().items()))
+        told = meta_info.get
+        return Usage(
+            self.prompt_tokens + (told("prompt_tokens") or 0),
+            self.cached_tokens + (told("cached_tokens") or 0),
+            self.completion_tokens + (told("completion_tokens") or 0),
+        )
