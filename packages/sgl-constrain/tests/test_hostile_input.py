@@ -7,6 +7,7 @@ tested with a clock.
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -279,3 +280,13 @@ def test_memory_is_that_of_what_is_used(vocabulary: Vocabulary) -> None:
     grammar = Compiler(vocabulary, limits=PATIENT).regex(".{0,100000}")
     grammar.warm(["x" * 500], seconds=60)
     assert grammar.nbytes < 2_000_000
+
+
+def test_what_all_states_hold_together_is_limited(vocabulary: Vocabulary) -> None:
+    grammar = Compiler(vocabulary, limits=Limits(states=400)).regex(r"(?s).*a.{3900}x")
+    rng, state = random.Random(1), grammar.start
+    with pytest.raises(GrammarTooLarge, match="items in all") as caught:
+        for _ in range(399):  # fewer steps than states are allowed
+            state = grammar.step_bytes(state, rng.choice([b"a", b"b", b"b"]))
+    assert caught.value.limit == "states"
+    assert grammar.nbytes < 10 << 20
