@@ -274,6 +274,19 @@ async def test_marks_that_are_special_tokens_are_seen_where_calls_are_looked_for
     assert plain["choices"][0]["message"]["content"] == '[{"name": "get_time", "arguments": {}}]'
 
 
+async def test_arguments_of_any_depth_are_shown_or_refused() -> None:
+    """Where each of them fails for its own reason: reading, writing, rendering."""
+    async with served(capacity=ROOMY) as plain, tooled(Script()) as server:
+        for depth in range(900, 1000):
+            function = {"name": "f", "arguments": '{"a":' * depth + "{}" + "}" * depth}
+            body = {
+                "messages": [{"role": "assistant", "tool_calls": [{"function": function}]}],
+                "max_tokens": 1,
+            }
+            for each in (plain, server):
+                assert (await each.post(PATH, body)).status_code in (200, 400)
+
+
 class TestReasoning:
     async def test_it_is_split_off_and_counted(self) -> None:
         async with tooled(says("Hm, Zürich.\n</think>\n\nYes.")) as server:
@@ -424,10 +437,21 @@ class TestConstraints:
         assert [call["function"]["name"] for call in message["tool_calls"]] == ["get_time"]
         assert without_ids(put_together(events)) == without_ids(answer["choices"][0])
 
+    async def test_a_schema_that_cannot_be_enforced_is_any_object_unless_strict(self) -> None:
+        script = says("a")
+        odd = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a)\\1"}}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": odd}}
+        async with tooled(script) as server:
+            await server.answer(PATH, asks(tool_choice="required", tools=[tool]))
+        assert '"pattern"' in bytes(script.generates[0].tokens).decode()
+        call = '<tool_call>\n{"name": "f", "arguments": {"a": 5}}\n</tool_call>'
+        assert allows(script.generates[0], call)
+        assert not allows(script.generates[0], call.replace('{"a": 5}', "5"))
+
     async def test_what_cannot_be_is_refused_by_name(self) -> None:
         script = says("a")
         bad = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(a)\\1"}}}
-        tool = {"type": "function", "function": {"name": "f", "parameters": bad}}
+        tool = {"type": "function", "function": {"name": "f", "parameters": bad, "strict": True}}
         format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
         async with tooled(script) as server:
             for fields, param in (

@@ -67,6 +67,14 @@ class Preparation:
                 checked.add(constraint)
         return PreparedRequest(prompts=tuple(prompts))
 
+    async def compiles(self, constraint: Constraint) -> bool:
+        """Can it be enforced? Raises Overloaded after a long wait for others."""
+        try:
+            await self._constraints.check(constraint, "")
+        except InvalidRequest:
+            return False
+        return True
+
     async def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
         for ask in asks:
             if not ask.prompt:

@@ -20,8 +20,9 @@ from sgl_constrain.structural import structural_tag
 from sgl_runtime.engine.sampling import SamplingBody, Spell
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
+from sgl_runtime.messages import Constraint
 from sgl_runtime.text.answer.dialect import Dialect, ReasoningState
-from sgl_runtime.text.answer.formats import short_id
+from sgl_runtime.text.answer.formats import CallFormat, short_id
 from sgl_runtime.text.answer.plain import text_of, without_tools
 from sgl_runtime.text.answer.source import Reader
 from sgl_runtime.text.answer.structure import Format, after_reasoning, either, in_sequence, json_value, text
@@ -83,7 +84,7 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     reader: Callable[[], Reader] | None  # None: the answer is text and nothing else
 
 
-def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) -> Composed:
+async def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) -> Composed:
     """`spell`: how the protocol writes the fields of `sampling`. Raises InvalidRequest for tools or
     variables that cannot be, and for what the template refuses.
     """
@@ -93,8 +94,12 @@ def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) 
     _check_variables(dialogue)
     prompt = _prompt(template, dialect, dialogue)
     state = "none" if dialogue.continues else dialect.reasoning_after(prompt)
-    begun = _opening(dialect, dialogue) if state == "none" else ""
-    sampling, made_of = _constrained(dialect, dialogue, sampling, state, spell)
+    begun, calls = "", None
+    if dialect.format is not None:
+        if state == "none" and dialogue.choice == "required":
+            begun = dialect.format.opening
+        calls = await _calls(api, dialect.format, dialogue, opened=bool(begun))
+    sampling, made_of = _constrained(dialect, calls, sampling, state, spell)
     sampling = msgspec.structs.replace(sampling, stop=_stops(api, template, sampling.stop))
     names = frozenset(tool.name for tool in dialogue.callable)
     splits = dialogue.reasoning and state != "none"
@@ -110,11 +115,6 @@ def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) 
             else None
         ),
     )
-
-
-def _opening(dialect: Dialect, dialogue: Dialogue) -> str:
-    """What the answer begins with, if it must be calls."""
-    return dialect.format.opening if dialect.format is not None and dialogue.choice == "required" else ""
 
 
 def template_of(api: Api) -> ChatTemplate:
@@ -184,7 +184,12 @@ def _prompt(template: ChatTemplate, dialect: Dialect, dialogue: Dialogue) -> str
     tools = [tool.as_openai() for tool in dialogue.tools] if dialogue.callable else []
     messages = dialogue.messages
     if dialect.format is not None and not dialect.in_template:
-        messages, tools = without_tools(messages, tools, dialect.format), []
+        try:
+            messages, tools = without_tools(messages, tools, dialect.format), []
+        except RecursionError:
+            raise InvalidRequest(
+                "messages: the tools, or the arguments of a call, are nested too deeply", param="messages"
+            ) from None
     elif dialect.format is not None and dialect.format.short_ids:
         messages = [_with_short_ids(message) for message in messages]
     ask = not dialogue.continues
@@ -226,13 +231,13 @@ def _stops(api: Api, template: ChatTemplate, given: str | list[str] | None) -> l
 
 
 def _constrained(
-    dialect: Dialect, dialogue: Dialogue, sampling: SamplingBody, state: ReasoningState, spell: Spell
+    dialect: Dialect, calls: Format | None, sampling: SamplingBody, state: ReasoningState, spell: Spell
 ) -> tuple[SamplingBody, str | None]:
     """The parameters with the grammar of the calls, or with their own constraint moved behind the reasoning;
     and of which field the grammar was made.
     """
     field = next((field for field in _CONSTRAINTS if getattr(sampling, field) is not None), None)
-    answer = _calls(dialect, dialogue)
+    answer = calls
     if answer is not None and field is not None:
         raise InvalidRequest(
             f"{spell(field)}: the tools of this request decide the form of its answer; give either",
@@ -248,23 +253,40 @@ def _constrained(
             return sampling, None
     if dialect.marks is not None and state != "none":
         begin, end, _ = dialect.marks
-        if made_of == "tools":
-            answer = in_sequence(text(_opening(dialect, dialogue)), answer)
         behind = after_reasoning(None if state == "open" else begin, end, answer)
         answer = behind if state == "open" else either(behind, answer)
     constraints = {**dict.fromkeys(_CONSTRAINTS), "ebnf": _grammar(answer, made_of)}
     return msgspec.structs.replace(sampling, **constraints), made_of
 
 
-def _calls(dialect: Dialect, dialogue: Dialogue) -> Format | None:
-    """The answers that the tools allow; None if that is any text."""
+async def _calls(api: Api, format: CallFormat, dialogue: Dialogue, *, opened: bool) -> Format | None:
+    """The answers that the tools allow; None if that is any text.
+
+    opened: the prompt ends with the opening.
+    """
     tools = dialogue.callable
     required = dialogue.choice == "required"
     if not tools or not (required or not dialogue.parallel or any(tool.strict for tool in tools)):
         return None
-    assert dialect.format is not None, "checked before"
-    asked = [(tool.name, tool.schema) for tool in tools]
-    return dialect.format.structure(asked, free=not required, many=dialogue.parallel)
+    asked = [(tool.name, await _enforced(api, format, tool)) for tool in tools]
+    calls = format.structure(asked, free=not required, many=dialogue.parallel)
+    return in_sequence(text(format.opening), calls) if required and not opened else calls
+
+
+async def _enforced(api: Api, format: CallFormat, tool: Tool) -> dict[str, Any]:
+    """The schema that a call must follow. One that cannot be enforced is refused later on, unless nobody
+    asked for that: then the arguments are any object.
+    """
+    if tool.strict or not format.any_object:
+        return tool.schema
+    try:
+        written = json.dumps(tool.schema)
+    except RecursionError:
+        raise InvalidRequest(
+            f"tools: the parameters of {tool.name!r} are nested too deeply", param="tools"
+        ) from None
+    enforceable = await api.preparation.compiles(Constraint("json_schema", written))
+    return tool.schema if enforceable else {"type": "object"}
 
 
 def _given(sampling: SamplingBody, field: str, state: ReasoningState, written: str) -> Format | None:
@@ -290,5 +312,7 @@ def _given(sampling: SamplingBody, field: str, state: ReasoningState, written: s
 def _grammar(answer: Format, made_of: str) -> str:
     try:
         return structural_tag({"type": "structural_tag", "format": answer})
+    except RecursionError:
+        raise InvalidRequest(f"{made_of}: a schema is nested too deeply", param=made_of) from None
     except ConstrainError as error:
         raise InvalidRequest(f"{made_of}: {error}", param=made_of) from error

@@ -41,7 +41,7 @@ async def messages(api: Api, request: Request) -> ASGIApp:
     check_model(api, body.model)
     tokenizer_of(api)
     id = f"msg_{uuid4().hex}"
-    composed = _compose(api, body)
+    composed = await _compose(api, body)
     prepared = await api.preparation.prepare([_ask(composed, id)])
     display = None if body.thinking is None else body.thinking.display
     writer = MessageWriter(
@@ -62,8 +62,8 @@ async def count_tokens(api: Api, request: Request) -> Response:
     body = await read(request, _COUNT)
     check_model(api, body.model)
     tokenizer = tokenizer_of(api)
-    prompt = compose(api, dialogue_of(api, body), SamplingBody(), _spell).prompt
-    tokens = await asyncio.to_thread(tokenizer.encode, prompt, add_special=False)
+    composed = await compose(api, dialogue_of(api, body), SamplingBody(), _spell)
+    tokens = await asyncio.to_thread(tokenizer.encode, composed.prompt, add_special=False)
     return json_response({"input_tokens": len(tokens)})
 
 
@@ -86,7 +86,7 @@ async def _events(
                 yield event
 
 
-def _compose(api: Api, body: MessagesBody) -> Composed:
+async def _compose(api: Api, body: MessagesBody) -> Composed:
     format = None if body.output_config is None else body.output_config.format
     sampling = SamplingBody(
         max_new_tokens=body.max_tokens,
@@ -96,7 +96,7 @@ def _compose(api: Api, body: MessagesBody) -> Composed:
         stop=body.stop_sequences,
         json_schema=None if format is None else format.schema,
     )
-    return compose(api, dialogue_of(api, body), sampling, _spell)
+    return await compose(api, dialogue_of(api, body), sampling, _spell)
 
 
 def _ask(composed: Composed, id: str) -> Ask:

@@ -42,7 +42,7 @@ async def chat_completions(api: Api, request: Request) -> ASGIApp:
     envelope = Envelope(
         "chatcmpl", "chat.completion.chunk" if body.stream else "chat.completion", api.model_name
     )
-    composed = _compose(api, body)
+    composed = await _compose(api, body)
     prepared = await api.preparation.prepare([_ask(body, composed, envelope.id)])
     choices = _Choices(api, tokenizer, composed, prepared)
     if not body.stream:
@@ -54,7 +54,7 @@ async def chat_completions(api: Api, request: Request) -> ASGIApp:
     return EventStream(stream, openai_error)
 
 
-def _compose(api: Api, body: ChatBody) -> Composed:
+async def _compose(api: Api, body: ChatBody) -> Composed:
     limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     if body.max_tokens not in (None, limit):
         raise InvalidRequest("max_tokens and max_completion_tokens differ: give one", param="max_tokens")
@@ -65,7 +65,7 @@ def _compose(api: Api, body: ChatBody) -> Composed:
         sampling.temperature = DEFAULT_TEMPERATURE
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     spell = spelling(body, max_new_tokens=field, top_logprobs_num="top_logprobs")
-    return compose(api, dialogue_of(api, body), sampling, spell)
+    return await compose(api, dialogue_of(api, body), sampling, spell)
 
 
 def _ask(body: ChatBody, composed: Composed, id: str) -> Ask:

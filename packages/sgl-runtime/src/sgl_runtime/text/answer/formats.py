@@ -57,6 +57,7 @@ class CallFormat(NamedTuple):
     shown: tuple[str, ...]
     short_ids: bool = False
     opening: str = ""
+    any_object: bool = True
 
 
 _MISTRAL_SHOWN = (mistral.BEGIN, mistral.ID, mistral.ARGUMENTS)
@@ -69,7 +70,9 @@ FORMATS: Final[dict[str, CallFormat]] = {
         mistral.read, mistral.write_named, mistral.structure_named, _MISTRAL_SHOWN, True, mistral.BEGIN
     ),
     "llama3": CallFormat(llama.read, llama.write, llama.structure, (llama.TAG,)),
-    "pythonic": CallFormat(pythonic.read, pythonic.write, pythonic.structure, (pythonic.START, pythonic.END)),
+    "pythonic": CallFormat(
+        pythonic.read, pythonic.write, pythonic.structure, (pythonic.START, pythonic.END), any_object=False
+    ),
 }
 
 

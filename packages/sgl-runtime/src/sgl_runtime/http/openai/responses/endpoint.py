@@ -42,7 +42,7 @@ async def responses(api: Api, request: Request) -> ASGIApp:
     turns = turns_of(body.input)
     if body.previous_response_id is not None:
         turns = api.responses.get(body.previous_response_id, "previous_response_id").turns + turns
-    composed = compose(api, dialogue_of(api, body, turns), _sampling(body), _spell)
+    composed = await compose(api, dialogue_of(api, body, turns), _sampling(body), _spell)
     id = f"resp_{uuid4().hex}"
     prepared = await api.preparation.prepare([_ask(composed, id)])
     writer = ResponseWriter(AnswerReader(api, composed), _fields(api, body, id))
