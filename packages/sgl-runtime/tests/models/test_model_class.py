@@ -45,7 +45,7 @@ def test_an_unknown_model_type_with_a_known_architecture_is_served(config: Model
     assert model_class(msgspec.structs.replace(config, model_type="somebody's")) is LlamaForCausalLM
 
 
-@pytest.mark.parametrize("architecture", ["LlamaForSequenceClassification", "Attention", "TINY", "Model"])
+@pytest.mark.parametrize("architecture", ["LlamaForTokenClassification", "Attention", "TINY", "Model"])
 def test_an_unknown_architecture_is_refused_with_what_there_is(
     config: ModelConfig, architecture: str
 ) -> None:

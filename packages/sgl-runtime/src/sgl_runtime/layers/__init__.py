@@ -19,12 +19,14 @@ from sgl_runtime.layers.linear import ColumnLinear, Linear, QKVLinear, RowLinear
 from sgl_runtime.layers.logits import LogitsHead
 from sgl_runtime.layers.mlp import MLP, GatedMLP
 from sgl_runtime.layers.norm import RMSNorm
+from sgl_runtime.layers.pooler import ClassHead, Normalise
 from sgl_runtime.layers.rotary import Rotary, Rotation
 
 __all__ = [
     "MLP",
     "AttentionSpec",
     "Build",
+    "ClassHead",
     "ColumnLinear",
     "Embedding",
     "GatedMLP",
@@ -36,6 +38,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "LogitsHead",
+    "Normalise",
     "PagedAttention",
     "QKVLinear",
     "RMSNorm",

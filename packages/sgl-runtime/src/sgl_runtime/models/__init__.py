@@ -2,8 +2,8 @@
 """Which class computes a checkpoint: module by `model_type`, class by architecture name.
 
 There is no list to edit: a file in this folder is a model. Another distribution adds one with an entry
-point of the group `sgl_runtime.models`, named like the model_type, that points to the module. A checkpoint
-whose model_type names no module is looked for by its architecture alone, in all of them.
+point of the group `sgl_runtime.models`, named like the model_type, that points to the module. A class that
+the module of its model_type does not have is looked for by its name alone, in all of them.
 """
 
 from __future__ import annotations
@@ -31,24 +31,21 @@ def supported() -> dict[str, str | EntryPoint]:
 def model_class(config: ModelConfig) -> type[Model]:
     """The class of a checkpoint. Raises ConfigError, naming what is supported, if there is none."""
     modules = supported()
-    name = config.model_type.replace("-", "_")
-    if name not in modules:
-        for where in modules.values():
-            if (found := _models_in(where).get(config.architecture)) is not None:
-                return found
+    own = modules.get(config.model_type.replace("-", "_"))
+    for where in (own, *modules.values()):
+        if where is not None and (found := _models_in(where).get(config.architecture)) is not None:
+            return found
+    if own is None:
         raise ConfigError(
             f"model_type {config.model_type!r} with architecture {config.architecture!r} is not supported; "
             f"supported: {', '.join(sorted(modules))}",
             param="model_type",
         )
-    classes = _models_in(modules[name])
-    if config.architecture not in classes:
-        raise ConfigError(
-            f"architecture {config.architecture!r} is not supported; "
-            f"of model_type {config.model_type!r} there is: {', '.join(sorted(classes))}",
-            param="architectures",
-        )
-    return classes[config.architecture]
+    raise ConfigError(
+        f"architecture {config.architecture!r} is not supported; "
+        f"of model_type {config.model_type!r} there is: {', '.join(sorted(_models_in(own)))}",
+        param="architectures",
+    )
 
 
 def _models_in(where: str | EntryPoint) -> dict[str, type[Model]]:

@@ -37,6 +37,8 @@ class Model(nn.Module):
     paths: ClassVar[Mapping[str, str]] = {}
     # Endings of names that a checkpoint may store and that no parameter takes.
     skip: tuple[str, ...] = ()
+    # Whether it answers with text; if not, with vectors: embeddings, or scores of classes.
+    generates: ClassVar[bool] = True
     # Whether the logits use the embedding's matrix when the config does not say.
     tied: ClassVar[bool] = False
 
@@ -64,4 +66,9 @@ class Model(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] -> [rows, vocabulary], in the model's dtype. Every rank calls it with the same
         rows."""
+        raise NotImplementedError
+
+    def pool(self, hidden: Tensor) -> Tensor:
+        """[rows, hidden] of the last tokens of requests -> [rows, size] float32: what a model answers that
+        does not generate; the others have no such thing. Called as `logits`."""
         raise NotImplementedError

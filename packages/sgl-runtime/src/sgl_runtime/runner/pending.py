@@ -16,9 +16,14 @@ class Pending:
     """Made right after the pass was launched; the host copies are already queued behind it."""
 
     def __init__(
-        self, tokens: Tensor, sampled: Reported | None = None, prompt: Reported | None = None
+        self,
+        tokens: Tensor,
+        sampled: Reported | None = None,
+        prompt: Reported | None = None,
+        pooled: Tensor | None = None,
     ) -> None:
         self._tokens = to_host(tokens)
+        self._pooled = None if pooled is None else to_host(pooled)
         self._sampled = sampled
         self._prompt = prompt
         self._event: torch.cuda.Event | None = None
@@ -34,6 +39,7 @@ class Pending:
         return Result(
             tokens=tokens,
             output_logprobs=None if self._sampled is None else self._of_rows(self._sampled, tokens),
+            pooled=None if self._pooled is None else self._pooled.numpy(),
             input_logprobs=None if self._prompt is None else self._prompt.entries(),
         )
 

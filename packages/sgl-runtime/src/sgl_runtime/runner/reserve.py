@@ -47,10 +47,12 @@ def measure_reserve(
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     _, hidden = Passes(model, rows, kv, attention, specs).run(describe(_prompts(requests), rows))
-    logits = model.logits(hidden[: rows_at_once(config, device.type)])
-    sampler(logits, np.arange(len(logits), dtype=np.int32), sampling_arrays(len(logits), 1.0, biased=1))
+    last = hidden[: rows_at_once(config, device.type)]
+    if model.generates:
+        arrays = sampling_arrays(len(last), 1.0, biased=1)
+        sampler(model.logits(last), np.arange(len(last), dtype=np.int32), arrays)
     peak = torch.cuda.max_memory_allocated(device) - before
-    del kv, rows, hidden, logits
+    del kv, rows, hidden, last
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     return int(peak * _SLACK) + _GRAPHS

@@ -45,7 +45,7 @@ class _Computed(NamedTuple):
 
     hidden: Tensor  # [T, hidden]
     rows: Tensor  # [m] int32: page-table rows of those that are sampled
-    logits: Tensor | None  # [m, vocabulary]; None: nobody is sampled
+    answers: Tensor | None  # [m, vocabulary] logits, or [m, size] if pooled; None: nobody is sampled
 
 
 class Runner:
@@ -53,11 +53,13 @@ class Runner:
     arguments.
 
     capacity: the same on every rank. asynchronous: whether `forward` returns before the pass has ended.
-    Raises ConfigError when the model cannot be served as asked, or does not fit.
+    generates: whether the model samples tokens; if not, results are `pooled`. Raises ConfigError when the
+    model cannot be served as asked, or does not fit.
     """
 
     capacity: Capacity
     asynchronous: bool
+    generates: bool
 
     @torch.inference_mode()
     def __init__(
@@ -76,6 +78,7 @@ class Runner:
     def _build(self, config: ServeConfig, model: ModelConfig, path: Path, progress: Progress | None) -> None:
         tp, before = self._tp, free_memory(self._tp.device)
         self._model, dtype = load_model(config, model, path, tp, progress)
+        self.generates = self._model.generates
         specs = self._model.attention_specs()
         attention = choose_attention(config, specs, tp.device)
         self._sampler = Sampler(model.vocab_size, tp.device, config.sampling_backend)
@@ -166,26 +169,29 @@ class Runner:
         of_prompt = None
         if batch.logprobs is not None and batch.logprobs.input_index.size:
             of_prompt = self._of_prompt(batch.logprobs, computed.hidden)
-        if computed.logits is None:
+        if computed.answers is None:
             return Pending(computed.rows, None, of_prompt)
-        tokens = self._choose(batch, computed.logits, None if masks is None else masks())
+        if not self._model.generates:
+            return Pending(torch.zeros_like(computed.rows), pooled=computed.answers)
+        tokens = self._choose(batch, computed.answers, None if masks is None else masks())
         self._rows.remember(computed.rows, tokens)
         of_sampled = None
         if batch.logprobs is not None and self._tp.leads:
-            of_sampled = logprobs.of_sampled(computed.logits, tokens, batch.logprobs)
+            of_sampled = logprobs.of_sampled(computed.answers, tokens, batch.logprobs)
         return Pending(tokens, of_sampled, of_prompt)
 
     def _compute(self, step: Pass, sampled: bool) -> _Computed:
         replayed = None if self._graphs is None else self._graphs.run(step)
         ids, hidden = self._passes.run(step) if replayed is None else replayed
         rows = ids[ROW]
+        answer = self._model.logits if self._model.generates else self._model.pool
         if step.last is None:
-            return _Computed(hidden, rows, self._model.logits(hidden))
+            return _Computed(hidden, rows, answer(hidden))
         last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
         rows = rows.index_select(0, last)
         if not sampled:
             return _Computed(hidden, rows, None)
-        return _Computed(hidden, rows, self._model.logits(hidden.index_select(0, last)))
+        return _Computed(hidden, rows, answer(hidden.index_select(0, last)))
 
     def _choose(self, batch: Batch, logits: Tensor, masks: Masks | None) -> Tensor:
         """logits [m, V] -> tokens [m] int32, the same on every rank."""
