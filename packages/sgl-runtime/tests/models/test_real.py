@@ -42,7 +42,7 @@ SMOL_LM = {
     "The opposite of hot is": "cold",
     "One, two, three, four,": "five, six",
     "Monday, Tuesday, Wednesday,": "Thursday",
-    "The planet closest to the Sun is": "Mercury",
+    "The capital of Italy is": "Rome",
 }
 
 
