@@ -22,6 +22,7 @@ from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import Linear, LogitsHead
 from sgl_runtime.models.base import Joined, Model
 from sgl_runtime.parallel.shard import Misfit, PartName, Shard
+from sgl_runtime.runner.stream import on_stream
 from sgl_runtime.runner.tensors import StoredTensor
 
 Progress: TypeAlias = Callable[[int, int], None]  # (tensors read, tensors in all)
@@ -118,8 +119,11 @@ def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Itera
     interpreter to others. Two of them never write to the same memory.
     """
 
+    stream = torch.cuda.current_stream() if torch.cuda.is_initialized() else None
+
     def load(tensor: StoredTensor) -> str | None:
-        with torch.inference_mode():  # which is a thread's own
+        # Both are a thread's own; what follows on the caller's stream comes after the copies.
+        with torch.inference_mode(), on_stream(stream):
             try:
                 wanted[tensor.name].load(tensor.read())
             except Misfit as error:
