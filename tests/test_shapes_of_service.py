@@ -5,6 +5,7 @@ tokenizer."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,10 @@ def test_every_policy_and_mixed_batches_answer_everything(tiny: Path, policy: st
         assert server.load()["slots_used"] == 0
     assert [answer["meta_info"]["completion_tokens"] for answer in answers] == [12] * 24
     assert [answer["text"] for answer in answers[:2]] == alone
+
+
+def test_a_model_without_text_is_refused(tiny: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        (tmp_path / name).write_text((tiny / name).read_text().replace("LlamaForCausalLM", "LlamaModel"))
+    message = refusal("--model-path", str(tmp_path), "--load-format", "dummy", "--device", "cpu")
+    assert "LlamaModel answers with vectors" in message and "serve a model that generates text" in message

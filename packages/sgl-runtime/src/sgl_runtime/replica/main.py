@@ -23,6 +23,7 @@ from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
+from sgl_runtime.errors import ConfigError
 from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
 from sgl_runtime.parallel.rendezvous import choose_device, join
 from sgl_runtime.parallel.tensor import TensorParallel
@@ -134,6 +135,12 @@ def make_runner(
     tqdm.set_lock(threading.RLock())
     with tqdm(desc="loading weights", unit=" tensors", disable=rank > 0, leave=False) as bar:
         runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
+    if not runner.generates:
+        raise ConfigError(
+            f"{model.architecture} answers with vectors, and no endpoint of this server returns any yet: "
+            "serve a model that generates text",
+            param="model_path",
+        )
     phases.end("weights and KV pool")
     with tqdm(desc="capturing CUDA graphs", disable=rank > 0 or device.type == "cpu", leave=False) as bar:
         spent = runner.prepare(lambda done, total: _advance(bar, done, total))
