@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels compiled before the first request: Triton compiles at the first launch, for half a second each.
+"""Kernels compiled before the first request: Triton compiles at the first launch, for up to seconds each.
 
 Every kind of tile, of product and of draw is launched once, on tokens of nobody; what CUDA graphs launch is
-compiled when they are captured.
+compiled when they are captured. The draws, half of the work, are compiled side by side: the compiler leaves
+Python while it works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from sgl_kernels import PagedLayout
+import torch
+from sgl_kernels import PagedLayout, SamplingParameters, sample
 from torch import Tensor
 
 from sgl_runtime.messages import Masks, SamplingArrays
@@ -21,6 +24,7 @@ from sgl_runtime.runner.sampler import Sampler
 # (queries, tokens cached before them) of requests in one pass, in a page table of any width that holds them:
 # tiles of every size, and few queries after a long prefix.
 _PASSES = (((2, 0),), ((8, 0), (1, 9)), ((100, 0), (1, 9)), ((4, 2000), (1, 9)))
+_THREADS = 8
 _ROWS = (1, 2, 3, 20)  # of logits: products of so few rows have kernels of their own
 # temperature, top_k, top_p, min_p
 _DRAWS = ((0.0, -1, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (1.0, 50, 0.9, 0.0), (1.0, -1, 0.9, 0.05))
@@ -41,12 +45,26 @@ def warm(
         scores = logits(hidden[:1].expand(rows, -1).contiguous())
     if sampler is None:
         return
-    everything = np.full(-(-vocab_size // 32), -1, np.int32)
-    for m in (1, len(scores)):
-        for draw in _DRAWS:
-            arrays = sampling_arrays(m, *draw)
-            for masks in (None, Masks(np.zeros(1, np.int32), [everything])):
-                sampler(scores[:m], np.arange(m, dtype=np.int32), arrays, masks)
+    rows = len(scores)
+    everything = Masks(np.zeros(1, np.int32), [np.full(-(-vocab_size // 32), -1, np.int32)])
+    sampler(scores, np.arange(rows, dtype=np.int32), sampling_arrays(rows, 0.0, biased=1), everything)
+    if scores.is_cuda:
+        _warm_draws([scores, scores.float()])  # with penalties, biases or masks they are float32
+
+
+def _warm_draws(scores: list[Tensor]) -> None:
+    stream = torch.cuda.current_stream()
+
+    def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+        m = len(logits)
+        each = ([temperature] * m, [top_k] * m, [top_p] * m, [min_p] * m, [0] * m, [0] * m)
+        with torch.inference_mode(), torch.cuda.stream(stream):  # which are a thread's own
+            sample(logits, SamplingParameters.of(*each, logits.device))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        drawn = [threads.submit(draw, logits, *kind) for kind in _DRAWS for logits in scores]
+        for future in drawn:
+            future.result()
 
 
 def _pass(passes: Passes, requests: tuple[tuple[int, int], ...]) -> Pass:
