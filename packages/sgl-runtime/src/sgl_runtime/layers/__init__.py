@@ -18,6 +18,7 @@ from sgl_runtime.layers.layer_norm import GemmaRMSNorm, LayerNorm
 from sgl_runtime.layers.linear import ColumnLinear, Linear, QKVLinear, RowLinear
 from sgl_runtime.layers.logits import LogitsHead
 from sgl_runtime.layers.mlp import MLP, GatedMLP
+from sgl_runtime.layers.moe import MoE, Router
 from sgl_runtime.layers.norm import RMSNorm
 from sgl_runtime.layers.pooler import ClassHead, Normalise
 from sgl_runtime.layers.rotary import Rotary, Rotation
@@ -38,11 +39,13 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "LogitsHead",
+    "MoE",
     "Normalise",
     "PagedAttention",
     "QKVLinear",
     "RMSNorm",
     "Rotary",
     "Rotation",
+    "Router",
     "RowLinear",
 ]

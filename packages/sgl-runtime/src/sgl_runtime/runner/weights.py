@@ -33,11 +33,16 @@ _READERS = 8  # threads at most: more do not make one disk or one bus faster
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them."""
+    """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them.
+
+    groups: it holds so many blocks, each with a share of every part. joined: the dimension along which it
+    holds several parts; None: the one along which they are stacked.
+    """
 
     shard: Shard
     parts: tuple[PartName, ...]
     groups: int = 1
+    joined: int | None = None
 
     @property
     def filled(self) -> bool:
@@ -47,7 +52,7 @@ class Place:
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor as the checkpoint stores it."""
         shape = list(self.shard.stored_shape(self.parts[0]))
-        shape[self.shard.stacked] = sum(self._lengths())
+        shape[self._along] = sum(self._lengths())
         return tuple(shape)
 
     def load(self, tensor: Tensor) -> None:
@@ -57,24 +62,26 @@ class Place:
             return
         if tuple(tensor.shape) != self.shape:
             raise Misfit(f"stored as {list(tensor.shape)}, expected {list(self.shape)}")
-        along = self.shard.stacked
+        along = self._along
         blocks = tensor.unflatten(along, (self.groups, -1))
         sizes = [length // self.groups for length in self._lengths()]
         for part, block in zip(self.parts, blocks.split(sizes, dim=along + 1), strict=True):
             self.shard.load(block.flatten(along, along + 1), part)
 
+    @property
+    def _along(self) -> int:
+        return self.shard.stacked if self.joined is None else self.joined
+
     def _lengths(self) -> list[int]:
-        return [self.shard.stored_shape(part)[self.shard.stacked] for part in self.parts]
+        return [self.shard.stored_shape(part)[self._along] for part in self.parts]
 
 
 def places(model: Model) -> dict[str, Place]:
     """Name of a tensor in the checkpoint -> its place, for every tensor that the model needs."""
-    stored_as: dict[tuple[str, PartName], tuple[str, tuple[PartName, ...], int]] = {}
+    stored_as: dict[tuple[str, PartName], tuple[str, Joined]] = {}
     for theirs, (ours, what) in model.packed.items():
         joined = what if isinstance(what, Joined) else Joined((what,))
-        for name in joined.parts:
-            groups = model.config.kv_heads if joined.by_kv_head else 1
-            stored_as[ours, name] = (theirs, joined.parts, groups)
+        stored_as |= dict.fromkeys(((ours, name) for name in joined.parts), (theirs, joined))
     renamed = _renaming(model.paths)
     found: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
@@ -82,8 +89,10 @@ def places(model: Model) -> dict[str, Place]:
         path, _, leaf = name.rpartition(".")
         parent, dot, module = path.rpartition(".")
         for part in parameter.parts:
-            theirs, parts, groups = (module, (None,), 1) if part is None else stored_as[module, part]
-            found[f"{renamed(f'{parent}{dot}{theirs}')}.{leaf}"] = Place(parameter, parts, groups)
+            theirs, joined = (module, Joined((None,))) if part is None else stored_as[module, part]
+            groups = model.config.kv_heads if joined.by_kv_head else 1
+            place = Place(parameter, joined.parts, groups, joined.along)
+            found[renamed(f"{parent}{dot}{theirs}.{leaf}")] = place
     return found
 
 
@@ -135,7 +144,7 @@ def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Itera
 
 
 def _renaming(paths: Mapping[str, str]) -> Callable[[str], str]:
-    """A function from a module's path here to its path in the checkpoint."""
+    """A function from a tensor's path here to its path in the checkpoint."""
     if not paths:
         return lambda path: path
     longest_first = "|".join(re.escape(ours) for ours in sorted(paths, key=len, reverse=True))
