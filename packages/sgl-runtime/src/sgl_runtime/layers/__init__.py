@@ -14,6 +14,7 @@ from sgl_runtime.layers.embedding import Embedding
 from sgl_runtime.layers.head_norm import HeadLayerNorm, HeadRMSNorm
 from sgl_runtime.layers.inputs import Inputs
 from sgl_runtime.layers.kv import KVPool
+from sgl_runtime.layers.latent import LatentAttention, LatentShape
 from sgl_runtime.layers.layer_norm import GemmaRMSNorm, LayerNorm
 from sgl_runtime.layers.linear import ColumnLinear, Linear, QKVLinear, RowLinear
 from sgl_runtime.layers.logits import LogitsHead
@@ -36,6 +37,8 @@ __all__ = [
     "HeadRMSNorm",
     "Inputs",
     "KVPool",
+    "LatentAttention",
+    "LatentShape",
     "LayerNorm",
     "Linear",
     "LogitsHead",

@@ -65,6 +65,7 @@ class Model(nn.Module):
     paths: ClassVar[Mapping[str, str]] = {}
     # Endings of names that a checkpoint may store and that no parameter takes.
     skip: tuple[str, ...] = ()
+    skip_under: tuple[str, ...] = ()  # beginnings of such names
     # Whether it answers with text; if not, with vectors: embeddings, or scores of classes.
     generates: ClassVar[bool] = True
     # Whether the logits use the embedding's matrix when the config does not say.

@@ -104,7 +104,7 @@ def fill(model: Model, tensors: Sequence[StoredTensor], progress: Progress | Non
     wanted = places(model)
     times = Counter(tensor.name for tensor in tensors)
     misfits = [f"{name} (stored twice)" for name, count in times.items() if count > 1 and name in wanted]
-    surplus = [name for name in times if name not in wanted and not name.endswith(model.skip)]
+    surplus = [name for name in times if name not in wanted and not _skipped(model, name)]
     placed = [tensor for tensor in tensors if tensor.name in wanted and times[tensor.name] == 1]
     skipped = len(tensors) - len(placed)
     for done, misfit in enumerate(_load(placed, wanted), start=skipped + 1):
@@ -119,6 +119,10 @@ def fill(model: Model, tensors: Sequence[StoredTensor], progress: Progress | Non
     for module in model.modules():
         if isinstance(module, Linear | LogitsHead):
             module.finish()
+
+
+def _skipped(model: Model, name: str) -> bool:
+    return name.endswith(model.skip) or name.startswith(model.skip_under)
 
 
 def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Iterator[str | None]:
