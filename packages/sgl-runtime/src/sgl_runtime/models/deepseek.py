@@ -65,6 +65,7 @@ def require(build: Build, field: str, *served: str, default: str) -> str:
 TINY = {name: value for name, value in llama.TINY.items() if name != "head_dim"} | {
     "model_type": "deepseek",
     "architectures": ["DeepseekForCausalLM"],
+    "hidden_size": 96,
     "num_hidden_layers": 3,
     "first_k_dense_replace": 1,
     "moe_layer_freq": 1,
