@@ -24,11 +24,13 @@ class Joined:
 
     by_kv_head: it is one block after another for each KV head, and every block holds its share of each part.
     along: the dimension along which it holds them; None: that along which they are stacked here.
+    transposed: with the dimensions of each exchanged.
     """
 
     parts: tuple[PartName, ...]
     by_kv_head: bool = False
     along: int | None = None
+    transposed: bool = False
 
 
 Packed: TypeAlias = Mapping[str, tuple[str, str | int | Joined]]

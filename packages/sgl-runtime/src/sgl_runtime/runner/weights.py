@@ -35,45 +35,51 @@ _READERS = 8  # threads at most: more do not make one disk or one bus faster
 class Place:
     """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them.
 
-    groups: it holds so many blocks, each with a share of every part. joined: the dimension along which it
-    holds several parts; None: the one along which they are stacked.
+    groups: it holds so many blocks, each with a share of every part.
     """
 
     shard: Shard
-    parts: tuple[PartName, ...]
+    joined: Joined
     groups: int = 1
-    joined: int | None = None
 
     @property
     def filled(self) -> bool:
-        return self.shard.missing.isdisjoint(self.parts)
+        return self.shard.missing.isdisjoint(self.joined.parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor as the checkpoint stores it."""
-        shape = list(self.shard.stored_shape(self.parts[0]))
+        shape = self._stored(self.joined.parts[0])
         shape[self._along] = sum(self._lengths())
         return tuple(shape)
 
     def load(self, tensor: Tensor) -> None:
         """Copy this rank's slice of each part. Raises Misfit, on a wrong shape before anything is copied."""
-        if len(self.parts) == 1:
-            self.shard.load(tensor, self.parts[0])
-            return
         if tuple(tensor.shape) != self.shape:
             raise Misfit(f"stored as {list(tensor.shape)}, expected {list(self.shape)}")
+        if len(self.joined.parts) == 1:
+            self._put(self.joined.parts[0], tensor)
+            return
         along = self._along
         blocks = tensor.unflatten(along, (self.groups, -1))
         sizes = [length // self.groups for length in self._lengths()]
-        for part, block in zip(self.parts, blocks.split(sizes, dim=along + 1), strict=True):
-            self.shard.load(block.flatten(along, along + 1), part)
+        for part, block in zip(self.joined.parts, blocks.split(sizes, dim=along + 1), strict=True):
+            self._put(part, block.flatten(along, along + 1))
+
+    def _put(self, part: PartName, tensor: Tensor) -> None:
+        self.shard.load(tensor.mT if self.joined.transposed else tensor, part)
+
+    def _stored(self, part: PartName) -> list[int]:
+        """Shape of one part as the checkpoint stores it."""
+        shape = self.shard.stored_shape(part)
+        return list(reversed(shape) if self.joined.transposed else shape)
+
+    def _lengths(self) -> list[int]:
+        return [self._stored(part)[self._along] for part in self.joined.parts]
 
     @property
     def _along(self) -> int:
-        return self.shard.stacked if self.joined is None else self.joined
-
-    def _lengths(self) -> list[int]:
-        return [self.shard.stored_shape(part)[self._along] for part in self.parts]
+        return self.shard.stacked if self.joined.along is None else self.joined.along
 
 
 def places(model: Model) -> dict[str, Place]:
@@ -91,8 +97,7 @@ def places(model: Model) -> dict[str, Place]:
         for part in parameter.parts:
             theirs, joined = (module, Joined((None,))) if part is None else stored_as[module, part]
             groups = model.config.kv_heads if joined.by_kv_head else 1
-            place = Place(parameter, joined.parts, groups, joined.along)
-            found[renamed(f"{parent}{dot}{theirs}.{leaf}")] = place
+            found[renamed(f"{parent}{dot}{theirs}.{leaf}")] = Place(parameter, joined, groups)
     return found
 
 
