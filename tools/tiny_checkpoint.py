@@ -11,6 +11,7 @@ no part of a server but the sizes of its tiny models.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from sgl_runtime.models.llama import TINY
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 Weights = Literal["safetensors", "bin"]
 
@@ -71,7 +73,10 @@ def write_checkpoint(
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tied = set(model.all_tied_weights_keys)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    # Experts, which transformers stacks, one by one as they are published.
+    published = revert_weight_conversion(model, state)
+    state = {name: tensor.contiguous() for name, tensor in published.items()}
     _save(folder, state, weights, shards)
     write_tokenizer(folder)
     return folder
@@ -103,7 +108,9 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
     repeat itself."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        stored = model.state_dict()
+        buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in stored)
+        for name, parameter in itertools.chain(model.named_parameters(), buffers):
             noise = torch.randn(parameter.shape, generator=generator)
             strength = 1.0 if any(word in name for word in _EMBEDDINGS) else 2.0
             scale = strength * parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.2

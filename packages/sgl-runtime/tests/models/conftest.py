@@ -27,7 +27,8 @@ def _load(name: str, file: Path) -> Any:
 
 _load("tiny_checkpoint", _TESTS.parents[2] / "tools" / "tiny_checkpoint.py")
 _load("driver", _TESTS / "runner" / "driver.py")
-_load("plain", Path(__file__).with_name("plain.py"))
+for _name in ("plain_parts", "plain_experts", "plain"):
+    _load(_name, Path(__file__).with_name(f"{_name}.py"))
 _pair = _load("pair", _TESTS / "parallel" / "pair.py")
 
 

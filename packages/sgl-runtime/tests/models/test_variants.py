@@ -75,7 +75,11 @@ def expected(folder: Path, config: dict[str, Any], prompt: torch.Tensor) -> torc
     """Write the checkpoint; log-probabilities after the prompt."""
     if config["model_type"] in PLAIN:
         return Reference(folder, config).logits(prompt)[-1].log_softmax(-1)
-    model = AutoModelForCausalLM.from_pretrained(write_checkpoint(folder, config), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        write_checkpoint(folder, config),
+        dtype=torch.float32,
+        experts_implementation="eager",  # another wants widths that are multiples of four
+    )
     with torch.no_grad():
         logits: torch.Tensor = model(prompt[None]).logits[0, -1].log_softmax(-1)
     return logits

@@ -19,8 +19,8 @@ from torch import Tensor
 class AttentionSpec:
     """The attention of one layer; static. `q_heads` is a multiple of `kv_heads`.
 
-    Multi-head latent attention (DeepSeek-V2) is kv_heads=1, head_dim=576, v_dim=512, where the values are the
-    first 512 elements of the keys: pass `k_cache[..., :512]` as the cache of values.
+    Multi-head latent attention (DeepSeek-V2) is kv_heads=1, head_dim=576, v_dim=512, latent=True, where the
+    values are the first 512 elements of the keys: pass `k_cache[..., :512]` as the cache of values.
     """
 
     q_heads: int
@@ -31,6 +31,7 @@ class AttentionSpec:
     window: int | None = None  # a query sees at most this many tokens, itself included
     softcap: float | None = None  # scores become softcap * tanh(scores / softcap) before the mask
     causal: bool = True  # False: every query of a request sees all its tokens (images); goes with no window
+    latent: bool = False  # values are the first v_dim elements of the keys, and stored nowhere else
 
 
 class SharedPrefix(NamedTuple):

@@ -22,10 +22,10 @@ from sgl_runtime.errors import ConfigError
 
 _DTYPES = ("float32", "bfloat16", "float16")
 # One field under the names that publishers give it.
-_HIDDEN_SIZE = ("hidden_size", "n_embd")
-_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
-_HEADS = ("num_attention_heads", "n_head")
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num")
+_HIDDEN_SIZE = ("hidden_size", "n_embd", "d_model")
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+_HEADS = ("num_attention_heads", "n_head", "n_heads")
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "multi_query_group_num", "kv_n_heads")
 _HEAD_DIM = ("head_dim", "kv_channels")
 _INTERMEDIATE_SIZE = ("intermediate_size", "ffn_hidden_size", "n_inner")
 _VOCAB_SIZE = ("vocab_size", "padded_vocab_size")
@@ -46,6 +46,7 @@ _CONTEXT_LENGTH = (
     "model_max_length",
     "n_positions",
 )
+_SECTIONS = ("attn_config", "ffn_config")  # objects in which DBRX puts some of the fields
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 
 
@@ -114,9 +115,15 @@ def read_config(path: Path) -> ModelConfig:
         raise ConfigError(f"{path} holds no config.json: it is not a model in the Hugging Face layout")
     generation = path / "generation_config.json"
     return _model_config(
-        Fields(file, read_json(file)),
+        Fields(file, _flat(read_json(file))),
         Fields(generation, read_json(generation)) if generation.is_file() else None,
     )
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """With the fields of its sections beside its own, which count first."""
+    sections = (values[name] for name in _SECTIONS if isinstance(values.get(name), dict))
+    return {name: value for section in sections for name, value in section.items()} | values
 
 
 def _model_config(config: Fields, generation: Fields | None) -> ModelConfig:
@@ -133,6 +140,8 @@ def _model_config(config: Fields, generation: Fields | None) -> ModelConfig:
     rope, local_rope = read_rope(config, head_dim)
     # A width left open is GPT-2's.
     open_width = 4 * hidden_size if "n_inner" in config.values else None
+    # DBRX says nothing of its norms, which are torch's.
+    open_eps = 1e-5 if config.has("ffn_config") else None
     vocab_size = config.integer(_VOCAB_SIZE)
     bos = config.token_ids("bos_token_id")
     eos_from = generation if generation is not None and generation.has("eos_token_id") else config
@@ -151,7 +160,7 @@ def _model_config(config: Fields, generation: Fields | None) -> ModelConfig:
         vocab_size=vocab_size,
         # A model with two kinds of RoPE publishes the length that the scaling of one of them reaches.
         context_length=_context_length(config, rope.scaling if rope == local_rope else None),
-        norm_eps=config.number(_NORM_EPS),
+        norm_eps=config.number(_NORM_EPS, open_eps),
         rope=rope,
         local_rope=local_rope,
         sliding_window=_sliding_window(config),

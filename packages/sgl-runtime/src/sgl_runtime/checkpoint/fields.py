@@ -60,6 +60,11 @@ class Fields:
             self.fail(name, f"must be a positive integer, not {value!r}")
         return value
 
+    def count(self, names: Names, default: int | None = None) -> int:
+        """As `integer`, where none is a number too."""
+        name = self.spelled(names)
+        return 0 if self._value(name, default) == 0 else self.integer(name, default)
+
     def number(self, names: Names, default: float | None = None) -> float:
         """A positive number; without a default the field is required."""
         name = self.spelled(names)

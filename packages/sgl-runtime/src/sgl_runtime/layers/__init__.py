@@ -14,10 +14,12 @@ from sgl_runtime.layers.embedding import Embedding
 from sgl_runtime.layers.head_norm import HeadLayerNorm, HeadRMSNorm
 from sgl_runtime.layers.inputs import Inputs
 from sgl_runtime.layers.kv import KVPool
+from sgl_runtime.layers.latent import LatentAttention, LatentShape
 from sgl_runtime.layers.layer_norm import GemmaRMSNorm, LayerNorm
 from sgl_runtime.layers.linear import ColumnLinear, Linear, QKVLinear, RowLinear
 from sgl_runtime.layers.logits import LogitsHead
 from sgl_runtime.layers.mlp import MLP, GatedMLP
+from sgl_runtime.layers.moe import MoE, Router
 from sgl_runtime.layers.norm import RMSNorm
 from sgl_runtime.layers.pooler import ClassHead, Normalise
 from sgl_runtime.layers.rotary import Rotary, Rotation
@@ -35,14 +37,18 @@ __all__ = [
     "HeadRMSNorm",
     "Inputs",
     "KVPool",
+    "LatentAttention",
+    "LatentShape",
     "LayerNorm",
     "Linear",
     "LogitsHead",
+    "MoE",
     "Normalise",
     "PagedAttention",
     "QKVLinear",
     "RMSNorm",
     "Rotary",
     "Rotation",
+    "Router",
     "RowLinear",
 ]

@@ -25,13 +25,15 @@ class PagedAttention(nn.Module):
         self.spec = spec
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, inputs: Inputs, rotation: Rotation | None = None
+        self, q: Tensor, k: Tensor, v: Tensor | None, inputs: Inputs, rotation: Rotation | None = None
     ) -> Tensor:
         """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [T, q_heads *
-        v_dim]. With a rotation, q and k are used up."""
+        v_dim]. With a rotation, q and k are used up. Of a latent spec v is None, being a part of k."""
+        assert (v is None) == self.spec.latent
         k_cache, v_cache = inputs.kv[self.layer]
+        store = None if v is None else v_cache
         if rotation is None:
-            store_kv(k, v, k_cache, v_cache, inputs.slots)
+            store_kv(k, v, k_cache, store, inputs.slots)
         else:
             cos, sin, positions, interleaved = rotation
             rope_and_store_kv(
@@ -41,7 +43,7 @@ class PagedAttention(nn.Module):
                 cos,
                 sin,
                 k_cache,
-                v_cache,
+                store,
                 inputs.slots,
                 positions=positions,
                 interleaved=interleaved,

@@ -25,24 +25,32 @@ def cache_dtype(asked: str, dtype: torch.dtype) -> torch.dtype:
 
 def bytes_per_slot(specs: Sequence[AttentionSpec], dtype: torch.dtype) -> int:
     """Memory of one token over all layers on this rank, in a pool of this dtype."""
-    return sum(spec.kv_heads * (spec.head_dim + spec.v_dim) for spec in specs) * dtype.itemsize
+    return sum(spec.kv_heads * (spec.head_dim + _stored_v(spec)) for spec in specs) * dtype.itemsize
+
+
+def _stored_v(spec: AttentionSpec) -> int:
+    """Elements of a value that are not elements of its key."""
+    return 0 if spec.latent else spec.v_dim
 
 
 class KVPool:
     """Per layer, keys [slots, kv_heads, head_dim] and values [slots, kv_heads, v_dim]; undefined until
-    written."""
+    written. The values of a latent spec are a view of its keys."""
 
     def __init__(
         self, specs: Sequence[AttentionSpec], slots: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.slots = slots
-        self._layers = [
-            (
-                torch.empty(slots, spec.kv_heads, spec.head_dim, dtype=dtype, device=device),
-                torch.empty(slots, spec.kv_heads, spec.v_dim, dtype=dtype, device=device),
-            )
-            for spec in specs
-        ]
+        self._layers = [_layer(spec, slots, dtype, device) for spec in specs]
 
     def __getitem__(self, layer: int) -> tuple[Tensor, Tensor]:
         return self._layers[layer]
+
+
+def _layer(
+    spec: AttentionSpec, slots: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    keys = torch.empty(slots, spec.kv_heads, spec.head_dim, dtype=dtype, device=device)
+    if spec.latent:
+        return keys, keys[..., : spec.v_dim]
+    return keys, torch.empty(slots, spec.kv_heads, spec.v_dim, dtype=dtype, device=device)

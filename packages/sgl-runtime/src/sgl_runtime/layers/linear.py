@@ -68,9 +68,15 @@ class QKVLinear(Linear):
         self._heads = [mine.q.length, mine.kv.length, mine.kv.length]
         self._head_dim = head_dim
 
-    def split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q [T, query heads, head_dim], k and v [T, KV heads, head_dim]: views of one buffer."""
-        q, k, v = self(x).view(x.shape[0], -1, self._head_dim).split(self._heads, dim=1)
+    def split(self, x: Tensor, *, clip: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """q [T, query heads, head_dim], k and v [T, KV heads, head_dim]: views of one buffer.
+
+        clip: what is beyond it, up or down, becomes it.
+        """
+        qkv = self(x).view(x.shape[0], -1, self._head_dim)
+        if clip is not None:
+            qkv.clamp_(-clip, clip)
+        q, k, v = qkv.split(self._heads, dim=1)
         return q, k, v
 
 

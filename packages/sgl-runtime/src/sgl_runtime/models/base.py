@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
@@ -23,20 +23,51 @@ class Joined:
     """One tensor of a checkpoint that holds several of those that are stacked in a parameter, in this order.
 
     by_kv_head: it is one block after another for each KV head, and every block holds its share of each part.
+    along: the dimension along which it holds them; None: that along which they are stacked here.
+    transposed: with the dimensions of each exchanged.
     """
 
     parts: tuple[PartName, ...]
     by_kv_head: bool = False
+    along: int | None = None
+    transposed: bool = False
+
+
+Packed: TypeAlias = Mapping[str, tuple[str, str | int | Joined]]
+
+
+def packed_experts(
+    experts: int, gate: str, up: str, down: str, *, shared: int = 0, shared_name: str = ""
+) -> dict[str, tuple[str, str | int | Joined]]:
+    """`Model.packed` of a `MoE`, for a checkpoint that stores one matrix after another.
+
+    gate, up and down name a matrix of one expert, with {} for its number. The shared experts are stored as
+    one MLP that is so many times as wide, called `shared_name`.
+    """
+    packed: dict[str, tuple[str, str | int | Joined]] = {}
+    for kind, module, name in (
+        ("gate", "gate_up_experts", gate),
+        ("up", "gate_up_experts", up),
+        ("down", "down_experts", down),
+    ):
+        packed |= {name.format(expert): (module, f"{kind}.{expert}") for expert in range(experts)}
+        if shared:
+            parts = tuple(f"{kind}.{expert}" for expert in range(experts, experts + shared))
+            along = 1 if kind == "down" else None
+            packed[f"{shared_name}.{kind}_proj"] = (module, Joined(parts, along=along))
+    return packed
 
 
 class Model(nn.Module):
     # Last module name in the checkpoint -> (module name here, which of the tensors stacked in it).
-    packed: ClassVar[Mapping[str, tuple[str, str | int | Joined]]] = {}
-    # Module path here -> in the checkpoint, where they differ. Parts of a path will do: "self_attn" renames
-    # that module in every layer. Each piece of a path is renamed once, by the longest entry that fits.
+    packed: ClassVar[Packed] = {}
+    # Path of a module or tensor here -> in the checkpoint, where they differ. Parts of a path will do:
+    # "self_attn" renames that module in every layer. Each piece is renamed once, by the longest entry that
+    # fits.
     paths: ClassVar[Mapping[str, str]] = {}
     # Endings of names that a checkpoint may store and that no parameter takes.
     skip: tuple[str, ...] = ()
+    skip_under: tuple[str, ...] = ()  # beginnings of such names
     # Whether it answers with text; if not, with vectors: embeddings, or scores of classes.
     generates: ClassVar[bool] = True
     # Whether the logits use the embedding's matrix when the config does not say.

@@ -33,48 +33,61 @@ _READERS = 8  # threads at most: more do not make one disk or one bus faster
 
 @dataclass(frozen=True)
 class Place:
-    """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them."""
+    """Where one tensor of the checkpoint goes: into one part of a parameter, or several of them.
+
+    groups: it holds so many blocks, each with a share of every part.
+    """
 
     shard: Shard
-    parts: tuple[PartName, ...]
+    joined: Joined
     groups: int = 1
 
     @property
     def filled(self) -> bool:
-        return self.shard.missing.isdisjoint(self.parts)
+        return self.shard.missing.isdisjoint(self.joined.parts)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the whole tensor as the checkpoint stores it."""
-        shape = list(self.shard.stored_shape(self.parts[0]))
-        shape[self.shard.stacked] = sum(self._lengths())
+        shape = self._stored(self.joined.parts[0])
+        shape[self._along] = sum(self._lengths())
         return tuple(shape)
 
     def load(self, tensor: Tensor) -> None:
         """Copy this rank's slice of each part. Raises Misfit, on a wrong shape before anything is copied."""
-        if len(self.parts) == 1:
-            self.shard.load(tensor, self.parts[0])
-            return
         if tuple(tensor.shape) != self.shape:
             raise Misfit(f"stored as {list(tensor.shape)}, expected {list(self.shape)}")
-        along = self.shard.stacked
+        if len(self.joined.parts) == 1:
+            self._put(self.joined.parts[0], tensor)
+            return
+        along = self._along
         blocks = tensor.unflatten(along, (self.groups, -1))
         sizes = [length // self.groups for length in self._lengths()]
-        for part, block in zip(self.parts, blocks.split(sizes, dim=along + 1), strict=True):
-            self.shard.load(block.flatten(along, along + 1), part)
+        for part, block in zip(self.joined.parts, blocks.split(sizes, dim=along + 1), strict=True):
+            self._put(part, block.flatten(along, along + 1))
+
+    def _put(self, part: PartName, tensor: Tensor) -> None:
+        self.shard.load(tensor.mT if self.joined.transposed else tensor, part)
+
+    def _stored(self, part: PartName) -> list[int]:
+        """Shape of one part as the checkpoint stores it."""
+        shape = self.shard.stored_shape(part)
+        return list(reversed(shape) if self.joined.transposed else shape)
 
     def _lengths(self) -> list[int]:
-        return [self.shard.stored_shape(part)[self.shard.stacked] for part in self.parts]
+        return [self._stored(part)[self._along] for part in self.joined.parts]
+
+    @property
+    def _along(self) -> int:
+        return self.shard.stacked if self.joined.along is None else self.joined.along
 
 
 def places(model: Model) -> dict[str, Place]:
     """Name of a tensor in the checkpoint -> its place, for every tensor that the model needs."""
-    stored_as: dict[tuple[str, PartName], tuple[str, tuple[PartName, ...], int]] = {}
+    stored_as: dict[tuple[str, PartName], tuple[str, Joined]] = {}
     for theirs, (ours, what) in model.packed.items():
         joined = what if isinstance(what, Joined) else Joined((what,))
-        for name in joined.parts:
-            groups = model.config.kv_heads if joined.by_kv_head else 1
-            stored_as[ours, name] = (theirs, joined.parts, groups)
+        stored_as |= dict.fromkeys(((ours, name) for name in joined.parts), (theirs, joined))
     renamed = _renaming(model.paths)
     found: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
@@ -82,8 +95,9 @@ def places(model: Model) -> dict[str, Place]:
         path, _, leaf = name.rpartition(".")
         parent, dot, module = path.rpartition(".")
         for part in parameter.parts:
-            theirs, parts, groups = (module, (None,), 1) if part is None else stored_as[module, part]
-            found[f"{renamed(f'{parent}{dot}{theirs}')}.{leaf}"] = Place(parameter, parts, groups)
+            theirs, joined = (module, Joined((None,))) if part is None else stored_as[module, part]
+            groups = model.config.kv_heads if joined.by_kv_head else 1
+            found[renamed(f"{parent}{dot}{theirs}.{leaf}")] = Place(parameter, joined, groups)
     return found
 
 
@@ -95,7 +109,7 @@ def fill(model: Model, tensors: Sequence[StoredTensor], progress: Progress | Non
     wanted = places(model)
     times = Counter(tensor.name for tensor in tensors)
     misfits = [f"{name} (stored twice)" for name, count in times.items() if count > 1 and name in wanted]
-    surplus = [name for name in times if name not in wanted and not name.endswith(model.skip)]
+    surplus = [name for name in times if name not in wanted and not _skipped(model, name)]
     placed = [tensor for tensor in tensors if tensor.name in wanted and times[tensor.name] == 1]
     skipped = len(tensors) - len(placed)
     for done, misfit in enumerate(_load(placed, wanted), start=skipped + 1):
@@ -110,6 +124,10 @@ def fill(model: Model, tensors: Sequence[StoredTensor], progress: Progress | Non
     for module in model.modules():
         if isinstance(module, Linear | LogitsHead):
             module.finish()
+
+
+def _skipped(model: Model, name: str) -> bool:
+    return name.endswith(model.skip) or name.startswith(model.skip_under)
 
 
 def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Iterator[str | None]:
@@ -135,7 +153,7 @@ def _load(tensors: Sequence[StoredTensor], wanted: Mapping[str, Place]) -> Itera
 
 
 def _renaming(paths: Mapping[str, str]) -> Callable[[str], str]:
-    """A function from a module's path here to its path in the checkpoint."""
+    """A function from a tensor's path here to its path in the checkpoint."""
     if not paths:
         return lambda path: path
     longest_first = "|".join(re.escape(ours) for ours in sorted(paths, key=len, reverse=True))
