@@ -184,7 +184,15 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_level_http: Annotated[
         Literal["debug", "info", "warning", "error"] | None, _flag("the same for HTTP; none: as --log-level")
     ] = None
-    log_requests: Annotated[bool, _flag("log inputs and outputs of every request when it ends")] = False
+    log_requests: Annotated[
+        bool,
+        _flag(
+            "log a line of JSON for every sample when it ends: sizes, times, parameters, but no text of it"
+        ),
+    ] = False
+    log_requests_content: Annotated[bool, _flag("with --log-requests: the prompt and the output, too")] = (
+        False
+    )
     profile: Annotated[
         str | None,
         _flag(
@@ -286,6 +294,8 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:
         raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
+    if config.log_requests_content and not config.log_requests:
+        raise ConfigError("--log-requests-content goes with --log-requests: give both")
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:

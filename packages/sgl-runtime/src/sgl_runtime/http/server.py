@@ -23,6 +23,7 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient, Receiver, Sender
 from sgl_runtime.engine.prepare import Preparation, tightest
+from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import load_router
 from sgl_runtime.engine.stream import new_detokenizer
 from sgl_runtime.errors import EngineDied, Overloaded, SglError
@@ -149,7 +150,7 @@ def build_api(
         detokenizer=None if tokenizer is None else partial(new_detokenizer, tokenizer, model.eos),
         max_queued=config.max_queued_requests,
         stream_interval=config.stream_interval,
-        log_requests=config.log_requests,
+        log=RequestLog(content=config.log_requests_content) if config.log_requests else None,
     )
     preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
     dialect = None

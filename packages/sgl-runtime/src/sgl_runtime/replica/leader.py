@@ -138,7 +138,8 @@ class Leader:
         deltas = self._deltas + self._scheduler.take_deltas()
         self._deltas = []
         if deltas or heard:
-            self._outbox.send(Step(deltas, self._scheduler.load, self._replica))
+            waits = self._scheduler.take_waits()
+            self._outbox.send(Step(deltas, self._scheduler.load, self._replica, waits))
             recording.lap(Phase.SEND)
         recording.end()
 
