@@ -87,7 +87,35 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # -- address
     host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _flag("port to listen on"), Meta(ge=0, le=65535)] = 30000
-    api_key: Annotated[str | None, _flag("demand this key as a bearer token")] = None
+    api_key: Annotated[
+        str | None, _flag("demand this key as a bearer token, of every request but /health")
+    ] = None
+    cors_allow_origins: Annotated[
+        tuple[str, ...],
+        _flag("origins whose pages may call this server from a browser, or *; none: no other than its own"),
+    ] = ()
+    max_body_size: Annotated[int, _flag("bytes of a request's body, 413 beyond it"), Meta(ge=1)] = 64 * 2**20
+    body_timeout: Annotated[float, _flag("seconds for a request's body to arrive in"), Meta(gt=0)] = 60.0
+    send_timeout: Annotated[
+        float,
+        _flag("seconds after which a client that takes nothing of its answer is dropped"),
+        Meta(gt=0),
+    ] = 30.0
+    keep_alive_timeout: Annotated[
+        float,
+        _flag("seconds that a connection may wait for a request, and a request's headers take"),
+        Meta(gt=0),
+    ] = 75.0
+    drain_timeout: Annotated[
+        float,
+        _flag("seconds, after SIGTERM, for answers that have begun to end by themselves"),
+        Meta(ge=0),
+    ] = 25.0
+    watchdog_timeout: Annotated[
+        float,
+        _flag("seconds after which a step that has not ended ends the server; 0: never"),
+        Meta(ge=0),
+    ] = 300.0
 
     # -- memory and scheduling
     device: Annotated[
