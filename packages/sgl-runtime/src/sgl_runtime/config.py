@@ -87,7 +87,35 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # -- address
     host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _flag("port to listen on"), Meta(ge=0, le=65535)] = 30000
-    api_key: Annotated[str | None, _flag("demand this key as a bearer token")] = None
+    api_key: Annotated[
+        str | None, _flag("demand this key as a bearer token, of every request but /health")
+    ] = None
+    cors_allow_origins: Annotated[
+        tuple[str, ...],
+        _flag("origins whose pages may call this server from a browser, or *; none: no other than its own"),
+    ] = ()
+    max_body_size: Annotated[int, _flag("bytes of a request's body, 413 beyond it"), Meta(ge=1)] = 64 * 2**20
+    body_timeout: Annotated[float, _flag("seconds for a request's body to arrive in"), Meta(gt=0)] = 60.0
+    send_timeout: Annotated[
+        float,
+        _flag("seconds after which a client that takes nothing of its answer is dropped"),
+        Meta(gt=0),
+    ] = 30.0
+    keep_alive_timeout: Annotated[
+        float,
+        _flag("seconds that a connection may wait for a request, and a request's headers take"),
+        Meta(gt=0),
+    ] = 75.0
+    drain_timeout: Annotated[
+        float,
+        _flag("seconds, after SIGTERM, for answers that have begun to end by themselves"),
+        Meta(ge=0),
+    ] = 25.0
+    watchdog_timeout: Annotated[
+        float,
+        _flag("seconds after which a step that has not ended ends the server; 0: never"),
+        Meta(ge=0),
+    ] = 300.0
 
     # -- memory and scheduling
     device: Annotated[
@@ -184,7 +212,15 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_level_http: Annotated[
         Literal["debug", "info", "warning", "error"] | None, _flag("the same for HTTP; none: as --log-level")
     ] = None
-    log_requests: Annotated[bool, _flag("log inputs and outputs of every request when it ends")] = False
+    log_requests: Annotated[
+        bool,
+        _flag(
+            "log a line of JSON for every sample when it ends: sizes, times, parameters, but no text of it"
+        ),
+    ] = False
+    log_requests_content: Annotated[bool, _flag("with --log-requests: the prompt and the output, too")] = (
+        False
+    )
     profile: Annotated[
         str | None,
         _flag(
@@ -286,6 +322,8 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:
         raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
+    if config.log_requests_content and not config.log_requests:
+        raise ConfigError("--log-requests-content goes with --log-requests: give both")
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -43,7 +43,7 @@ from sgl_runtime.process import (
 from sgl_runtime.profile.report import check_folder
 
 _logger = log.logger(__name__)
-_DRAIN_S = 30.0  # for the api process to answer what it has begun
+_DRAIN_MARGIN_S = 5.0  # for the api process to end, beyond what its clients get
 _FAIL_S = 2.0  # for the api process to tell its clients that the engine died
 _STOP_S = 2.0  # for everything else
 
@@ -74,11 +74,13 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             announce(_welcome(config, path, listener, readies, time.time() - started))
             raise _told(children[0], supervise(children))
         except (Terminated, KeyboardInterrupt):
+            seconds = config.drain_timeout
             _logger.info(
-                "stopping; requests that have begun get up to %.0f s, or until the next signal", _DRAIN_S
+                "stopping; requests that have begun get up to %.0f s, or until the next signal", seconds
             )
+            seconds += _DRAIN_MARGIN_S
             with contextlib.suppress(Terminated, KeyboardInterrupt):
-                if children and (reason := drain(children[0], children[1:], seconds=_DRAIN_S)) is not None:
+                if children and (reason := drain(children[0], children[1:], seconds=seconds)) is not None:
                     raise _told(children[0], reason) from None
 
 

@@ -159,12 +159,17 @@ class Load(Value, frozen=True):
     retractions: int = 0
     steps: int = 0
     forced_tokens: int = 0  # of the generated ones
+    grammars_compiled: int = 0
+    grammars_failed: int = 0
+    grammar_hits: int = 0  # constrained requests whose grammar was there, or being compiled
+    grammar_seconds: float = 0.0  # spent compiling
 
 
 class Step(Message, frozen=True):
     deltas: list[Delta]
     load: Load
     replica: int = 0  # which one speaks
+    waits: tuple[float, ...] = ()  # seconds in the line, of the requests first admitted since the last Step
 
 
 class Flushed(Message, frozen=True):

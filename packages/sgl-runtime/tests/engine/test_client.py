@@ -378,17 +378,6 @@ async def test_the_load_is_kept_per_replica() -> None:
         assert client.loads == [Load(), Load(running=4)]
 
 
-async def test_requests_are_logged_when_they_end(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    async with client_of(Script(), log_requests=True) as client:
-        with client.open(await request("hello"), streaming=False) as generation:
-            await generation.results()
-    (record,) = caplog.records
-    assert all(
-        word in record.getMessage() for word in ("me/0", "'hello'", "'HELLO'", "6 tokens", "temperature=0.0")
-    )
-
-
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_whatever_happens_in_whatever_order_everybody_gets_their_own(data: st.DataObject) -> None:

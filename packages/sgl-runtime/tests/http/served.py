@@ -160,7 +160,7 @@ async def listening(
     died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     tokenizer = tokenizer or byte_tokenizer()
     server = serve_api(
-        ServeConfig(**config),
+        ServeConfig(**{"drain_timeout": drain_seconds, **config}),
         MODEL,
         tokenizer,
         load_chat_template(None, tokenizer),
@@ -172,7 +172,6 @@ async def listening(
         on_ready=ready.set,
         stop=stop,
         died=died,
-        drain_seconds=drain_seconds,
     )
     ending = asyncio.create_task(server)
     try:

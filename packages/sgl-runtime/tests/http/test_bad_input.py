@@ -15,7 +15,6 @@ from openai.types.responses import response_create_params
 from scripted import Script, byte_tokenizer
 from served import Served, served
 
-from sgl_runtime.http import body as body_module
 from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
 from sgl_runtime.http.openai.completions import DEFAULT_MAX_TOKENS
 from sgl_runtime.http.openai.responses.schema import ResponsesBody
@@ -393,10 +392,9 @@ async def test_every_parameter_of_the_official_client_has_a_field() -> None:
         assert theirs <= set(body.__struct_fields__)
 
 
-async def test_a_body_beyond_the_limit_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "MAX_BODY", 1000)
+async def test_a_body_beyond_the_limit_is_413() -> None:
     script = Script()
-    async with served(script) as server:
+    async with served(script, max_body_size=1000) as server:
         for path in ("/generate", "/v1/completions"):
             response = await server.post(path, msgspec.json.encode({"text": "x" * 1000}))
             assert response.status_code == 413

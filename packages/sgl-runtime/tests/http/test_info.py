@@ -136,11 +136,12 @@ class TestKey:
             response = await server.http.get("/v1/models", headers={"authorization": "Bearer ключ".encode()})  # type: ignore[arg-type]
         assert response.status_code == 200
 
-    async def test_exempt(self) -> None:
+    async def test_only_health_is_exempt(self) -> None:
         async with served(api_key="secret") as server:
             assert (await server.http.get("/health")).status_code == 200
-            assert (await server.http.get("/health_generate")).status_code == 200
-            assert (await server.http.options("/generate")).status_code == 405
+            for path in ("/health_generate", "/metrics", "/"):
+                assert (await server.http.get(path)).status_code == 401
+            assert (await server.http.options("/generate")).status_code == 401
 
 
 async def test_unknown_routes_and_methods_answer_in_their_protocol() -> None:

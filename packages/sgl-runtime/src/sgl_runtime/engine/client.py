@@ -15,9 +15,10 @@ from functools import partial
 from typing import Protocol
 from uuid import uuid4
 
-from sgl_runtime import log
+from sgl_runtime.engine.figures import Figures
 from sgl_runtime.engine.flights import Flights
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
+from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import Router
 from sgl_runtime.engine.stream import Generation, NewDetokenizer, Stream
 from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded, SglError
@@ -37,7 +38,6 @@ from sgl_runtime.messages import (
     Step,
 )
 
-_logger = log.logger(__name__)
 _PROBE_LOOK_S = 0.05  # how often a probe looks whether somebody else's tokens have answered it
 _ANSWER_S = 30.0  # a replica reads its messages between two steps
 
@@ -67,12 +67,13 @@ class EngineClient:
         detokenizer: NewDetokenizer | None,
         max_queued: int | None = None,
         stream_interval: int = 1,
-        log_requests: bool = False,
+        log: RequestLog | None = None,
     ) -> None:
         """`rows`: samples that all replicas together compute at once; `max_queued`: how many more may wait;
         `detokenizer`: None where answers are token ids.
         """
         self.loads = [Load() for _ in replicas]
+        self.figures = Figures()
         self._replicas = replicas
         self._answers = answers
         self._router = router
@@ -80,7 +81,7 @@ class EngineClient:
         self._detokenizer = detokenizer
         self._max_queued = max_queued
         self._stream_interval = stream_interval
-        self._log_requests = log_requests
+        self._log = log
         self._flights = Flights(len(replicas))
         self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
         self._asked: dict[str, asyncio.Future[Flushed | Profiled]] = {}
@@ -101,16 +102,20 @@ class EngineClient:
             yield generation
         finally:
             self._discard(generation)
-            if self._log_requests:
-                _log_samples(request, generation)
+            if self._log is not None:
+                self._log.write(request, generation.streams)
 
     def submit(self, request: PreparedRequest, *, every: int) -> Generation:
         """Send every sample, or nothing; see `open`, which also cleans up."""
-        if self._closed is not None:
-            raise self._closed.with_traceback(None)
-        self._check_names(request)
         samples = request.samples
-        self._check_queue(len(samples))
+        try:
+            if self._closed is not None:
+                raise self._closed.with_traceback(None)
+            self._check_names(request)
+            self._check_queue(len(samples))
+        except Overloaded:
+            self.figures.refused += 1
+            raise
         generation = Generation(samples, self._detokenizer, every=every)
         streams = iter(generation.streams)
         for prompt in request.prompts:
@@ -215,6 +220,7 @@ class EngineClient:
         self.refuse(error)
         for stream in self._flights:
             self._flights.strike(stream)
+            self.figures.failed()
             stream.fail(error)
         self._waiting.clear()
         for answer in self._asked.values():
@@ -265,6 +271,8 @@ class EngineClient:
         flight = self._flights.strike(stream)
         if flight is None:
             return
+        if flight.names:
+            self.figures.aborted()
         if flight.awaits is None:
             self._replicas[flight.replica].send(Abort(stream.sample.generate.rid))
             return
@@ -280,14 +288,18 @@ class EngineClient:
 
     def _deliver(self, step: Step) -> None:
         self.loads[step.replica] = step.load
+        self.figures.waited(step.waits)
+        now = time.monotonic()
         for delta in step.deltas:
             if delta.rid in self._waiting:
                 self._deliver_first(delta)
             elif (flight := self._flights.get(delta.rid)) is not None:
                 if delta.tokens:
-                    self._token_at[flight.replica] = time.monotonic()
+                    self._token_at[flight.replica] = now
                 if delta.finish is not None:
                     self._flights.strike(flight.stream)
+                if flight.names:
+                    self.figures.heard(flight.stream.times, delta, now)
                 flight.stream.push(delta)
             # else: its reader left, and the Abort and this delta have crossed
 
@@ -299,6 +311,7 @@ class EngineClient:
             rid = stream.sample.generate.rid
             if isinstance(delta.finish, Aborted):
                 self._flights.strike(stream)
+                self.figures.heard(stream.times, delta, time.monotonic())
                 stream.push(Delta(rid, [], delta.finish))
             else:
                 flight = self._flights.get(rid)
@@ -313,19 +326,3 @@ def _probe(replica: int) -> Sample:
     rid = uuid4().hex
     generate = Generate(rid, [0], Sampling(max_new_tokens=1, temperature=0.0))
     return Sample(index=replica, id=rid, rid=rid, generate=generate, text=TextOptions())
-
-
-def _log_samples(request: PreparedRequest, generation: Generation) -> None:
-    streams = iter(generation.streams)
-    for prompt in request.prompts:
-        for sample in prompt.samples:
-            stream = next(streams)
-            _logger.info(
-                "%s: prompt %r, %s -> %d tokens, %r, %s",
-                sample.id,
-                prompt.tokens if prompt.text is None else prompt.text,
-                sample.generate.sampling,
-                stream.completion_tokens,
-                stream.text,
-                stream.finish or "its reader left",
-            )

@@ -49,6 +49,9 @@ class Preparation:
         self._limits = limits
         self._seeds = seeds
         self._constraints = Constraints()
+        # More characters than that cannot fit, however well they are tokenised: no time is spent to find out.
+        longest = 0 if tokenizer is None else max(map(len, tokenizer.vocabulary), default=0)
+        self._longest = longest * limits.context_length
 
     async def prepare(self, asks: Sequence[Ask]) -> PreparedRequest:
         """The samples of all asks, prompt by prompt. Raises InvalidRequest naming the field."""
@@ -82,6 +85,12 @@ class Preparation:
             if isinstance(ask.prompt, str) and self._tokenizer is None:
                 raise InvalidRequest(
                     f"{ask.source}: this server has no tokenizer (--skip-tokenizer-init); send token ids",
+                    param=ask.source,
+                )
+            if isinstance(ask.prompt, str) and len(ask.prompt) > self._longest:
+                raise InvalidRequest(
+                    f"{ask.source}: a prompt of {len(ask.prompt)} characters cannot fit into the context"
+                    f" length of {self._limits.context_length} tokens: shorten it",
                     param=ask.source,
                 )
         if sum(len(ask.prompt) for ask in asks if isinstance(ask.prompt, str)) <= _SHORT_TEXT:

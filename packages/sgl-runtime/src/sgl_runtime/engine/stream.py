@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from sgl_runtime.engine.figures import Times
 from sgl_runtime.engine.request import Sample
 from sgl_runtime.errors import InvalidRequest, Overloaded, SglError
 from sgl_runtime.messages import Aborted, Delta, Finish, Logprobs
@@ -49,13 +50,14 @@ class Stream:
         self.text = ""
         self.completion_tokens = 0
         self.finish: Finish | None = None
+        self.cached_tokens = 0
+        self.times = Times()
         self._detokenizer = detokenizer
         self._every = every
         self._wake = wake
         self._tokens: list[int] = []
         self._logprobs: list[Logprobs] = []
         self._input_logprobs: Logprobs | None = None
-        self._cached = 0
         self._forced = 0
         self._reused: int | None = None
         self._error: SglError | None = None
@@ -69,7 +71,7 @@ class Stream:
             self._logprobs.append(delta.output_logprobs)
         if delta.input_logprobs is not None:
             self._input_logprobs = delta.input_logprobs
-        self._cached = max(self._cached, delta.cached)
+        self.cached_tokens = max(self.cached_tokens, delta.cached)
         self._forced += delta.forced
         self.finish = delta.finish
         first = self._every > 0 and self.completion_tokens == 0
@@ -115,8 +117,8 @@ class Stream:
             text=self.text,
             completion_tokens=self.completion_tokens,
             forced_tokens=self._forced,
-            cached_tokens=self._cached,
-            reused_tokens=self._cached if self._reused is None else self._reused,
+            cached_tokens=self.cached_tokens,
+            reused_tokens=self.cached_tokens if self._reused is None else self._reused,
             finish=self.finish,
             input_logprobs=input_logprobs,
             output_logprobs=_join(logprobs) if logprobs else None,

@@ -10,14 +10,17 @@ from functools import partial
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import SglError
-from sgl_runtime.http import errors, info, native, profile, tokens
+from sgl_runtime.http import errors, info, metrics, native, profile, tokens
 from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
+from sgl_runtime.http.limits import Limits
 from sgl_runtime.http.openai import chat, completions, models
 from sgl_runtime.http.openai.responses import endpoint as responses
 
@@ -38,6 +41,7 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             Route("/get_model_info", partial(info.get_model_info, api)),
             Route("/get_server_args", partial(info.get_server_args, api)),
             Route("/server_info", partial(info.server_info, api)),
+            Route("/metrics", partial(metrics.metrics, api)),
             Route("/flush_cache", partial(info.flush_cache, api), methods=["GET", "POST"]),
             Route("/abort_request", partial(info.abort_request, api), methods=["POST"]),
             Route("/start_profile", partial(profile.start_profile, api), methods=["POST"]),
@@ -54,7 +58,7 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             Route("/v1/messages", partial(messages.messages, api), methods=["POST"]),
             Route("/v1/messages/count_tokens", partial(messages.count_tokens, api), methods=["POST"]),
         ],
-        middleware=[] if api.config.api_key is None else [Middleware(BearerKey, key=api.config.api_key)],
+        middleware=_middleware(api.config),
         exception_handlers={
             SglError: errors.on_sgl_error,
             HTTPException: errors.on_http_error,
@@ -63,3 +67,25 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         },
         lifespan=lifespan,
     )
+
+
+def _middleware(config: ServeConfig) -> list[Middleware]:
+    """From the outside in. A browser asks without the key whether it may send it, so CORS comes first."""
+    outer: list[Middleware] = []
+    if config.cors_allow_origins:
+        outer.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.cors_allow_origins,
+                allow_methods=["GET", "POST", "PUT", "DELETE"],
+                allow_headers=["*"],
+            )
+        )
+    limits = Middleware(
+        Limits,
+        body_size=config.max_body_size,
+        body_seconds=config.body_timeout,
+        send_seconds=config.send_timeout,
+    )
+    key = [] if config.api_key is None else [Middleware(BearerKey, key=config.api_key)]
+    return [*outer, limits, *key]

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Authorization: Bearer <key>`, or Anthropic's `x-api-key: <key>`, on every request but health checks and
-OPTIONS.
-"""
+"""`Authorization: Bearer <key>`, or Anthropic's `x-api-key: <key>`, on every request but `/health`."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ class BearerKey:
         await self._app(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
-        if scope["method"] == "OPTIONS" or scope["path"] in ("/health", "/health_generate"):
+        if scope["path"] == "/health":
             return True
         given = [(name.lower(), value) for name, value in scope["headers"] if name.lower() in self._expected]
         names = {name for name, _ in given}

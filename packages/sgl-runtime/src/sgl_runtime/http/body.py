@@ -13,14 +13,12 @@ import re
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from sgl_runtime.errors import InvalidRequest
 
 T = TypeVar("T")
 
-MAX_BODY = 64 * 2**20  # bytes
 _MAX_EXPLAINED = 2**20  # bytes; above, finding the field would take too long
 _LONGEST_PATH = 200  # characters of it are told back
 _WITH_PATH = re.compile(r"(?P<what>.*) - at `(?:key` in `)?\$(?P<path>[^`]*)`$", re.DOTALL)
@@ -28,10 +26,7 @@ _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
 
 
 async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: bytes = b"") -> T:
-    """The decoded body; one without bytes counts as `empty`.
-
-    Raises InvalidRequest, HTTPException 413, or ClientDisconnect.
-    """
+    """The decoded body; one without bytes counts as `empty`. Raises InvalidRequest or ClientDisconnect."""
     data = await _bytes(request) or empty
     try:
         return decoder.decode(data)
@@ -44,25 +39,15 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: byt
 
 
 async def _bytes(request: Request) -> bytes:
-    """The whole body. What exceeds the limit is read and dropped: a client that is still sending hears no
-    answer.
-    """
+    """The whole body; how much that may be is for `limits` to know."""
     chunks: list[bytes] = []
-    size = 0
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size <= MAX_BODY:
-            chunks.append(chunk)
-        else:
-            chunks.clear()
+        chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
             break
-    if size > MAX_BODY:
-        raise HTTPException(413, f"the body has {size} bytes, more than {MAX_BODY}")
     return b"".join(chunks)
 
 

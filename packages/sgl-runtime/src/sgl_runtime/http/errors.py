@@ -15,9 +15,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_runtime import log
-from sgl_runtime.errors import NotFound, SglError
+from sgl_runtime.errors import NotFound, Overloaded, SglError
 
 _logger = log.logger(__name__)
+_RETRY_AFTER_S = "1"  # a place in the line is free when any request ends
 _CLIENT_LEFT = 499  # nobody reads it; the access log does
 _ANTHROPIC_KINDS = {
     400: "invalid_request_error",
@@ -62,7 +63,10 @@ def error_response(request: Request, status: int, message: str, *, code: str | N
 async def on_sgl_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SglError)
     render = {"native": native_error, "openai": openai_error, "anthropic": anthropic_error}
-    return json_response(render[_protocol(request)](error), error.status)
+    response = json_response(render[_protocol(request)](error), error.status)
+    if isinstance(error, Overloaded):
+        response.headers["retry-after"] = _RETRY_AFTER_S
+    return response
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:

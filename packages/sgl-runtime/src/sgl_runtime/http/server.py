@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient, Receiver, Sender
 from sgl_runtime.engine.prepare import Preparation, tightest
+from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import load_router
 from sgl_runtime.engine.stream import new_detokenizer
 from sgl_runtime.errors import EngineDied, Overloaded, SglError
@@ -35,7 +37,6 @@ from sgl_runtime.text.tokenizer import Tokenizer
 
 _logger = log.logger(__name__)
 _CLOSE_S = 1.0  # for finished answers to reach their clients
-_KEEP_ALIVE_S = 75.0  # longer than clients keep an idle connection, so that it is they who close it
 
 
 async def serve_api(
@@ -52,16 +53,15 @@ async def serve_api(
     on_ready: Callable[[], None],
     stop: asyncio.Event,
     died: asyncio.Future[str] | None = None,
-    drain_seconds: float = 25.0,
 ) -> None:
     """Answer HTTP on the listening socket `fd` (owned from now on) until `stop` is set or `died` has a
     result.
 
     `path` is where the model lies (its stem is the served name if the config gives none), `tokenizer` None
     with skip_tokenizer_init, `capacities` and `pushes` one each per replica. `on_ready` is called once, when
-    requests are answered. After `stop` new requests get 503 and those in flight up to `drain_seconds`. The
-    result of `died` is a sentence: every request in flight fails with it. Raises what breaks the channel from
-    the replicas.
+    requests are answered. After `stop` new requests get 503 and those in flight up to config.drain_timeout.
+    The result of `died` is a sentence: every request in flight fails with it. Raises what breaks the channel
+    from the replicas.
     """
     api = build_api(config, model, tokenizer, chat_template, capacities, pushes, pull, path=path)
     loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ async def serve_api(
     try:
         await asyncio.wait((*broken, asked), return_when=asyncio.FIRST_COMPLETED)
         if not any(sign.done() for sign in broken):
-            await _drain(api.client, broken, drain_seconds)
+            await _drain(api.client, broken, config.drain_timeout)
             await _write_profile(api, broken)
         if dead.done():
             api.client.fail(EngineDied(dead.result()))
@@ -122,9 +122,9 @@ async def _write_profile(api: Api, broken: Sequence[asyncio.Future[Any]]) -> Non
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Python 3.11 takes it for an error that hypercorn cancels the connections which do not end by
-    themselves.
+    themselves, hypercorn that the kernel has given up one whose client was deaf.
     """
-    if not isinstance(context.get("exception"), asyncio.CancelledError):
+    if not isinstance(context.get("exception"), (asyncio.CancelledError, TimeoutError)):
         loop.default_exception_handler(context)
 
 
@@ -149,7 +149,7 @@ def build_api(
         detokenizer=None if tokenizer is None else partial(new_detokenizer, tokenizer, model.eos),
         max_queued=config.max_queued_requests,
         stream_interval=config.stream_interval,
-        log_requests=config.log_requests,
+        log=RequestLog(content=config.log_requests_content) if config.log_requests else None,
     )
     preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
     dialect = None
@@ -167,10 +167,21 @@ async def _hypercorn(api: Api, fd: int, on_ready: Callable[[], None], closing: a
     settings.bind = [f"fd://{fd}"]
     settings.backlog = 2048
     settings.graceful_timeout = _CLOSE_S
-    settings.keep_alive_timeout = _KEEP_ALIVE_S
+    settings.keep_alive_timeout = api.config.keep_alive_timeout
+    _drop_the_deaf(fd, api.config.send_timeout)
     settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
     settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
     settings.accesslog = log.logger("sgl_runtime.http.access")
     settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
     app: ASGIFramework = build_app(api, on_ready=on_ready)  # type: ignore[assignment]
     await serve(app, settings, shutdown_trigger=closing.wait)
+
+
+def _drop_the_deaf(fd: int, seconds: float) -> None:
+    """Have the kernel end connections of the listening socket `fd` whose clients acknowledge nothing for so
+    long. Our own limit ends their requests; only this ends what is buffered below us.
+    """
+    listener = socket.socket(fileno=fd)
+    if listener.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))
+    listener.detach()

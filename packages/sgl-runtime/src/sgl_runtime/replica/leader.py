@@ -101,11 +101,18 @@ class Leader:
         self._forward = runner.forward
         self._spans: Spans | None = None  # of the steps to come
         self._recording: Recording = OFF  # of this one
+        self._turns = 0
+        self._asleep = False
 
     @property
     def idle(self) -> bool:
         """Nothing is to be done before a message comes."""
         return self._scheduler.idle and self._launched is None
+
+    @property
+    def turns(self) -> int | None:
+        """How many it has taken; None while it sleeps. Any thread may ask."""
+        return None if self._asleep else self._turns
 
     def run(self) -> None:
         """Serve until the process is terminated; the followers are told to halt however it ends."""
@@ -113,7 +120,9 @@ class Leader:
         try:
             while True:
                 if self.idle:
+                    self._asleep = True
                     self._inbox.wait(_IDLE_SECONDS)
+                    self._asleep = False
                 self.step()
         finally:
             if self._followers is not None:
@@ -123,6 +132,7 @@ class Leader:
         """One turn of the loop: at most one pass is launched and at most one committed."""
         recording = self._recording = OFF if self._spans is None else self._spans
         recording.begin()
+        self._turns += 1
         heard = self._receive()
         recording.lap(Phase.RECEIVE)
         batch = self._scheduler.plan()
@@ -138,7 +148,8 @@ class Leader:
         deltas = self._deltas + self._scheduler.take_deltas()
         self._deltas = []
         if deltas or heard:
-            self._outbox.send(Step(deltas, self._scheduler.load, self._replica))
+            waits = self._scheduler.take_waits()
+            self._outbox.send(Step(deltas, self._scheduler.load, self._replica, waits))
             recording.lap(Phase.SEND)
         recording.end()
 

@@ -31,6 +31,7 @@ from sgl_runtime.process import ChildPipe
 from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
+from sgl_runtime.replica.watchdog import Watchdog, end
 from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.constraint import Encode, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
@@ -103,6 +104,8 @@ def run(
     if config.profile is not None:
         lead.start_profile()
     pipe.ready(Ready(runner.capacity, phases.seconds))
+    if config.watchdog_timeout:
+        Watchdog(lambda: lead.turns, seconds=config.watchdog_timeout, hung=partial(end, pipe)).start()
     lead.run()
 
 

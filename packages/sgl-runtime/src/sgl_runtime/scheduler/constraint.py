@@ -8,6 +8,7 @@ which tokens it may take next, and whether its text is complete. What the gramma
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -68,12 +69,18 @@ class Grammars:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
         self._known: OrderedDict[Constraint, Future[CompiledGrammar]] = OrderedDict()
         self._asked = 0
+        self.hits = 0  # asked for when it was known, or being compiled
+        self.compiled = 0  # this and the next two are its thread's to write
+        self.failed = 0
+        self.seconds = 0.0
 
     def ask(self, constraint: Constraint) -> Future[CompiledGrammar]:
         """The grammar, at once or when it is ready; what failed is tried again."""
         future = self._known.pop(constraint, None)
         if future is None or (future.done() and future.exception() is not None):
-            future = self._thread.submit(self._make, constraint)
+            future = self._thread.submit(self._timed, constraint)
+        else:
+            self.hits += 1
         self._known[constraint] = future
         self._asked += 1
         if self._asked % _MEASURED_EVERY == 0:
@@ -83,6 +90,18 @@ class Grammars:
     def close(self) -> None:
         """End the thread; what was asked for and not begun is cancelled."""
         self._thread.shutdown(cancel_futures=True)
+
+    def _timed(self, constraint: Constraint) -> CompiledGrammar:
+        begun = time.monotonic()
+        try:
+            compiled = self._make(constraint)
+        except BaseException:
+            self.failed += 1
+            raise
+        finally:
+            self.seconds += time.monotonic() - begun
+        self.compiled += 1
+        return compiled
 
     def _make(self, constraint: Constraint) -> CompiledGrammar:
         grammar = self._compile(constraint)

@@ -32,6 +32,10 @@ class Guidance:
         self._slots = slots
         self._waiting: dict[str, tuple[Request, Future[CompiledGrammar]]] = {}  # in order of arrival
 
+    @property
+    def grammars(self) -> Grammars | None:
+        return self._grammars
+
     def __len__(self) -> int:
         """How many requests wait for their grammars."""
         return len(self._waiting)

@@ -8,6 +8,7 @@ computed again like prompts.
 
 from __future__ import annotations
 
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -173,6 +174,7 @@ class Intake:
             self._counters.admitted += 1
             self._counters.prompt_tokens += len(request.prompt)
             self._counters.cached_tokens += cached
+            self._counters.waits.append(time.monotonic() - request.came_at)
 
 
 def _run(tokens: I32, start: int, node: Node | None) -> tuple[int, int, bytes] | None:

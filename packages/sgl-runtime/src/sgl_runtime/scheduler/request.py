@@ -44,6 +44,7 @@ class Request:
     arrival: int  # distinct, ascending
     overdue_at: int  # once this many requests have been admitted, it goes before younger ones
     lot: float  # its place in a random order
+    came_at: float  # time.monotonic; decides nothing
     constrained: Constrained | None = None  # from when its grammar is ready
     output: list[int] = field(default_factory=list)
     row: int = _WAITING

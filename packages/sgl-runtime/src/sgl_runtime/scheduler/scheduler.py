@@ -27,6 +27,7 @@ asked in between, when all passes before are committed.
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Collection
 from itertools import repeat
@@ -172,7 +173,7 @@ class Scheduler:
 
     @property
     def load(self) -> Load:
-        memory, counters = self._memory, self._counters
+        memory, counters, grammars = self._memory, self._counters, self._guidance.grammars
         return Load(
             running=memory.rows.used,
             waiting=len(self._line) + len(self._guidance),
@@ -185,7 +186,16 @@ class Scheduler:
             retractions=counters.retractions,
             steps=counters.steps,
             forced_tokens=counters.forced_tokens,
+            grammars_compiled=0 if grammars is None else grammars.compiled,
+            grammars_failed=0 if grammars is None else grammars.failed,
+            grammar_hits=0 if grammars is None else grammars.hits,
+            grammar_seconds=0.0 if grammars is None else grammars.seconds,
         )
+
+    def take_waits(self) -> tuple[float, ...]:
+        """Seconds that requests waited before they were first admitted, of those admitted since the last
+        call."""
+        return self._counters.take_waits()
 
     # ---------------------------------------------------------------------------------------------- step
 
@@ -321,6 +331,7 @@ class Scheduler:
             arrival=self._arrivals,
             overdue_at=overdue_at(self._counters.admitted, self._line.newcomers),
             lot=self._lots.random(),
+            came_at=time.monotonic(),
         )
 
     def _begin_constrained(self) -> None:

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Counters:
-    """Named as the fields of `Load` that they fill; `admitted` fills none."""
+    """Named as the fields of `Load` that they fill; `admitted` and `waits` fill none."""
 
     admitted: int = 0  # requests, each counted once
     prompt_tokens: int = 0  # of the admitted requests
@@ -17,3 +17,8 @@ class Counters:
     retractions: int = 0
     steps: int = 0
     forced_tokens: int = 0
+    waits: list[float] = field(default_factory=list)  # seconds in the line, of requests not yet reported
+
+    def take_waits(self) -> tuple[float, ...]:
+        waits, self.waits = self.waits, []
+        return tuple(waits)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Figures`: how long requests took and how they ended, since the start, as plain numbers.
+
+Counted where deltas arrive, so a slow reader does not spoil them. Knows no format; `http.metrics` has one.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sgl_runtime.messages import (
+    Aborted,
+    Delta,
+    Finish,
+    StoppedByConstraint,
+    StoppedByLength,
+    StoppedByString,
+    StoppedByToken,
+)
+
+# Bounds in seconds: a third of a decade apart where most requests of most models fall.
+_FIRST = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+_BETWEEN = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_WHOLE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+
+class Histogram:
+    """`counts[i]`: observations in (bounds[i - 1], bounds[i]]; the last one: above all bounds."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
+
+
+class Times:
+    """When one sample was asked for, had its first token and its last one so far; time.monotonic."""
+
+    __slots__ = ("asked", "first", "last")
+
+    def __init__(self) -> None:
+        self.asked = time.monotonic()
+        self.first: float | None = None
+        self.last: float | None = None
+
+
+class Figures:
+    """Of one api process."""
+
+    def __init__(self) -> None:
+        self.time_to_first_token = Histogram(_FIRST)
+        self.inter_token = Histogram(_BETWEEN)
+        self.end_to_end = Histogram(_WHOLE)
+        self.queue = Histogram(_FIRST)
+        self.finished: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
+        self.refused = 0  # requests turned away since too many waited, or the server was ending
+
+    def waited(self, seconds: Iterable[float]) -> None:
+        for wait in seconds:
+            self.queue.observe(wait)
+
+    def heard(self, times: Times, delta: Delta, now: float) -> None:
+        """A replica has answered; before the stream is told. Tokens that come together share the time since
+        the ones before them."""
+        if count := len(delta.tokens):
+            if times.last is None:
+                times.first = now
+                self.time_to_first_token.observe(now - times.asked)
+            else:
+                self.inter_token.observe((now - times.last) / count, count)
+            times.last = now
+        if delta.finish is not None:
+            if not isinstance(delta.finish, Aborted):
+                self.end_to_end.observe(now - times.asked)
+            self.finished[_name(delta.finish)] += 1
+
+    def aborted(self) -> None:
+        """A sample was ended before its time: by request, or because its reader left."""
+        self.finished["abort"] += 1
+
+    def failed(self) -> None:
+        """A sample ended since there is no engine any more."""
+        self.finished["error"] += 1
+
+
+def _name(finish: Finish) -> str:
+    match finish:
+        case StoppedByToken() | StoppedByString() | StoppedByConstraint():
+            return "stop"
+        case StoppedByLength():
+            return "length"
+        case Aborted():
+            return "error"  # the engine gave it up

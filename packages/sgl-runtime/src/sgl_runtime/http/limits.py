@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Limits`: ASGI middleware that lets no client hold the server by sending too much, or sending or reading
+too slowly.
+
+A body has a largest size and a time to arrive in. Whoever does not take what is sent to him for a while is
+dropped, and with that his work is cancelled. How long a connection may be idle, or its headers may take, is
+the server's to know (hypercorn's keep-alive timeout counts from the connection's first moment).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sgl_runtime import log
+
+_logger = log.logger(__name__)
+
+
+class _Deaf(Exception):
+    """The client does not read. No handler of the application knows it, so it undoes what is under way."""
+
+
+class Limits:
+    def __init__(self, app: ASGIApp, *, body_size: int, body_seconds: float, send_seconds: float) -> None:
+        """body_size: bytes; body_seconds: for the whole body; send_seconds: for a client to take a piece of
+        its answer once all buffers are full."""
+        self._app = app
+        self._body_size = body_size
+        self._body_seconds = body_seconds
+        self._send_seconds = send_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, self._body_size, self._body_seconds)
+
+        async def patient_send(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._send_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _Deaf from None
+
+        try:
+            await self._app(scope, body.receive, patient_send)
+        except _Deaf:
+            _logger.warning(
+                "%s: its client took nothing for %g s and was dropped", scope["path"], self._send_seconds
+            )
+
+
+class _Body:
+    """A request's `receive`. What exceeds the size is read and dropped, for a client that is still sending
+    hears no answer; then 413."""
+
+    def __init__(self, receive: Receive, size: int, seconds: float) -> None:
+        self._receive = receive
+        self._most = size
+        self._size = 0
+        self._seconds = seconds
+        self._deadline: float | None = None
+        self._done = False
+
+    async def receive(self) -> Message:
+        """Raises HTTPException 413 at the end of what is too large, 408 when the time is up."""
+        while not self._done:
+            message = await self._in_time()
+            self._size += len(message.get("body", b""))
+            self._done = message["type"] != "http.request" or not message.get("more_body", False)
+            if message["type"] == "http.request" and self._size > self._most:
+                if not self._done:
+                    continue
+                raise HTTPException(
+                    413, f"the body has {self._size} bytes, more than {self._most} (--max-body-size)"
+                )
+            return message
+        return await self._receive()
+
+    async def _in_time(self) -> Message:
+        loop = asyncio.get_running_loop()
+        if self._deadline is None:
+            self._deadline = loop.time() + self._seconds
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._receive()
+        except TimeoutError:
+            self._done = True
+            raise HTTPException(
+                408, f"the body has not arrived within {self._seconds:.0f} s (--body-timeout)"
+            ) from None
