@@ -261,7 +261,7 @@ def _check_name(what: str, name: object) -> None:
         raise ProgramError(f"{what}() takes the variable's name first, a str, not {type(name).__name__}")
 
 
-def _dtype(dtype: type | str) -> Dtype:
+def _dtype(dtype: object) -> Dtype:
     if not isinstance(dtype, type | str) or dtype not in _DTYPES:
         raise ProgramError(f"gen(): dtype must be int, float, bool or str, not {dtype!r}")
     return _DTYPES[dtype]

@@ -185,7 +185,7 @@ def strings(value: str | Iterable[str] | None, name: str = "stop") -> tuple[str,
     return tuple(map(str, several))
 
 
-def token_ids(value: Iterable[int] | None) -> tuple[int, ...] | None:
+def token_ids(value: object) -> tuple[int, ...] | None:
     """Token ids as a tuple. Raises ProgramError for what is no list of ints."""
     if value is None:
         return None
@@ -195,7 +195,7 @@ def token_ids(value: Iterable[int] | None) -> tuple[int, ...] | None:
     return several
 
 
-def biases(value: Mapping[int, float] | None) -> dict[int, float] | None:
+def biases(value: object) -> dict[int, float] | None:
     """A copy of `logit_bias`. Raises ProgramError for what is no dict."""
     if value is None:
         return None
