@@ -400,3 +400,19 @@ def test_functions_of_the_server():
     assert sgl.get_server_args() == sgl.get_server_args(server) == {"tp_size": 1}
     with pytest.raises(sgl.UnsupportedByBackend, match=r"flush_cache\(\) needs a server.*Scripted"):
         sgl.flush_cache(Scripted({}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stop_token_ids": 5}, {"stop_token_ids": "ab"}, {"logit_bias": 5}, {"dtype": [int]}]
+)
+def test_a_parameter_of_the_wrong_type_is_named_where_it_is_written(wrong):
+    (name,) = wrong
+    with pytest.raises(ProgramError, match=name):
+        gen("answer", **wrong)
+
+
+def test_a_run_names_its_parameters_of_the_wrong_type():
+    program = function(lambda s: None)
+    for wrong in ({"stop_token_ids": 5}, {"logit_bias": 5}):
+        with pytest.raises(ProgramError, match=next(iter(wrong))):
+            program.run(backend=Scripted({}), **wrong)

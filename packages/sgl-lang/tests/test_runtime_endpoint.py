@@ -539,3 +539,11 @@ def test_a_prefix_is_computed_without_generating():
     endpoint.warm(sgl.Prompt("r", "text"))
     body = json.loads(requests[0].content)
     assert (body["text"], body["sampling_params"]) == ("text", {"max_new_tokens": 0})
+
+
+def test_an_error_says_when_the_server_wants_to_be_asked_again():
+    busy = httpx.MockTransport(lambda request: httpx.Response(503, headers={"Retry-After": "7"}))
+    backend = sgl.RuntimeEndpoint("http://x", client=httpx.Client(transport=busy))
+    with pytest.raises(sgl.BackendError) as raised:
+        backend.flush_cache()
+    assert (raised.value.status, raised.value.retry_after) == (503, 7.0)

@@ -15,7 +15,7 @@ from sgl_lang.choices import ChoicesMethod
 from sgl_lang.errors import ProgramError
 from sgl_lang.ir import Expr, Gen, Role, RoleBegin, RoleEnd, Select, Show, expression
 from sgl_lang.media import image_of, video_of
-from sgl_lang.sampling import Dtype, SamplingParams, strings
+from sgl_lang.sampling import Dtype, SamplingParams, biases, strings, token_ids
 from sgl_lang.schema import schema_text
 
 _DTYPES: Mapping[object, Dtype] = {
@@ -111,7 +111,7 @@ def gen(
         min_new_tokens=min_tokens,
         n=n,
         stop=strings(stop),
-        stop_token_ids=None if stop_token_ids is None else tuple(stop_token_ids),
+        stop_token_ids=token_ids(stop_token_ids),
         stop_regex=_regexes(strings(stop_regex, "stop_regex")),
         temperature=temperature,
         top_p=top_p,
@@ -120,7 +120,7 @@ def gen(
         frequency_penalty=frequency_penalty,
         presence_penalty=presence_penalty,
         repetition_penalty=repetition_penalty,
-        logit_bias=None if logit_bias is None else dict(logit_bias),
+        logit_bias=biases(logit_bias),
         ignore_eos=ignore_eos,
         seed=seed,
         dtype=None if dtype is None else _dtype(dtype),
@@ -261,8 +261,8 @@ def _check_name(what: str, name: object) -> None:
         raise ProgramError(f"{what}() takes the variable's name first, a str, not {type(name).__name__}")
 
 
-def _dtype(dtype: type | str) -> Dtype:
-    if dtype not in _DTYPES:
+def _dtype(dtype: object) -> Dtype:
+    if not isinstance(dtype, type | str) or dtype not in _DTYPES:
         raise ProgramError(f"gen(): dtype must be int, float, bool or str, not {dtype!r}")
     return _DTYPES[dtype]
 

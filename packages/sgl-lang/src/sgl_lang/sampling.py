@@ -142,7 +142,8 @@ def defaults_of(given: Sampling) -> SamplingParams:
     """The parameters of a run: what was given, over what programs do when nobody says anything."""
     lists = {
         "stop": strings(given.get("stop", ())),
-        "stop_token_ids": tuple(given.get("stop_token_ids", ())),
+        "stop_token_ids": token_ids(given.get("stop_token_ids", ())),
+        "logit_bias": biases(given.get("logit_bias")),
         "stop_regex": strings(given.get("stop_regex"), "stop_regex") or None,
     }
     said = {name: value for name, value in {**given, **lists}.items() if value is not None}
@@ -182,3 +183,22 @@ def strings(value: str | Iterable[str] | None, name: str = "stop") -> tuple[str,
     if wrong := [entry for entry in several if not isinstance(entry, str)]:
         raise ProgramError(f"{name} must be a str or several, not one of {type(wrong[0]).__name__}")
     return tuple(map(str, several))
+
+
+def token_ids(value: object) -> tuple[int, ...] | None:
+    """Token ids as a tuple. Raises ProgramError for what is no list of ints."""
+    if value is None:
+        return None
+    several = tuple(value) if isinstance(value, Iterable) else None
+    if several is None or any(type(entry) is not int for entry in several):
+        raise ProgramError(f"stop_token_ids must be a list of ints, not {value!r}")
+    return several
+
+
+def biases(value: object) -> dict[int, float] | None:
+    """A copy of `logit_bias`. Raises ProgramError for what is no dict."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise ProgramError(f"logit_bias must be a dict of token ids and numbers, not {value!r}")
+    return dict(value)

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from sgl_lang.backends import _runtime
+from sgl_lang.backends._failure import retry_after
 from sgl_lang.backends._sse import events
 from sgl_lang.backends.protocol import Backend, Capabilities, Completion, Prompt, Scores
 from sgl_lang.chat import ChatTemplate, Markup, guess_template, named_template
@@ -194,7 +195,11 @@ class RuntimeEndpoint(Backend):
         if response.status_code == 401:
             message += "; pass the server's key as RuntimeEndpoint(..., api_key=...)"
         status = response.status_code
-        raise BackendError(f"the server at {self.base_url} answered {status}: {message}", status=status)
+        raise BackendError(
+            f"the server at {self.base_url} answered {status}: {message}",
+            status=status,
+            retry_after=retry_after(response.headers),
+        )
 
     def _completion(self, answer: Any) -> Completion:
         body = self._object(answer)
