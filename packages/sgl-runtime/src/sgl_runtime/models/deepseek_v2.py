@@ -53,7 +53,7 @@ class DeepseekV2ForCausalLM(deepseek.DeepseekForCausalLM):
         deepseek.require(build, "scoring_func", "softmax", default="softmax")
         grouped = deepseek.require(build, "topk_method", "greedy", "group_limited_greedy", default="greedy")
         renormalise = deepseek.renormalises(build)
-        groups = (
+        groups: dict[str, Any] = (
             {"groups": own.integer("n_group"), "kept_groups": own.integer("topk_group")}
             if grouped == "group_limited_greedy"
             else {}
