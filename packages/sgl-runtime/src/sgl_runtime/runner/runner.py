@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sgl_runtime.checkpoint.config import ModelConfig
-from sgl_runtime.config import ServeConfig
+from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.layers import KVPool
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
 from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
@@ -82,6 +82,7 @@ class Runner:
         specs = self._model.attention_specs()
         attention = choose_attention(config, specs, tp.device)
         self._sampler = Sampler(model.vocab_size, tp.device, config.sampling_backend)
+        self._budget = prefill_limits(config, tp.device.type).budget
         context_length = config.context_length or model.context_length
         cached = cache_dtype(config.kv_cache_dtype, dtype)
         loaded = free_memory(tp.device)
@@ -135,7 +136,7 @@ class Runner:
             return self._spent
         with on_stream(self._stream):
             sampler = self._sampler if self._tp.leads else None
-            warm(self._passes, self._model.logits, sampler, self.capacity.vocab_size)
+            warm(self._passes, self._model.logits, sampler, self.capacity.vocab_size, self._budget)
             if self._graphs is not None:
                 self._graphs.prepare(progress)
         free = free_memory(self._tp.device).free

@@ -24,6 +24,8 @@ from sgl_runtime.runner.sampler import Sampler
 # (queries, tokens cached before them) of requests in one pass, in a page table of any width that holds them:
 # tiles of every size, and few queries after a long prefix.
 _PASSES = (((2, 0),), ((8, 0), (1, 9)), ((100, 0), (1, 9)), ((4, 2000), (1, 9)))
+# Tokens of one prompt: the library has other products for other sizes, and loads each when it is first used.
+_SIZES = (1100, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336)
 _THREADS = 8
 _ROWS = (1, 2, 3, 20)  # of logits: products of so few rows have kernels of their own
 # temperature, top_k, top_p, min_p
@@ -31,11 +33,15 @@ _DRAWS = ((0.0, -1, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (1.0, 50, 0.9, 0.0), (1.0, -
 
 
 def warm(
-    passes: Passes, logits: Callable[[Tensor], Tensor], sampler: Sampler | None, vocab_size: int
+    passes: Passes,
+    logits: Callable[[Tensor], Tensor],
+    sampler: Sampler | None,
+    vocab_size: int,
+    budget: int,
 ) -> None:
-    """sampler: of the rank that samples."""
+    """sampler: of the rank that samples. budget: prompt tokens of one pass."""
     hidden = None
-    for requests in _PASSES:
+    for requests in (*_PASSES, *(((size, 0),) for size in _SIZES if size <= budget)):
         if max(q_len + cached for q_len, cached in requests) <= passes.rows.width:
             _, hidden = passes.run(_pass(passes, requests))
     if hidden is None:  # a page table of a few tokens
