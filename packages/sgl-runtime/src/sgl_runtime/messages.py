@@ -288,10 +288,10 @@ class Result(msgspec.Struct, frozen=True, gc=False):
     tokens: I32  # [m]
     # Per sampled row None, or (log-probability of the token, [(token, log-probability), …] most likely first)
     output_logprobs: list[tuple[float, list[tuple[int, float]]] | None] | None = None
-    # [m, size]: the answers of a model that generates no text; its tokens mean nothing
-    pooled: F32 | None = None
     # Per entry of LogprobArrays.input_index
     input_logprobs: list[tuple[float, list[tuple[int, float]]]] | None = None
+    # [m, size]: the answers of a model that generates no text; its tokens mean nothing
+    pooled: F32 | None = None
 
 
 # ------------------------------------------------------------------------------------------------- start-up

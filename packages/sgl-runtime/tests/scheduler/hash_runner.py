@@ -296,7 +296,7 @@ class HashRunner:
             (logprob(computed[index], target), top_logprobs(computed[index], top))
             for index, target, top in zip(*(array.tolist() for array in asked), strict=True)
         ]
-        return Result(tokens, entries, scores)
+        return Result(tokens, output_logprobs=entries, input_logprobs=scores)
 
 
 def _noise(sampling: SamplingArrays, index: int) -> Noise:

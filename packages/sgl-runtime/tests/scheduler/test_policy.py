@@ -24,7 +24,10 @@ def waiting(
     sampling = Sampling(max_new_tokens=limit)
     stop = Stop(sampling, limit=limit, eos=frozenset(), vocabulary=None)
     bias, tokens = Bias(sampling, stop.tokens), np.array(prompt, np.int32)
-    return Request(name, tokens, sampling, stop, bias, -1, None, ord(name[0]), overdue, lot)
+    return Request(
+        rid=name, prompt=tokens, sampling=sampling, stop=stop, bias=bias, top=-1, scores=None,
+        arrival=ord(name[0]), came_at=0.0, overdue_at=overdue, lot=lot,
+    )  # fmt: skip
 
 
 def cache_of(*prefixes: list[int]) -> RadixCache:
