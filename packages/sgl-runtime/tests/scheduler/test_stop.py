@@ -67,7 +67,7 @@ def test_what_a_request_certainly_generates() -> None:
     def certain(sampling: Sampling) -> int:
         stop = Stop(sampling, limit=sampling.max_new_tokens, eos=EOS, vocabulary=VOCABULARY)
         bias, prompt = Bias(sampling, stop.tokens), np.array([1], np.int32)
-        return Request("r", prompt, sampling, stop, bias, -1, None, 0, 0, 0.0).certain
+        return Request("r", prompt, sampling, stop, bias, -1, None, 0, 0, 0.0, 0.0).certain
 
     assert certain(Sampling(max_new_tokens=9, ignore_eos=True)) == 9
     assert certain(Sampling(max_new_tokens=9, min_new_tokens=4)) == 4
