@@ -44,3 +44,13 @@ def test_the_pool_holds_what_the_specs_say() -> None:
     assert shapes == [[(5, 2, 8), (5, 2, 8)], [(5, 1, 16), (5, 1, 12)]]
     size = sum(cache.nbytes for layer in range(2) for cache in pool[layer])
     assert size == 5 * bytes_per_slot(specs, torch.bfloat16)
+
+
+def test_the_values_of_a_latent_spec_are_its_keys() -> None:
+    specs = [AttentionSpec(4, 1, 16, 12, 1.0, latent=True)]
+    pool = KVPool(specs, 5, torch.bfloat16, CPU)
+    keys, values = pool[0]
+    assert keys.shape == (5, 1, 16)
+    assert values.shape == (5, 1, 12)
+    assert values.data_ptr() == keys.data_ptr()
+    assert keys.nbytes == 5 * bytes_per_slot(specs, torch.bfloat16)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from plain_experts import deepseek_logits, deepseek_shapes
+from plain_experts import deepseek_logits, deepseek_shapes, grok_logits, grok_shapes
 from plain_parts import (
     Config,
     Shapes,
@@ -244,6 +244,7 @@ def minicpm_logits(c: Config, w: Weights, tokens: Tensor) -> Tensor:
 PLAIN: Mapping[str, Plain] = {
     "chatglm": Plain(chatglm_shapes, chatglm_logits),
     "deepseek": Plain(deepseek_shapes, deepseek_logits),
+    "grok-1": Plain(grok_shapes, grok_logits),
     "internlm2": Plain(internlm2_shapes, internlm2_logits),
     "minicpm": Plain(minicpm_shapes, minicpm_logits),
     "qwen": Plain(qwen_shapes, qwen_logits),

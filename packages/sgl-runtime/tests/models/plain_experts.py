@@ -4,6 +4,8 @@ expert."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from plain_parts import Config, Shapes, Weights, attend, linear, rms, rotate_halves, silu
 from torch import Tensor
@@ -73,3 +75,55 @@ def deepseek_logits(c: Config, w: Weights, tokens: Tensor) -> Tensor:
         else:
             x = x + torch.stack([mixture(f"{name}.mlp", token) for token in y])
     return linear(w, "lm_head", rms(x, w["model.norm.weight"], eps))
+
+
+def grok_shapes(c: Config) -> Shapes:
+    h, ffn = c["hidden_size"], c["intermediate_size"]
+    kv = h // c["num_attention_heads"] * c["num_key_value_heads"]
+    shapes: Shapes = {"model.embed_tokens.weight": (c["vocab_size"], h), "model.norm.scale": (h,)}
+    for i in range(c["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        shapes |= {
+            **{
+                f"{name}.{when}_norm.scale": (h,) for when in ("pre_attn", "post_attn", "pre_moe", "post_moe")
+            },
+            f"{name}.attn.q_proj.weight": (h, h),
+            f"{name}.attn.k_proj.weight": (kv, h),
+            f"{name}.attn.v_proj.weight": (kv, h),
+            f"{name}.attn.o_proj.weight": (h, h),
+            f"{name}.moe_block.gate.weight": (c["num_experts"], h),
+        }
+        for expert in range(c["num_experts"]):
+            shapes |= {
+                f"{name}.moe_block.experts.{expert}.linear.weight": (ffn, h),
+                f"{name}.moe_block.experts.{expert}.linear_v.weight": (ffn, h),
+                f"{name}.moe_block.experts.{expert}.linear_1.weight": (h, ffn),
+            }
+    return shapes
+
+
+def grok_logits(c: Config, w: Weights, tokens: Tensor) -> Tensor:
+    """model.py of xai-org/grok-1, with the names of hpcai-tech/grok-1; all experts are computed, as there."""
+    d, eps = c["hidden_size"] // c["num_attention_heads"], c["rms_norm_eps"]
+    x = w["model.embed_tokens.weight"][tokens] * c["embedding_multiplier_scale"]
+    for i in range(c["num_hidden_layers"]):
+        name = f"model.layers.{i}"
+        y = rms(x, w[f"{name}.pre_attn_norm.scale"], eps)
+        q, k, v = (linear(w, f"{name}.attn.{p}_proj", y).view(len(tokens), -1, d) for p in "qkv")
+        q, k = rotate_halves(q, 10000), rotate_halves(k, 10000)
+        y = attend(q, k, v, scale=c["attn_output_multiplier"], cap=c["max_attn_value"])
+        x = x + rms(linear(w, f"{name}.attn.o_proj", y), w[f"{name}.post_attn_norm.scale"], eps)
+        y = rms(x, w[f"{name}.pre_moe_norm.scale"], eps)
+        scores = linear(w, f"{name}.moe_block.gate", y).softmax(-1)
+        least = scores.sort(-1, descending=True).values[:, c["num_experts_per_tok"] - 1, None]
+        made = torch.zeros_like(y)
+        for expert in range(c["num_experts"]):
+            part = f"{name}.moe_block.experts.{expert}"
+            gate = linear(w, f"{part}.linear", y)
+            gate = gate / 2 * (1 + (math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)).tanh())
+            out = linear(w, f"{part}.linear_1", gate * linear(w, f"{part}.linear_v", y))
+            score = scores[:, expert, None]
+            made = made + torch.where(score >= least, out * score, 0.0)
+        x = x + rms(made, w[f"{name}.post_moe_norm.scale"], eps)
+    x = rms(x, w["model.norm.scale"], eps)
+    return x @ w["model.embed_tokens.weight"].T * c["output_multiplier_scale"]

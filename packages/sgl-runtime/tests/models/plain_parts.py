@@ -53,13 +53,20 @@ def _turn(real: Tensor, imaginary: Tensor, base: float) -> tuple[Tensor, Tensor]
     return real * cos - imaginary * sin, real * sin + imaginary * cos
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """q [T, heads, d], k and v [T, KV heads, d]: causal attention -> [T, heads * d]."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None, cap: float | None = None
+) -> Tensor:
+    """q [T, heads, d], k and v [T, KV heads, d]: causal attention -> [T, heads * d].
+
+    scale: of the scores, instead of d ** -0.5. cap: scores become cap * tanh(scores / cap).
+    """
     length, heads, width = q.shape
     group = heads // k.shape[1]
     outputs = []
     for head in range(heads):
-        scores = q[:, head] @ k[:, head // group].T / width**0.5
+        scores = q[:, head] @ k[:, head // group].T * (width**-0.5 if scale is None else scale)
+        if cap is not None:
+            scores = cap * (scores / cap).tanh()
         future = torch.ones(length, length).triu(1).bool()
         outputs.append(scores.masked_fill(future, float("-inf")).softmax(-1) @ v[:, head // group])
     return torch.cat(outputs, dim=-1)

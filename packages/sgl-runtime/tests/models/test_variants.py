@@ -62,6 +62,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "chatglm with biases and layer norms": ("chatglm", {"add_bias_linear": True, "rmsnorm": False}),
     "chatglm 2": ("chatglm", {"rope_ratio": 1}),
+    "qwen 2 moe that renormalises": ("qwen2_moe", {"norm_topk_prob": True, "decoder_sparse_step": 2}),
+    "deepseek moe that renormalises": ("deepseek", {"norm_topk_prob": True}),
+    "deepseek v2 lite": ("deepseek_v2", {"q_lora_rank": None, "topk_method": "greedy"}),
+    "deepseek v3 without its weights' sum": ("deepseek_v3", {"norm_topk_prob": False}),
+    "dbrx with as many KV heads": (
+        "dbrx",
+        {"attn_config": {"clip_qkv": 0.25, "kv_n_heads": 6, "rope_theta": 10000.0}},
+    ),
     "internlm 2 without biases": ("internlm2", {"bias": False, "rope_theta": 1000000.0}),
 }
 
@@ -107,6 +115,13 @@ def test_variants(variant: str, tmp_path: Path, pair: Pair) -> None:
         ("gpt_bigcode", {}, {"context_length": 513}, "--context-length 513: this model knows 512 positions"),
         ("chatglm", {"multi_query_attention": False}, {}, "multi_query_attention must be true"),
         ("chatglm", {"add_qkv_bias": "yes"}, {}, "add_qkv_bias must be true or false"),
+        ("mixtral", {"num_experts_per_tok": 6}, {}, "num_experts_per_tok is 6, and a token chooses from 5"),
+        ("qwen2_moe", {"shared_expert_intermediate_size": 31}, {}, "a multiple of moe_intermediate_size, 15"),
+        ("deepseek", {"scoring_func": "sigmoid"}, {}, "scoring_func must be softmax"),
+        ("deepseek_v2", {"topk_method": "noaux_tc"}, {}, "topk_method must be greedy or group_limited"),
+        ("deepseek_v2", {"q_lora_rank": None, "attention_bias": True}, {}, "attention_bias must be false"),
+        ("deepseek_v3", {"quantization_config": {"quant_method": "fp8"}}, {}, "quant_method 'fp8'"),
+        ("dbrx", {"moe_normalize_expert_weights": 2}, {}, "moe_normalize_expert_weights must be 1"),
         ("minicpm", {"scale_depth": -1}, {}, "scale_depth must be a positive number"),
     ],
 )
@@ -143,3 +158,14 @@ def test_old_names_of_a_family_are_found(tmp_path: Path) -> None:
     assert model_class(read_config(tmp_path)).__name__ == "StableLMEpochForCausalLM"
     assert read_config(tmp_path).rope.rotary_dim == 4
     make_runner(tmp_path)
+
+
+def test_layers_that_predict_further_tokens_stay_unread(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, tiny("deepseek_v3", {}))
+    weights = tmp_path / "model.safetensors"
+    further = {"model.layers.3.eh_proj.weight": torch.zeros(2, 2)}
+    save_file(load_file(weights) | further, weights)
+    make_runner(tmp_path)
+    save_file(load_file(weights) | {"model.layers.4.eh_proj.weight": torch.zeros(2, 2)}, weights)
+    with pytest.raises(ConfigError, match=r"1 without a place: model\.layers\.4\.eh_proj\.weight"):
+        make_runner(tmp_path)
