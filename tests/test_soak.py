@@ -161,7 +161,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": "x", "sampling_params": {"stop_token_ids": [2**40]}}, "stop_token_ids"),
     ({"text": "x", "sampling_params": {"logit_bias": {"99999999999": 1}}}, "logit_bias"),
     ({"input_ids": [-1]}, "input_ids"),
-    ({"text": "x", "sampling_params": {"regex": "a*"}}, "regex"),
+    ({"text": "x", "sampling_params": {"regex": "a("}}, "regex"),
 ]
 
 
