@@ -79,6 +79,7 @@ def test_a_graph_with_other_parameters_in_every_replay() -> None:
         assert torch.equal(tokens, sample(logits, parameters(9, limits, step=step)))
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_the_host_does_not_wait() -> None:
     logits = torch.randn(9, 50000, device="cuda")
     sample(logits, parameters(9, (1.0, 40, 0.9, 0.0)))

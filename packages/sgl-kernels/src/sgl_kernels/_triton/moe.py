@@ -87,7 +87,9 @@ def _product(
     if block < tl.load(blocks_ptr):
         entry = tl.load(order_ptr + block * ROWS + tl.arange(0, ROWS))
         valid = entry < entries
-        row = tl.where(valid, entry // shared_by, 0).to(tl.int64)  # what is computed of padding is not stored
+        # Padding repeats the first entry of its block, which exists, and is not stored: rows of entries of no
+        # expert were never written.
+        row = (tl.where(valid, entry, tl.min(entry, 0)) // shared_by).to(tl.int64)
         column = here // together * COLUMNS + tl.arange(0, COLUMNS)
         inner = tl.arange(0, DEPTH)
         x = x_ptr + row[:, None] * stride + inner[None, :]

@@ -98,7 +98,7 @@ class Graphs:
         self._tokens = min(rows * width, _OVER * slots)
         self._width = width
         self._decode = decode_sizes(rows)
-        self._mixed = mixed_sizes(_MOST_TOKENS) if extends else []
+        self._mixed = mixed_sizes(min(_MOST_TOKENS, rows * width)) if extends else []
         self._graphs: dict[Shape, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 

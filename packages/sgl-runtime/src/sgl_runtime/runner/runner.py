@@ -135,8 +135,8 @@ class Runner:
         if not self.asynchronous:
             return self._spent
         with on_stream(self._stream):
-            sampler = self._sampler if self._tp.leads else None
-            warm(self._passes, self._model.logits, sampler, self.capacity.vocab_size, self._budget)
+            sampler = self._sampler if self._tp.leads and self.generates else None
+            warm(self._passes, self._answer, sampler, self.capacity.vocab_size, self._budget)
             if self._graphs is not None:
                 self._graphs.prepare(progress)
         free = free_memory(self._tp.device).free
@@ -172,7 +172,7 @@ class Runner:
             of_prompt = self._of_prompt(batch.logprobs, computed.hidden)
         if computed.answers is None:
             return Pending(computed.rows, None, of_prompt)
-        if not self._model.generates:
+        if not self.generates:
             return Pending(torch.zeros_like(computed.rows), pooled=computed.answers)
         tokens = self._choose(batch, computed.answers, None if masks is None else masks())
         self._rows.remember(computed.rows, tokens)
@@ -185,14 +185,17 @@ class Runner:
         replayed = None if self._graphs is None else self._graphs.run(step)
         ids, hidden = self._passes.run(step) if replayed is None else replayed
         rows = ids[ROW]
-        answer = self._model.logits if self._model.generates else self._model.pool
         if step.last is None:
-            return _Computed(hidden, rows, answer(hidden))
+            return _Computed(hidden, rows, self._answer(hidden))
         last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
         rows = rows.index_select(0, last)
         if not sampled:
             return _Computed(hidden, rows, None)
-        return _Computed(hidden, rows, answer(hidden.index_select(0, last)))
+        return _Computed(hidden, rows, self._answer(hidden.index_select(0, last)))
+
+    def _answer(self, hidden: Tensor) -> Tensor:
+        """hidden [m, hidden] -> logits [m, vocabulary], or what is pooled [m, size]."""
+        return self._model.logits(hidden) if self.generates else self._model.pool(hidden)
 
     def _choose(self, batch: Batch, logits: Tensor, masks: Masks | None) -> Tensor:
         """logits [m, V] -> tokens [m] int32, the same on every rank."""

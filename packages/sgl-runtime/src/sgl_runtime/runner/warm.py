@@ -34,12 +34,13 @@ _DRAWS = ((0.0, -1, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (1.0, 50, 0.9, 0.0), (1.0, -
 
 def warm(
     passes: Passes,
-    logits: Callable[[Tensor], Tensor],
+    answer: Callable[[Tensor], Tensor],
     sampler: Sampler | None,
     vocab_size: int,
     budget: int,
 ) -> None:
-    """sampler: of the rank that samples. budget: prompt tokens of one pass."""
+    """answer: of hidden states, the logits or what is pooled. sampler: of the rank that samples.
+    budget: prompt tokens of one pass."""
     hidden = None
     for requests in (*_PASSES, *(((size, 0),) for size in _SIZES if size <= budget)):
         if max(q_len + cached for q_len, cached in requests) <= passes.rows.width:
@@ -48,7 +49,7 @@ def warm(
         return
     scores = hidden
     for rows in _ROWS:
-        scores = logits(hidden[:1].expand(rows, -1).contiguous())
+        scores = answer(hidden[:1].expand(rows, -1).contiguous())
     if sampler is None:
         return
     rows = len(scores)
