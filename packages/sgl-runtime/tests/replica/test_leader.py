@@ -52,6 +52,8 @@ class Outbox:
 
 
 class LaunchedPass:
+    failed: tuple[int, ...] = ()
+
     def __init__(self, log: list[str], number: int, result: Result) -> None:
         self._log = log
         self._number = number

@@ -160,12 +160,16 @@ class HashRunner:
         self._prompts: dict[int, set[int]] = {}
         self._outputs: dict[int, Counter[int]] = {}
         self._decoder = decoder(ToFollower)
+        self.failing: set[int] = set()  # places in the next batch that it does not compute
+        self.failed: list[int] = []  # of the last batch
         self.shared = 0  # tokens that need not be read again
         self.shapes: list[tuple[list[int], int]] = []  # per batch: q_lens, requests that sample
 
     def forward(self, batch: Batch, masks: Callable[[], Masks | None] = lambda: None) -> Result:
         """`masks` is asked when the memory has been read and written, as late as a real runner may ask."""
         batch = self._decoder.decode(encode(batch))  # what followers see is all there is
+        self.failed = sorted(place for place in self.failing if place < len(batch.rows))
+        self.failing = set()
         self._enter(batch)
         q_lens, kv_lens, rows = batch.q_lens.tolist(), batch.kv_lens.tolist(), batch.rows.tolist()
         self.shapes.append((q_lens, len(batch.sampled)))
@@ -185,11 +189,13 @@ class HashRunner:
             self._page[row][start:kv_len] = slots[offset : offset + q_len]
             self._filled[row] = kv_len
             offset += q_len
-        for row, q_len, kv_len, prefix in zip(rows, q_lens, kv_lens, spelled, strict=True):
+        for place, (row, q_len, kv_len) in enumerate(zip(rows, q_lens, kv_lens, strict=True)):
             for position in range(kv_len - q_len, kv_len):
-                self._kv[self._page[row][position]] = prefix[position]
-        for row, prefix in zip(rows, spelled, strict=True):
-            self._check(row, prefix)
+                computed = None if place in self.failed else spelled[place][position]
+                self._kv[self._page[row][position]] = computed
+        for place, (row, prefix) in enumerate(zip(rows, spelled, strict=True)):
+            if place not in self.failed:
+                self._check(row, prefix)
         self._check_shared(batch, rows, q_lens, kv_lens)
         return self._result(batch, rows, q_lens, kv_lens, spelled, masks())
 

@@ -153,6 +153,10 @@ class Serving(RuleBasedStateMachine):
     def launch(self) -> None:
         self.replica.launch()
 
+    @rule(places=st.sets(st.integers(0, 5), min_size=1, max_size=2))
+    def run_out_of_memory(self, places: set[int]) -> None:
+        self.replica.runner.failing = places
+
     @rule()
     def land(self) -> None:
         self.replica.land()

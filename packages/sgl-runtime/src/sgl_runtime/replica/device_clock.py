@@ -7,7 +7,7 @@ after it cost the host some microseconds and the device nothing; no step waits f
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -18,6 +18,9 @@ from sgl_runtime.profile.spans import Spans
 
 
 class _Pending(Protocol):
+    @property
+    def failed(self) -> Sequence[int]: ...
+
     def result(self) -> Result: ...
 
 
@@ -74,6 +77,10 @@ class _Timed:
         self._step = step
         self._begun = begun
         self._ended = ended
+
+    @property
+    def failed(self) -> Sequence[int]:
+        return self._pending.failed
 
     def result(self) -> Result:
         result = self._pending.result()

@@ -38,7 +38,10 @@ _COMPILING_SECONDS = 0.001  # the same when nothing can be computed until a gram
 
 
 class Pending(Protocol):
-    """A pass that was launched."""
+    """A pass that was launched. failed: requests of its batch that cannot be computed."""
+
+    @property
+    def failed(self) -> Sequence[int]: ...
 
     def result(self) -> Result: ...
 
@@ -175,6 +178,8 @@ class Leader:
             self._recording.lap(Phase.FANOUT)
         self._recording.launched(batch)
         launched = self._forward(batch, self._masks)
+        if launched.failed:
+            self._scheduler.fail(launched.failed)
         self._recording.lap(Phase.LAUNCH)
         return launched
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +23,11 @@ class Pending:
         sampled: Reported | None = None,
         prompt: Reported | None = None,
         pooled: Tensor | None = None,
+        *,
+        failed: Sequence[int] = (),
     ) -> None:
+        """failed: requests of the batch that were not computed; what the result says of them is void."""
+        self.failed = failed
         self._tokens = to_host(tokens)
         self._pooled = None if pooled is None else to_host(pooled)
         self._sampled = sampled

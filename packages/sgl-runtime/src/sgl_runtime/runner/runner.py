@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgl_runtime import log
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.layers import KVPool
@@ -30,6 +31,7 @@ from sgl_runtime.runner.attention import choose_attention
 from sgl_runtime.runner.graphs import Graphs
 from sgl_runtime.runner.load import load_model
 from sgl_runtime.runner.memory import Room, Spending, free_memory, make_room
+from sgl_runtime.runner.parts import attempt, in_parts
 from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.pending import Pending
 from sgl_runtime.runner.reserve import measure_reserve
@@ -39,13 +41,15 @@ from sgl_runtime.runner.transfer import to_device
 from sgl_runtime.runner.warm import warm
 from sgl_runtime.runner.weights import Progress
 
+_logger = log.logger(__name__)
+
 
 class _Computed(NamedTuple):
     """What a pass left on the device."""
 
+    rows: Tensor  # [T] int32: the page-table row of each token
     hidden: Tensor  # [T, hidden]
-    rows: Tensor  # [m] int32: page-table rows of those that are sampled
-    answers: Tensor | None  # [m, vocabulary] logits, or [m, size] if pooled; None: nobody is sampled
+    failed: list[int]  # requests of the batch for which memory did not suffice: their states mean nothing
 
 
 class Runner:
@@ -78,6 +82,7 @@ class Runner:
     def _build(self, config: ServeConfig, model: ModelConfig, path: Path, progress: Progress | None) -> None:
         tp, before = self._tp, free_memory(self._tp.device)
         self._model, dtype = load_model(config, model, path, tp, progress)
+        self._dtype, self._hidden_size = dtype, model.hidden_size
         self.generates = self._model.generates
         specs = self._model.attention_specs()
         attention = choose_attention(config, specs, tp.device)
@@ -146,7 +151,8 @@ class Runner:
     def forward(self, batch: Batch, masks: Callable[[], Masks | None] | None = None) -> Pending:
         """Compute the batch's tokens, and sample for those that want one.
 
-        Passes run in the order of the calls. On a follower, the result of the pending one means nothing.
+        Passes run in the order of the calls. On a follower, the result of the pending one means nothing. If
+        the device has not the memory, `failed` of the pending one names the requests that were not computed.
         masks: asked once, when the model is launched and before anything is sampled, for what constrained
         rows may take; it may wait for earlier passes. None: nothing is constrained.
         """
@@ -166,32 +172,57 @@ class Runner:
         if self._tp.leads:
             self._sampler.begin(batch.sampling)
         self._rows.enter(batch.prefixes)
-        computed = self._compute(describe(batch, self._rows), batch.sampled.size > 0)
-        of_prompt = None
-        if batch.logprobs is not None and batch.logprobs.input_index.size:
-            of_prompt = self._of_prompt(batch.logprobs, computed.hidden)
-        if computed.answers is None:
-            return Pending(computed.rows, None, of_prompt)
-        if not self.generates:
-            return Pending(torch.zeros_like(computed.rows), pooled=computed.answers)
-        tokens = self._choose(batch, computed.answers, None if masks is None else masks())
-        self._rows.remember(computed.rows, tokens)
-        of_sampled = None
-        if batch.logprobs is not None and self._tp.leads:
-            of_sampled = logprobs.of_sampled(computed.answers, tokens, batch.logprobs)
-        return Pending(tokens, of_sampled, of_prompt)
+        step = describe(batch, self._rows)
+        if self._tp.size > 1:  # a rank that goes its own way leaves the others waiting for it
+            return self._tell(batch, step, _Computed(*self._run(step), []), masks)
+        computed = attempt(lambda: self._compute(step))
+        told = None if computed is None else attempt(lambda: self._tell(batch, step, computed, masks))
+        if told is not None:
+            return told
+        nothing = torch.full((batch.sampled.size,), -1, dtype=torch.int32)
+        return Pending(nothing, failed=range(step.requests))
 
-    def _compute(self, step: Pass, sampled: bool) -> _Computed:
+    def _compute(self, step: Pass) -> _Computed:
+        made = attempt(lambda: self._run(step))
+        if made is not None:
+            return _Computed(*made, [])
+        hidden = torch.zeros(step.tokens, self._hidden_size, dtype=self._dtype, device=self._tp.device)
+        failed = in_parts(lambda part: self._run(part)[1], step, hidden)
+        _logger.warning(
+            "memory of %s did not suffice for a pass of %d tokens: computed in parts, %d of %d requests not",
+            self._tp.device, step.tokens, len(failed), step.requests,
+        )  # fmt: skip
+        return _Computed(torch.from_numpy(step.ids[ROW].copy()).to(hidden.device), hidden, failed)
+
+    def _run(self, step: Pass) -> tuple[Tensor, Tensor]:
+        """The row [T] and the hidden state [T, hidden] of each token; good until the next run."""
         replayed = None if self._graphs is None else self._graphs.run(step)
         ids, hidden = self._passes.run(step) if replayed is None else replayed
-        rows = ids[ROW]
-        if step.last is None:
-            return _Computed(hidden, rows, self._answer(hidden))
-        last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
-        rows = rows.index_select(0, last)
-        if not sampled:
-            return _Computed(hidden, rows, None)
-        return _Computed(hidden, rows, self._answer(hidden.index_select(0, last)))
+        return ids[ROW], hidden
+
+    def _tell(
+        self, batch: Batch, step: Pass, computed: _Computed, masks: Callable[[], Masks | None] | None
+    ) -> Pending:
+        """What the batch asks for of the hidden states, on its way to the host."""
+        rows, hidden, failed = computed
+        of_prompt = None
+        if batch.logprobs is not None and batch.logprobs.input_index.size:
+            of_prompt = self._of_prompt(batch.logprobs, hidden)
+        if step.last is not None:
+            last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
+            rows = rows.index_select(0, last)
+            if not batch.sampled.size:
+                return Pending(rows, None, of_prompt, failed=failed)
+            hidden = hidden.index_select(0, last)
+        answers = self._answer(hidden)
+        if not self.generates:
+            return Pending(torch.zeros_like(rows), pooled=answers, failed=failed)
+        tokens = self._choose(batch, answers, None if masks is None else masks())
+        self._rows.remember(rows, tokens)
+        of_sampled = None
+        if batch.logprobs is not None and self._tp.leads:
+            of_sampled = logprobs.of_sampled(answers, tokens, batch.logprobs)
+        return Pending(tokens, of_sampled, of_prompt, failed=failed)
 
     def _answer(self, hidden: Tensor) -> Tensor:
         """hidden [m, hidden] -> logits [m, vocabulary], or what is pooled [m, size]."""

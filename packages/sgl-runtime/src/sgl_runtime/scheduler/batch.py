@@ -51,6 +51,8 @@ class Planned:
     constrained: list[int]  # indices into the m of those whose tokens a grammar limits
     scored: list[tuple[Request, int]]  # prompts of which this many log-probabilities are reported, in order
     ended: list[Request]  # requests that compute their last token and sample none
+    everyone: I32  # [n] rows of the batch
+    sharing: int  # the first of the n whose tokens are in the prefix cache already
 
 
 class _Part(NamedTuple):
@@ -106,7 +108,8 @@ def build(
     requests = [table.requests[row] for row in sampling_rows.tolist()]
     constrained = np.flatnonzero(table.constrained[sampling_rows]).tolist()
     table.length[sampling_rows] += 1
-    return batch, Planned(sampling_rows, table.owner[sampling_rows], requests, constrained, scored, ended)
+    owners = table.owner[sampling_rows]
+    return batch, Planned(sampling_rows, owners, requests, constrained, scored, ended, part.rows, len(rows))
 
 
 def _decode(table: Table, rows: I32, slots: I32) -> _Part:

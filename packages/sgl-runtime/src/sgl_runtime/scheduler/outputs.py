@@ -21,8 +21,8 @@ def collect_scores(scored: Iterable[tuple[Request, int]], result: Result) -> Non
     """Hand the reported prompt log-probabilities to those who asked, `scored` in the order of asking."""
     position = 0
     for request, count in scored:
-        assert result.input_logprobs is not None, "the batch asked for prompt log-probabilities"
         if request.scores is not None:
+            assert result.input_logprobs is not None, "the batch asked for prompt log-probabilities"
             request.scores.collect(result.input_logprobs[position : position + count])
         position += count
 
@@ -58,4 +58,13 @@ def no_valid_token(request: Request) -> Aborted:
     return Aborted(
         f"the model computed no probabilities for output token {len(request.output)}, but NaN or infinity: "
         "its weights may be damaged, or overflow in this dtype (try --dtype bfloat16 or float32)"
+    )
+
+
+def no_memory(request: Request) -> Aborted:
+    """The end of a request that the device had not the memory to compute."""
+    return Aborted(
+        f"the device had no memory left to compute this request, of {len(request.prompt)} prompt tokens: try "
+        "again, or start the server with a smaller --mem-fraction-static or --chunked-prefill-size",
+        overloaded=True,
     )

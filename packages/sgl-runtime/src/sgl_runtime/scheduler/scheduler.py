@@ -29,7 +29,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import repeat
 
 import numpy as np
@@ -60,7 +60,7 @@ from sgl_runtime.scheduler.guidance import Guidance
 from sgl_runtime.scheduler.intake import Intake
 from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
-from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_valid_token
+from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_memory, no_valid_token
 from sgl_runtime.scheduler.policy import load_policy, overdue_at
 from sgl_runtime.scheduler.request import Request, out_of_memory, refusal
 from sgl_runtime.scheduler.scores import PromptScores
@@ -257,6 +257,23 @@ class Scheduler:
                 rows.append(index)
                 bits.append(mask)
         return Masks(np.array(rows, np.int32), bits) if rows else None
+
+    def fail(self, which: Iterable[int]) -> None:
+        """Requests of the batch planned last, by their places in it, cannot be computed: they end.
+
+        Nothing was planned since. With one prompt end all of the batch: they may have found each other's
+        tokens in the prefix cache. What has ended meanwhile may have left its last token there.
+        """
+        step = self._in_flight[-1]
+        places = set(which)
+        if max(places) >= step.sharing:
+            places.update(range(step.sharing, len(step.everyone)))
+        for row in step.everyone[sorted(places)].tolist():
+            request = self._memory.table.requests[row]
+            if request is not None:
+                self._end(request, no_memory(request), keep=False)
+                self._deltas.append(delta(request, []))
+        self._memory.flush()
 
     def commit(self, result: Result) -> list[Delta]:
         """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
