@@ -2,9 +2,9 @@
 """Greedy text equals that of Hugging Face transformers, whatever the server's settings.
 
 The demonstration model in float32 on both sides, from the same GGUF file but through two independent readers
-of it. Twenty prompts, 64 tokens each; every setting must give the very same token ids. `--parity-full` runs
-the whole matrix (chunks x cache x concurrency x ranks); without it each setting appears once, so that CI
-stays short.
+of it. Twenty prompts; every setting must give the very same token ids. `--parity-full` runs the whole matrix
+(chunks x cache x concurrency x ranks) with 64 tokens each; without it each setting appears once, with 24
+tokens each, so that CI stays short.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 from live import Server, running
 from prompts import PROMPTS
 
-TOKENS = 64
 CHUNKS = ("8192", "64")
 CACHES: tuple[tuple[str, ...], ...] = ((), ("--disable-radix-cache",))
 RANKS = ("1", "2")
@@ -35,8 +34,13 @@ def model_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def expected() -> tuple[list[list[int]], list[list[int]]]:
-    """(prompt ids, the 64 ids that transformers generates after each)."""
+def tokens(request: pytest.FixtureRequest) -> int:
+    return 64 if request.config.getoption("--parity-full") else 24
+
+
+@pytest.fixture(scope="session")
+def expected(tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+    """(prompt ids, the ids that transformers generates after each)."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,14 +52,14 @@ def expected() -> tuple[list[list[int]], list[list[int]]]:
     for prompt in prompts:
         ids = torch.tensor([prompt])
         generated = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False, eos_token_id=-1
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False, eos_token_id=-1
         )
         outputs.append(generated[0, len(prompt) :].tolist())
     return prompts, outputs
 
 
-def ask(server: Server, prompt: list[int]) -> list[int]:
-    sampling = {"temperature": 0, "max_new_tokens": TOKENS, "ignore_eos": True}
+def ask(server: Server, prompt: list[int], tokens: int) -> list[int]:
+    sampling = {"temperature": 0, "max_new_tokens": tokens, "ignore_eos": True}
     answer: dict[str, Any] = server.generate(
         input_ids=prompt, sampling_params=sampling, return_logprob=True, logprob_start_len=-1
     )
@@ -71,7 +75,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.timeout(900)
 def test_greedy_text_equals_transformers(
-    expected: tuple[list[list[int]], list[list[int]]], setting: tuple[str, tuple[str, ...], str, str]
+    expected: tuple[list[list[int]], list[list[int]]],
+    tokens: int,
+    setting: tuple[str, tuple[str, ...], str, str],
 ) -> None:
     chunk, cache, ranks, how = setting
     prompts, outputs = expected
@@ -79,7 +85,7 @@ def test_greedy_text_equals_transformers(
     with running(*flags) as server:
         workers = 1 if how == "alone" else len(prompts)
         with ThreadPoolExecutor(workers) as pool:
-            answers = list(pool.map(lambda prompt: ask(server, prompt), prompts))
+            answers = list(pool.map(lambda prompt: ask(server, prompt, tokens), prompts))
         assert server.load()["slots_used"] == 0
     for prompt, answer, output in zip(PROMPTS, answers, outputs, strict=True):
         assert answer == output, f"after {prompt[-60:]!r}"
