@@ -10,9 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from sgl_lang import Backend, ChatTemplate, Completion, Prompt, SamplingParams
 from sgl_lang.chat import TEMPLATES
+
+settings.register_profile("sgl", deadline=None)  # how busy the machine is decides nothing
+settings.load_profile("sgl")
 
 
 class FakeRuntime(ThreadingHTTPServer):

@@ -8,10 +8,21 @@ import os
 import signal
 import threading
 import time
+import tracemalloc
 
 import pytest
 
-from sgl_lang import BackendError, Capabilities, ProgramError, Scripted, function, gen, image, user
+from sgl_lang import (
+    BackendError,
+    Capabilities,
+    Completion,
+    ProgramError,
+    Scripted,
+    function,
+    gen,
+    image,
+    user,
+)
 from sgl_lang.executor import Executor
 from sgl_lang.transcript import Transcript
 
@@ -212,6 +223,49 @@ def test_nothing_of_a_batch_is_kept():
         assert alive() >= before + 100
         del states
         assert alive() == before
+
+
+def test_memory_and_threads_are_what_they_were_however_often():
+    class Answers(Scripted):
+        def generate(self, prompt, params):
+            return Completion(" yes" * 100)
+
+        def warm(self, prompt):
+            """Scripted would remember it."""
+
+    @function
+    def nested(s, wide, deep):
+        s += "root" * 100
+        forks = s.fork(wide)
+        forks += lambda i: f"/{i}" + gen("wide")
+        below = [fork.fork(wide) for fork in forks]
+        for group in below:
+            group += gen("wider")
+        for _ in range(deep):
+            (s,) = s.fork(1)
+            s += "/" + gen("deep")
+        return len(s.text())
+
+    backend = Answers({})
+
+    def held():
+        states = text_qa.run_batch([(f"{i}?",) for i in range(100)], backend=backend)
+        assert all(state.error() is None for state in states)
+        assert nested.run(10, 100, backend=backend).ret_value == 400 + 401 * 100
+        del states
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], threading.active_count()
+
+    tracemalloc.start()
+    try:
+        held()
+        before, threads = held()
+        told = [held() for _ in range(4)]
+    finally:
+        tracemalloc.stop()
+    assert [count for _, count in told] == [threads] * 4
+    # 300 states in each of four rounds: 100 bytes that stay of each would be more.
+    assert told[-1][0] < before + 100_000
 
 
 def test_a_hundred_forks_of_each_of_a_hundred_forks():

@@ -222,7 +222,7 @@ def test_gen_does_not_block_until_it_is_read(held):
     def program(s):
         s += gen("a")
         reached.set()
-        assert not s._executor.find("a").future.done()
+        assert not s._executor.find("a").done
         held.permits.release(3)
         assert s["a"] == "one two three"
 

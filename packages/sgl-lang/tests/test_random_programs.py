@@ -96,7 +96,7 @@ class Model(Scripted):
         return sgl.Scores(tuple(scores))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(PROGRAMS, WORDS)
 def test_the_text_does_not_depend_on_how_a_program_is_run(steps: Any, argument: str) -> None:
     @function

@@ -54,7 +54,7 @@ def mock(answer, **kwargs):
         return answer(request)
 
     client = httpx.Client(transport=httpx.MockTransport(handle))
-    return RuntimeEndpoint("http://server:30000/", client=client, **kwargs), requests
+    return RuntimeEndpoint("http://server:30000/", client=client, max_retries=0, **kwargs), requests
 
 
 def always(**response):
@@ -216,20 +216,18 @@ def test_trouble_on_the_wire(stream, error, words):
     for program in (plain, chat):
         with pytest.raises(BackendError, match=words):
             program.run(backend=endpoint, stream=stream)["a"]
-    assert [request.url.path for request in requests] == ["/generate", "/get_model_info"], (
-        "asked on after a failure"
-    )
+    asked = [request.url.path for request in requests if request.url.path != "/abort_request"]
+    assert asked == ["/generate", "/get_model_info"], "asked on after a failure"
 
 
 def test_a_server_that_is_not_there():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and not listening: connections are refused
         port = taken.getsockname()[1]
-        with RuntimeEndpoint(f"http://localhost:{port}") as endpoint:
+        with RuntimeEndpoint(f"http://localhost:{port}", max_retries=0) as endpoint:
             state = chat.run(backend=endpoint)
             with pytest.raises(BackendError, match=f"start one there with: sgl-runtime serve --port {port}"):
                 state["a"]
-            assert state.error().__context__ is not None
             with pytest.raises(BackendError, match="no server answers"):
                 sgl.get_server_args(endpoint)
 
@@ -316,8 +314,10 @@ def test_abort_never_raises():
     endpoint, requests = mock(fail)
     endpoint.abort("r1")
     assert (requests[0].url.path, json.loads(requests[0].content)) == ("/abort_request", {"rid": "r1"})
-    endpoint._client.close()
-    endpoint.abort("r2")
+
+    closed = RuntimeEndpoint("http://server")
+    closed.close()
+    closed.abort("r2")
 
 
 def test_a_stream_that_is_dropped_closes_its_connection(runtime, endpoint):
@@ -543,7 +543,7 @@ def test_a_prefix_is_computed_without_generating():
 
 def test_an_error_says_when_the_server_wants_to_be_asked_again():
     busy = httpx.MockTransport(lambda request: httpx.Response(503, headers={"Retry-After": "7"}))
-    backend = sgl.RuntimeEndpoint("http://x", client=httpx.Client(transport=busy))
+    backend = sgl.RuntimeEndpoint("http://x", client=httpx.Client(transport=busy), max_retries=0)
     with pytest.raises(sgl.BackendError) as raised:
         backend.flush_cache()
     assert (raised.value.status, raised.value.retry_after) == (503, 7.0)

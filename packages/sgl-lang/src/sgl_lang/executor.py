@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Executor`: carries out what is appended to one state, in order, one thing at a time, in a worker thread.
 
-Every variable is a `Future`: value or error in one object. The first failure ends the work of this state, and
+A variable is a value or an error in one object. The first failure ends the work of this state, and
 variables after it fail with the same error: a reader gets a value or learns why there is none. What has been
 said is a `Transcript`, replaced as a whole. A fork is another executor, which begins when its parent has come
 to the place where it was made; nobody waits for that. The file does not know how programs are written nor how
@@ -135,8 +135,7 @@ class Executor:
     def set(self, name: str, value: Any) -> None:
         """Give a variable a value of the program's own."""
         variable = Variable()
-        variable.text = str(value)
-        variable.future.set_result(value)
+        variable.fill(value, str(value), {})
         self.put(name, variable)
 
     def put(self, name: str, variable: Variable) -> None:
@@ -301,16 +300,15 @@ class Executor:
             if self.failure is not None:
                 raise Ended
             self.transcript = transcript
-            variable.text = value if isinstance(value, str) else value[0]
-            variable.meta_info = {} if meta_info is None else meta_info
-            variable.future.set_result(value)
+            text = value if isinstance(value, str) else value[0]
+            variable.fill(value, text, {} if meta_info is None else meta_info)
 
     # -- under the lock
 
     def _settle(self, steps: list[_Step]) -> None:
         """These are done, or failed."""
         for step in steps:
-            if step.variable is not None and not step.variable.future.done():
+            if step.variable is not None and not step.variable.done:
                 assert self.failure is not None
                 step.variable.fail(self.failure)
             if isinstance(step.part, _Fork):
@@ -323,7 +321,7 @@ class Executor:
             self.failure = failure  # of the same error the newer one: it shows where the body read it
         under_way = () if self._current is None else (self._current,)
         for step in (*under_way, *self._deferred, *self._steps):
-            if step.variable is not None and not step.variable.future.done():
+            if step.variable is not None and not step.variable.done:
                 step.variable.fail(self.failure)
 
     def _begin(self, parent: Executor) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
@@ -145,12 +145,10 @@ def _checked(mode: str) -> str:
 def _listed(several: Sequence[Variable]) -> Variable:
     """A variable whose value is the list of these values; one that failed is its failure."""
     listed = Variable()
-    failed: Iterator[Variable] = (variable for variable in several if variable.failure is not None)
-    if (first := next(failed, None)) is not None and first.failure is not None:
-        listed.fail(first.failure)
+    failures = (variable.failure for variable in several if variable.failure is not None)
+    if (failure := next(failures, None)) is not None:
+        listed.fail(failure)
         return listed
-    values = [variable.future.result() for variable in several]
-    listed.text = "".join(map(str, values))
-    listed.meta_info = [variable.meta_info for variable in several]
-    listed.future.set_result(values)
+    values = [variable.value() for variable in several]
+    listed.fill(values, "".join(map(str, values)), [variable.meta_info for variable in several])
     return listed

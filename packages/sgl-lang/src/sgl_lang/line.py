@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import sys
 from dataclasses import dataclass
-
-# contextlib stands between a `with s.user():` and this package.
-_NOT_THE_USER = ("sgl_lang", "contextlib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,12 @@ class Line:
 def line_of_user() -> Line:
     """The line outside of this package from which it was called."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USER:
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
     return Line(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+@functools.cache  # asked for each frame of each thing that is appended
+def _is_ours(module: str) -> bool:
+    """Not the user's: contextlib stands between a `with s.user():` and this package."""
+    return module.partition(".")[0] in ("sgl_lang", "contextlib")

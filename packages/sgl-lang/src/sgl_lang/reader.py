@@ -40,7 +40,7 @@ class Reader:
         variable = self._find()
         if variable is None:
             return self._inside or self._executor.run.ended
-        return variable.future.done()
+        return variable.done
 
     @property
     def ready(self) -> bool:
@@ -74,9 +74,7 @@ class Reader:
                 self._executor.failure.throw()
             known = ", ".join(map(repr, self._executor.names)) or "none yet"
             raise ProgramError(f"this program has no variable {self._name!r}; it has {known}")
-        if variable.failure is not None:
-            variable.failure.throw()
-        return variable.future.result()
+        return variable.value()
 
     def _text(self) -> str:
         if self._name is None:

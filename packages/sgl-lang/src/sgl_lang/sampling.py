@@ -81,6 +81,7 @@ PARAMETERS = tuple(field.name for field in fields(SamplingParams))
 CONSTRAINTS = ("dtype", "regex", "json_schema", "ebnf")
 _VALUES = attrgetter(*PARAMETERS)
 _FORMS = attrgetter(*CONSTRAINTS)
+_WRITES = tuple(getattr(SamplingParams, name).__set__ for name in PARAMETERS)
 LOGPROBS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs")
 
 # What every model does when nothing is said. Defaults of `temperature` and `max_new_tokens` differ.
@@ -167,8 +168,11 @@ def merge(defaults: SamplingParams, overrides: SamplingParams) -> SamplingParams
     """`defaults`, with every field that `overrides` sets."""
     if _FORMS(overrides).count(None) < len(CONSTRAINTS):
         defaults = replace(defaults, **dict.fromkeys(CONSTRAINTS))
-    pairs = zip(_VALUES(defaults), _VALUES(overrides), strict=True)
-    return SamplingParams(*[ours if theirs is None else theirs for ours, theirs in pairs])
+    # Done for each generation. Both were checked when they were made, so what is made of them is not.
+    merged = object.__new__(SamplingParams)
+    for write, ours, theirs in zip(_WRITES, _VALUES(defaults), _VALUES(overrides), strict=True):
+        write(merged, ours if theirs is None else theirs)
+    return merged
 
 
 def strings(value: str | Iterable[str] | None, name: str = "stop") -> tuple[str, ...] | None:

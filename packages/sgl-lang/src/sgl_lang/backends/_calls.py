@@ -13,7 +13,6 @@ here, the same way for every vendor, and errors become those of this package. Th
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -23,10 +22,9 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from sgl_lang.backends._failure import Failure, lost, pause, redact, transport_errors
+from sgl_lang.backends._failure import Failure, Patience, lost, transport_errors
 from sgl_lang.errors import BackendError, ProgramError
 
-_log = logging.getLogger("sgl_lang")
 _CLOSE_S = 5.0
 
 T = TypeVar("T")
@@ -56,15 +54,11 @@ class Calls:
         max_retries: int,
         max_wait: float,
     ) -> None:
-        if max_retries < 0:
-            raise ProgramError(f"max_retries must be 0 or more, not {max_retries}")
         self._name = name
         self._errors = errors
         self._failure = failure
         self._goodbye = goodbye
-        self._secrets = secrets
-        self._max_retries = max_retries
-        self._max_wait = max_wait
+        self._patience = Patience(max_retries, max_wait, secrets)
         self._lock = threading.Lock()
         self._loop: _Loop | None = None
         self._closed = False
@@ -176,19 +170,8 @@ class Calls:
 
     async def _wait(self, failure: Failure, attempt: int) -> None:
         """Wait until the next attempt. Raises BackendError when there is none."""
-        message = redact(f"{self._name} {failure.message}", self._secrets)
-        seconds = pause(failure, attempt, longest=self._max_wait)
-        if not failure.again or attempt >= self._max_retries:
-            tries = f" (tried {attempt + 1} times)" if failure.again and attempt else ""
-            raise BackendError(message + tries, status=failure.status, retry_after=failure.after)
-        if seconds > self._max_wait:
-            raise BackendError(
-                f"{message} (it asks to wait {seconds:.0f} s; max_wait={self._max_wait:g} allows less)",
-                status=failure.status,
-                retry_after=failure.after,
-            )
-        _log.warning("%s; trying again in %.1f s", message, seconds)
-        await asyncio.sleep(seconds)
+        said = replace(failure, message=f"{self._name} {failure.message}")
+        await asyncio.sleep(self._patience.pause(said, attempt))
 
 
 class _Loop:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Failure`: what went wrong with one attempt at a vendor's API, and whether another one is worth it.
+"""`Failure`: what went wrong with one attempt at a server; `Patience`: whether and when another one follows.
 
-The vendors' own exceptions hold the request, and with it the key. So they end here: what is raised is a
-`BackendError` with the vendor's words, out of which `redact` takes whatever looks like a key.
+The exceptions of clients and HTTP libraries hold the request, and with it the key. So they end here: what is
+raised is a `BackendError` with the other side's words, out of which `redact` takes whatever looks like a key.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import sys
@@ -16,6 +17,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from sgl_lang.errors import BackendError, ProgramError
+
+_log = logging.getLogger("sgl_lang")
 _AGAIN = frozenset({408, 409, 425, 429})  # and everything from 500 on
 _FIRST_S = 0.5
 _LONGEST_S = 16.0
@@ -44,6 +48,45 @@ class Failure:
     status: int | None = None
     again: bool = False
     after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often and after what pauses a call is repeated. ProgramError for less than no repetition.
+
+    Attributes:
+        retries: how often a call is repeated that failed for a passing reason.
+        longest: the longest pause before a repetition, in seconds; when more is asked for, the call fails.
+        secrets: keys that no message may hold.
+    """
+
+    retries: int
+    longest: float
+    secrets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise ProgramError(f"max_retries must be 0 or more, not {self.retries}")
+
+    def pause(self, failure: Failure, attempt: int) -> float:
+        """Seconds before the attempt after `attempt` (0 is the first); a warning says so.
+
+        Raises BackendError when there is none. To be called outside of any `except`, or the error would drag
+        along the one that holds the request.
+        """
+        message = redact(failure.message, self.secrets)
+        seconds = pause(failure, attempt, longest=self.longest)
+        if not failure.again or attempt >= self.retries:
+            tries = f" (tried {attempt + 1} times)" if failure.again and attempt else ""
+            raise BackendError(message + tries, status=failure.status, retry_after=failure.after)
+        if seconds > self.longest:
+            raise BackendError(
+                f"{message} (it asks to wait {seconds:.0f} s; max_wait={self.longest:g} allows less)",
+                status=failure.status,
+                retry_after=failure.after,
+            )
+        _log.warning("%s; trying again in %.1f s", message, seconds)
+        return seconds
 
 
 def answered(status: int, message: str, headers: Mapping[str, str]) -> Failure:

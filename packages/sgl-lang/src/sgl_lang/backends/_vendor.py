@@ -14,14 +14,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from sgl_lang.backends._answer import Answer, Lost, Refusal, failure_of
 from sgl_lang.backends._calls import Calls
 from sgl_lang.backends._failure import Failure
 from sgl_lang.backends.protocol import Backend, Capabilities, Completion, Prompt
 from sgl_lang.chat import ChatTemplate
-from sgl_lang.errors import ProgramError
 from sgl_lang.sampling import SamplingParams
 from sgl_lang.usage import Usage
 
@@ -162,13 +160,3 @@ def _answer(prompt: Prompt, params: SamplingParams, ask: Ask) -> Answer:
 
 def _texts(completion: Completion) -> tuple[str, ...]:
     return (completion.text, *(other.text for other in completion.others))
-
-
-def check_url(url: object) -> None:
-    """Raises ProgramError for a URL that is none, or with a password in it, which clients write into logs."""
-    if url is None:
-        return
-    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-        raise ProgramError(f"base_url must begin with http:// or https://, unlike {url!r}")
-    if "@" in urlsplit(url).netloc:
-        raise ProgramError("base_url must not hold a name and password; pass api_key or default_headers")

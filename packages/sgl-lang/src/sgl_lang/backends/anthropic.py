@@ -18,7 +18,8 @@ from sgl_lang.backends._answer import Answer, Lost
 from sgl_lang.backends._failure import Failure, answered, lost
 from sgl_lang.backends._schema import closed
 from sgl_lang.backends._stops import divide
-from sgl_lang.backends._vendor import Ask, Vendor, check_url
+from sgl_lang.backends._url import check_url
+from sgl_lang.backends._vendor import Ask, Vendor
 from sgl_lang.backends.protocol import Capabilities, Prompt
 from sgl_lang.chat import named_template
 from sgl_lang.errors import ProgramError

@@ -18,7 +18,8 @@ from sgl_lang.backends._answer import Answer
 from sgl_lang.backends._failure import Failure, answered, lost
 from sgl_lang.backends._openai_shapes import chat_fields_of, read, turns_of
 from sgl_lang.backends._stops import divide
-from sgl_lang.backends._vendor import Ask, Vendor, check_url
+from sgl_lang.backends._url import check_url
+from sgl_lang.backends._vendor import Ask, Vendor
 from sgl_lang.backends.protocol import Capabilities, Prompt
 from sgl_lang.chat import ChatTemplate, named_template
 from sgl_lang.sampling import SamplingParams

@@ -28,7 +28,8 @@ from sgl_lang.backends._openai_shapes import (
 )
 from sgl_lang.backends._options import Tokenizer, digits, echoed, tokenizer_of, walked
 from sgl_lang.backends._stops import divide
-from sgl_lang.backends._vendor import Ask, Vendor, check_url
+from sgl_lang.backends._url import check_url
+from sgl_lang.backends._vendor import Ask, Vendor
 from sgl_lang.backends.protocol import Capabilities, Completion, Prompt, Scores
 from sgl_lang.chat import ChatTemplate, guess_template, named_template
 from sgl_lang.errors import BackendError, ProgramError, UnsupportedByBackend
