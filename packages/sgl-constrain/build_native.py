@@ -16,7 +16,7 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).parent / "src" / "sgl_constrain" / "_native.c"
+SOURCES = Path(__file__).parent / "native"
 
 
 def build(folder: str | Path, flags: Sequence[str] = ()) -> Path:
@@ -28,7 +28,8 @@ def build(folder: str | Path, flags: Sequence[str] = ()) -> Path:
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     include = f"-I{sysconfig.get_path('include')}"
     options = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", *link, include, *flags]
-    subprocess.run([*compiler, *options, str(SOURCE), "-o", str(made)], check=True)
+    sources = sorted(map(str, SOURCES.glob("*.c")))
+    subprocess.run([*compiler, *options, *sources, "-o", str(made)], check=True)
     return made
 
 

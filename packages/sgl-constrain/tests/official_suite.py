@@ -22,11 +22,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.errors import ConstrainError, GrammarTooLarge, UnsupportedSchema
 from sgl_constrain.expression import Expressions
 from sgl_constrain.limits import Limits
 from sgl_constrain.schema.compiling import json_schema, parse_schema
+from sgl_constrain.states import DEAD
 from sgl_constrain.utf8 import Heads
 
 _HEADS = Heads()

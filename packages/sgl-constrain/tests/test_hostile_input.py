@@ -23,10 +23,11 @@ from sgl_constrain import (
     UnsupportedSchema,
     Vocabulary,
 )
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import Expressions
 from sgl_constrain.regex import Dialect, regex
 from sgl_constrain.schema.compiling import json_schema, parse_schema
+from sgl_constrain.states import DEAD
 from sgl_constrain.utf8 import Heads
 
 HEADS = Heads()

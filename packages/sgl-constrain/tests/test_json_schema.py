@@ -30,9 +30,10 @@ from sgl_constrain import (
     UnsupportedSchema,
     Vocabulary,
 )
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import Expressions
 from sgl_constrain.schema.compiling import json_schema
+from sgl_constrain.states import DEAD
 from sgl_constrain.utf8 import Heads
 
 VALUES: list[Any] = [

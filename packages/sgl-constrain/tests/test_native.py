@@ -16,6 +16,7 @@ import pytest
 
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits, Vocabulary
 from sgl_constrain.twin import ENGINE, native
+from sgl_constrain.utf8 import Edge, packed
 from sgl_constrain.walk import Walks
 
 SCHEMAS: list[dict[str, Any]] = [
@@ -96,6 +97,13 @@ def alike(target: int, *values: int) -> tuple[int, bytes]:
     return target, sum(1 << value for value in values).to_bytes(32, "little")
 
 
+def exits(*given: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    """(byte, node, length) each, as a walk from where tokens leave a class takes them."""
+    ordered = sorted(given)
+    starts = [sum(byte < b for byte, _, _ in ordered) for b in range(257)]
+    return integers(*(n for _, n, _ in ordered)), integers(*(n for _, _, n in ordered)), integers(*starts)
+
+
 def tree(module: ModuleType) -> Any:
     """a -> token 0, ab -> 1, ac; aca -> 2. Token 5 is 1 again."""
     return module.Tree(
@@ -119,9 +127,10 @@ def test_a_walk_sets_the_bits_of_what_can_be_reached(native_module: ModuleType) 
     assert len(rows) == 2
     rows.clear()
     assert len(rows) == 0
-    out[:] = 0
-    rows.walk_after(tree(native_module), integers(1, 3), 3, out)
-    assert out.tolist() == [0b100110, 0, 0, 0]
+    for skip, expected in ((-1, 0b100110), (1, 0b100)):
+        out[:] = 0
+        rows.walk_after(tree(native_module), *exits((98, 1, 5), (97, 3, 2), (97, 0, 9)), 2, 5, skip, 3, out)
+        assert out.tolist() == [expected, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -209,9 +218,22 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
             rows.walk(*arguments)
     with pytest.raises(TypeError):
         rows.walk(trie, 1, out=out)
-    for nodes in ([1, 2], integers(4), integers(-1), np.array([1]), b"\1\0\0\0", None):
-        with pytest.raises((TypeError, IndexError, OverflowError)):
-            rows.walk_after(trie, nodes, 1, out)
+    nodes, lengths, starts = exits((97, 0, 0), (98, 1, 1))
+    rows.walk_after(trie, nodes, lengths, starts, 0, 9, -1, 1, out)
+    for wrong in (
+        ([1, 2], lengths, starts), (integers(0, 4), lengths, starts), (integers(0, -1), lengths, starts),
+        (np.array([0, 1]), lengths, starts), (None, lengths, starts), (nodes, lengths[:1], starts),
+        (nodes, lengths, starts[:256]), (nodes, lengths, starts + 1), (nodes, lengths, starts[::-1].copy()),
+        (nodes[:1], lengths[:1], starts), (nodes, lengths, np.where(starts == 1, 9, starts).astype(np.int32)),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            rows.walk_after(trie, *wrong, 0, 9, -1, 1, out)
+    for least, state in (("0", 1), (1 << 70, 1), (0, "1"), (0, -1), (0, None)):
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            rows.walk_after(trie, nodes, lengths, starts, least, 9, -1, state, out)
+    with pytest.raises(TypeError):
+        rows.walk_after(trie, nodes, lengths, starts, 0, 9, -1, 1)
+    out[:] = 0
     with pytest.raises(TypeError):
         native_module.Rows(5)
     rows.walk(trie, 1, out)
@@ -232,7 +254,7 @@ def test_a_step_that_fails_or_comes_back_ends_the_walk(native_module: ModuleType
         for again in (
             lambda: rows.walk(trie, 1, out),
             rows.clear,
-            lambda: rows.walk_after(trie, integers(0), 1, out),
+            lambda: rows.walk_after(trie, *exits((97, 0, 0)), 0, 9, -1, 1, out),
         ):
             with pytest.raises(RuntimeError):
                 again()
@@ -275,7 +297,7 @@ def test_the_environment_asks_for_the_pure_engine() -> None:
         assert done.stdout.strip() == expected
 
 
-OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE = range(6)
+OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD = range(7)
 EMPTY = 1  # the expression; continuation 0 is the end
 
 
@@ -297,6 +319,7 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
             7: (WORDS, 3, 9, 2, 10, EMPTY),
             8: (OPAQUE,),
             9: (OPTIONS,),
+            12: (WORD, 20, 13, 21, 14, 22, 2),
             10: (OPTIONS, 9, 5, 6),
             11: (REPEAT, 2, 0, 6),
             EMPTY: (OPTIONS, EMPTY),
@@ -315,13 +338,12 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     assert made.closure(made.then(9, 0)) == ()
     assert made.closure(made.then(10, 0)) == (0, 7 << 32, 8 << 32)
     assert made.closure(made.then(11, 0)) == (7 << 32 | pairs.index((6, 0)),)
+    assert made.closure(made.then(12, 0)) == (20 << 32 | pairs.index((13, 0)),)
+    assert made.closure(made.then(14, 0)) == (22 << 32 | two,), "told with the whole word"
     unknown = made.then(8, 0)
     assert made.closure(unknown) is None and made.closure(made.then(5, unknown)) is None
-    assert made.after((1 << 32 | unknown,)) is None and made.after(((1 << 31) << 32,)) is None
     made.learn(unknown, (5 << 32, 0, 5 << 32))
     assert made.closure(unknown) == (0, 5 << 32)
-    edges = ((3 << 1) << 32 | two, 1 << 32 | two, (3 << 1 | 1) << 32 | unknown)
-    assert made.after(edges) == (0, 3 << 32 | two, 3 << 32 | unknown, 5 << 32, 7 << 32)
     for number in range(2000):  # the tables grow
         assert made.then(2, made.then(3, number)) < len(pairs)
     assert len(set(pairs[1:])) == len(pairs) - 1 and made.then(2, 0) == two
@@ -330,9 +352,10 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
 @pytest.mark.parametrize(
     "description",
     [
-        None, (), 5, [CHARACTER, 7], (6,), (-1,), (CHARACTER,), (CHARACTER, -1), (CHARACTER, 1, 2),
+        None, (), 5, [CHARACTER, 7], (7,), (-1,), (CHARACTER,), (CHARACTER, -1), (CHARACTER, 1, 2),
         (CHARACTER, "7"), (CHARACTER, 1 << 40), (CHARACTER, 1 << 70), (SEQUENCE, -1), (REPEAT, 2, 1),
-        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5),
+        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (7, 1),
+        (WORD,), (WORD, 1), (WORD, -1, 2), (WORD, 1, 2, 3), (WORD, 1, -1),
         ("1", 2),
     ],
 )  # fmt: skip
@@ -355,7 +378,6 @@ def test_wrong_arguments_of_continuations_are_refused(native_module: ModuleType)
         lambda: made.closure(1), lambda: made.closure(-1),
         lambda: made.closure(None), lambda: made.closure(1 << 70), lambda: made.learn(1, ()),
         lambda: made.learn(0, [0]), lambda: made.learn(0, (None,)), lambda: made.learn(0, (1 << 70,)),
-        lambda: made.after([0]), lambda: made.after((None,)), lambda: made.after((1 << 32 | 99,)),
         lambda: native_module.Continuations(None, print, [0]),
         lambda: native_module.Continuations(print, print, []),
         lambda: native_module.Continuations(print, print, (0,)),
@@ -374,15 +396,221 @@ def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) ->
             made.closure(made.then(expression + 1, 0))  # the tables move meanwhile
         return described[expression]
 
-    checked: list[int] = []
     pairs = [(EMPTY, 0)]
-    made = native_module.Continuations(describe, checked.append, pairs)
+    made = native_module.Continuations(describe, lambda size: None, pairs)
     items = made.closure(made.then(2, 0))
-    assert len(items) == 1 and items[0] >> 32 == 7 and checked
+    assert len(items) == 1 and items[0] >> 32 == 7
 
     def failing(size: int) -> None:
         raise GrammarTooLarge("too large", limit="items")
 
-    tight = native_module.Continuations(described.__getitem__, failing, [(EMPTY, 0)])
+    many = {2: (OPTIONS, *range(3, 200))} | {n: (CHARACTER, n) for n in range(3, 200)}
+    tight = native_module.Continuations(many.__getitem__, failing, [(EMPTY, 0)])
     with pytest.raises(GrammarTooLarge):
         tight.closure(tight.then(2, 0))
+
+
+class Host:
+    """Head h takes bytes h and h + 1, and then is complete; head 20 goes on as 21. What is asked is noted."""
+
+    def __init__(self, module: ModuleType, described: dict[int, Any], **other: Any) -> None:
+        self.continuations, _ = continuations(module, described)
+        self.asked: list[Any] = []
+        self.list: list[tuple[int, ...]] = [(), (0,)]
+        self.answers = dict.fromkeys(("edges", "product_items", "closure", "counts", "widest", "admit"))
+        questions = [getattr(self, name) for name in self.answers]
+        self.answers |= other
+        self.states = module.States(self.continuations, self.list, *questions, 1000, 5000)
+
+    def _note(self, name: str, *arguments: Any) -> Any:
+        self.asked.append((name, *arguments))
+        answer = self.answers[name]
+        return answer(*arguments) if callable(answer) else answer
+
+    def edges(self, head: int) -> Any:
+        self._note("edges", head)
+        if self.answers["edges"] is not None:
+            return self.answers["edges"]
+        return packed([Edge(3 << head % 200, 21, False) if head == 20 else Edge(3 << head % 200, 0, True)])
+
+    def product_items(self, head: int, rest: int) -> Any:
+        return self._note("product_items", head, rest) or ()
+
+    def closure(self, continuation: int) -> Any:
+        return self._note("closure", continuation) or ()
+
+    def counts(self, expression: int) -> Any:
+        return self._note("counts", expression) or ()
+
+    def widest(self, items: tuple[int, ...]) -> Any:
+        return self._note("widest", items) or items
+
+    def admit(self, size: int, items: int) -> None:
+        self._note("admit", size, items)
+
+
+def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -> None:
+    host = Host(native_module, {2: (CHARACTER, 30), 3: (CHARACTER, 31), 8: (OPAQUE,)})
+    states, made = host.states, host.continuations
+    two, three = made.then(2, 0), made.then(3, 0)
+    start = states.number({20 << 32 | two, 21 << 32 | three})
+    assert start == 2 and host.list[2] == (20 << 32 | two, 21 << 32 | three)
+    assert states.number([21 << 32 | three, 20 << 32 | two]) == start and states.number(()) == 0
+    assert states.begins(start) == 7 << 20 and states.begins(0) == states.begins(1) == 0
+    one = states.step(start, 20)
+    assert host.list[one] == (21 << 32 | two,)
+    assert host.list[states.step(start, 21)] == (21 << 32 | two, 31 << 32)
+    assert host.list[states.step(start, 22)] == (31 << 32,)
+    assert states.step(start, 23) == states.step(0, 20) == states.step(1, 20) == 0
+    assert {mask: host.list[to] for mask, to in states.moves(start)} == {
+        1 << 20: (21 << 32 | two,), 1 << 21: (21 << 32 | two, 31 << 32), 1 << 22: (31 << 32,),
+    }  # fmt: skip
+    assert states.moves(start) is states.moves(start) and states.moves(0) == states.moves(1) == ()
+    assert states.moves_on(start, 1 << 20 | 1 << 90) == ((1 << 20, one),)
+    ended = states.step(states.step(one, 21), 30)
+    assert host.list[ended] == (0,) and ended != 1 and states.moves(ended) == ()
+    assert states.held() == sum(map(len, host.list[2:]))
+    product = (1 << 30) + 5
+    host.answers |= {"edges": packed([Edge(1 << 255, product, True)]), "product_items": (20 << 32 | two,)}
+    unknown = made.then(8, 0)
+    host.answers["closure"] = (7 << 32, 0)
+    after = states.step(states.number([product << 32 | unknown]), 255)
+    assert host.list[after] == (0, 7 << 32, 20 << 32 | two)
+    assert ("product_items", product, unknown) in host.asked and ("closure", unknown) in host.asked
+
+
+def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> None:
+    counts = {10: (2, 0, 3), 11: (2, 1, 5), 12: (2, 0, 9), 13: (2, 1, -1), 14: (3, 0, 3)}
+    host = Host(native_module, {}, counts=lambda expression: counts.get(expression, ()))
+    then = host.continuations.then
+    items = {n: 7 << 32 | then(20, then(n, 0)) for n in counts}
+
+    def kept(*numbers: int) -> set[int]:
+        left = host.list[host.states.number([items[n] for n in numbers])]
+        return {n for n in numbers if items[n] in left}
+
+    assert kept(10, 12) == kept(12, 10) == kept(11, 12) == {12}
+    assert kept(10, 11) == {10, 11} and kept(11, 13) == {13} and kept(12, 13) == {12, 13}
+    assert kept(10, 14) == {10, 14}, "of different bodies"
+    host.answers["widest"] = lambda given: [given[0]]
+    assert kept(10, 11, 12, 14) == {10, 14}
+    deep = [then(10, then(n, 0)) for n in (11, 12)]
+    for _ in range(8):
+        deep = [then(10, c) for c in deep]
+    left = host.list[host.states.number([7 << 32 | c for c in deep])]
+    assert len(left) == 2, "counts far out are not compared"
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("edges", None), ("edges", b"x" * 39), ("edges", "x" * 40), ("edges", b"\0" * 40 * 257),
+        ("product_items", 5), ("product_items", (-1,)), ("product_items", (1 << 70,)),
+        ("product_items", (7 << 32 | 99,)), ("product_items", ("x",)),
+        ("counts", (1,)), ("counts", (1, 2, 1 << 31)), ("counts", (-1, 2, 3)), ("counts", 5),
+        ("widest", (7 << 32 | 99,)), ("widest", 5), ("widest", (None,)),
+    ],
+)  # fmt: skip
+def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question: str, answer: Any) -> None:
+    host = Host(native_module, {2: (CHARACTER, 30)})
+    product = 1 << 30
+    edge = packed([Edge(1, product, False)])
+    counts = {n: (2, n, n) for n in (10, 11, 12)}
+    host.answers |= {"edges": edge, "counts": lambda expression: counts.get(expression, ())}
+    good = host.answers.copy()
+    host.answers[question] = answer if question != "counts" else lambda expression: answer
+    if question == "edges" and answer is None:
+        host.edges = lambda head: None  # type: ignore[method-assign]
+        host.states = native_module.States(
+            host.continuations, host.list, host.edges, host.product_items, host.closure, host.counts,
+            host.widest, host.admit, 9, 9,
+        )  # fmt: skip
+    items = [7 << 32 | host.continuations.then(n, 0) for n in counts]
+
+    def use() -> int:
+        return int(host.states.step(host.states.number([product << 32]), 0) + host.states.number(items))
+
+    for _ in range(2):
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            use()
+    if question != "edges":
+        host.answers |= good
+        assert use() > 1, "nothing was left half-done"
+
+
+def test_wrong_arguments_of_states_are_refused(native_module: ModuleType) -> None:
+    host = Host(native_module, {})
+    states = host.states
+    for call in (
+        lambda: states.number(5), lambda: states.number([-1]), lambda: states.number([7 << 32 | 1]),
+        lambda: states.number([None]), lambda: states.step(2, 0), lambda: states.step(-1, 0),
+        lambda: states.step(0, 256), lambda: states.step(0, -1), lambda: states.step(0),
+        lambda: states.step("0", 0), lambda: states.begins(2), lambda: states.moves(2),
+        lambda: states.moves_on(2, 1), lambda: states.moves_on(0, "1"), lambda: states.moves_on(0),
+        lambda: native_module.States(*[print] * 8, 9, 9),
+        lambda: native_module.States(host.continuations, [()], *[print] * 6, 9, 9),
+        lambda: native_module.States(host.continuations, [(), (0,)], *[print] * 5, None, 9, 9),
+        lambda: native_module.Rows(states).walk(tree(native_module), 2, np.zeros(2, dtype=np.uint8)),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            call()
+    assert len(host.list) == 2
+
+
+def test_states_ask_before_a_limit_is_passed(native_module: ModuleType) -> None:
+    def failing(size: int, items: int) -> None:
+        if len(host.list) >= 1000 or items > 5000:
+            raise GrammarTooLarge("too large", limit="states")
+
+    host = Host(native_module, {}, admit=failing)
+    for n in range(2, 1000):
+        assert host.states.number([n << 32]) == n
+    for _ in range(2):
+        with pytest.raises(GrammarTooLarge):
+            host.states.number([2000 << 32])
+    assert len(host.list) == 1000 and host.states.number([5 << 32]) == 5
+    host = Host(native_module, {}, admit=failing)
+    with pytest.raises(GrammarTooLarge):
+        host.states.number([n << 32 for n in range(1, 5002)])
+    assert host.states.held() == 0
+
+
+def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
+    """Every question is answered after so many other states have been made that all tables have moved."""
+
+    def busy(result: Any) -> Any:
+        def answer(*arguments: Any) -> Any:
+            nonlocal depth, fresh
+            if depth < 2:
+                depth += 1
+                for _ in range(40):
+                    fresh += 1
+                    rest = host.continuations.then(900, host.continuations.then(fresh, 0))
+                    state = host.states.number([(5 + fresh % 7) << 32 | rest, 5 << 32 | rest])
+                    assert host.states.moves(state) or host.states.begins(state) >= 0
+                host.states.step(start, 0)
+                depth -= 1
+            return result(*arguments) if callable(result) else result
+
+        return answer
+
+    depth, fresh, start = 0, 1000, 0
+    host = Host(native_module, dict.fromkeys(range(2, 9000), (CHARACTER, 30)) | {8: (OPAQUE,)})
+    start = host.states.number([(1 << 30) << 32 | host.continuations.then(8, 0), 7 << 32])
+    counts = {10: (2, 0, 3), 11: (2, 0, 5), 12: (2, 0, 9)}
+    items = [6 << 32 | host.continuations.then(n, 0) for n in counts]
+    quiet = {"edges": packed([Edge(3, 1 << 30, True)]), "counts": lambda e: counts.get(e, ())}
+    quiet |= {"product_items": items, "closure": [0, 7 << 32], "widest": lambda given: given[-1:]}
+    host.answers |= {name: busy(answer) for name, answer in (quiet | {"admit": None}).items()}
+    host.answers["edges"] = quiet["edges"]
+    after = host.states.step(start, 0)
+    assert host.list[after] == (0, items[2], 7 << 32) and fresh > 1000
+
+
+def test_states_are_freed_with_their_cycle(native_module: ModuleType) -> None:
+    host = Host(native_module, {})
+    host.states.moves(host.states.number([20 << 32]))
+    gone = weakref.ref(host)
+    del host
+    gc.collect()
+    assert gone() is None

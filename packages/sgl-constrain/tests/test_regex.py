@@ -14,10 +14,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, InvalidPattern, UnsupportedPattern, Vocabulary
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import Expressions
 from sgl_constrain.limits import Limits
 from sgl_constrain.regex import Dialect, regex
+from sgl_constrain.states import DEAD
 from sgl_constrain.utf8 import Heads
 
 HEADS = Heads()

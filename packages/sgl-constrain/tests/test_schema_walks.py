@@ -33,7 +33,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sgl_constrain import Compiler, ConstrainError, Grammar, Limits, Vocabulary
-from sgl_constrain.automaton import DEAD
+from sgl_constrain.states import DEAD
 
 FILES = sorted((Path(__file__).parent / "schemas").glob("*.json"))
 WRITTEN = [

@@ -7,7 +7,6 @@ matcher.fill_bitmask(bitmask, row=0)
 matcher.accept_token(token)
 """
 
-from sgl_constrain.automaton import DEAD, DONE
 from sgl_constrain.compiler import Compiler
 from sgl_constrain.errors import (
     ConstrainError,
@@ -22,6 +21,7 @@ from sgl_constrain.errors import (
 from sgl_constrain.grammar import Grammar
 from sgl_constrain.limits import Limits
 from sgl_constrain.matcher import Jump, Matcher, allocate_bitmask, apply_bitmask, fill_bitmask_batch
+from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.twin import native
 from sgl_constrain.vocabulary import Vocabulary
 

@@ -16,8 +16,8 @@ DEAD can be completed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final, cast
+from collections.abc import Callable, Iterable
+from typing import cast
 
 from sgl_constrain.covering import Covering
 from sgl_constrain.errors import GrammarTooLarge
@@ -39,31 +39,18 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
-from sgl_constrain.readings import PRODUCTS as _PRODUCTS
-from sgl_constrain.readings import Reading, Readings
-from sgl_constrain.twin import ENGINE, Twin
-from sgl_constrain.utf8 import NO_HEAD, Edge
-
-DEAD: Final = 0  # no continuation of the text is in the language
-DONE: Final = 1  # the text has ended: an end token was taken
+from sgl_constrain.readings import PRODUCTS, Reading, Readings
+from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
+from sgl_constrain.twin import ENGINE, Continuations, TwinStates
+from sgl_constrain.utf8 import NO_HEAD, Edge, packed
 
 _END = 0  # the continuation after which nothing is left
-_ACCEPT = 0  # the item that says the text may end
 _NOTHING = -1  # instead of an expression
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE, _WORD = range(7)  # kinds, as the twin knows them
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
-_ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
-_CONTINUATION = (1 << 32) - 1
-_ALL_BYTES = (1 << 256) - 1
 _TAIL_BYTES = ((1 << 64) - 1) << 0x80
-
-Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
-# An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
-Taken = tuple[tuple[int, int], ...]
-Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
-Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
 
 
 class Automaton:
@@ -75,23 +62,19 @@ class Automaton:
         self.expressions = expressions
         self.limits = expressions.limits
         self.start_clock()
-        self.states: list[tuple[int, ...]] = [(), (_ACCEPT,)]
-        self._items = 0  # of all states together
-        self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
-        self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
-        # By state, None as long as nothing was asked: what `step` knows, for callers without the lock.
-        self.opened: list[Opened | None] = [((), []), ((), [])]
+        self.states: list[tuple[int, ...]] = [(), (ACCEPT,)]
         self._continuations: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
         self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
-        self._twin: Twin | None = ENGINE.continuations(self._describe, self.check, self._continuations)
-        self._plans: dict[tuple[int, ...], Plan] = {}  # by the heads of a state's items
-        self._targets: dict[tuple[int, ...], int] = {}  # by edges taken, with the continuations after them
+        self._twin = ENGINE.continuations(self._describe, self.check, self._continuations)
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
-        self._closures: dict[int, frozenset[int]] = {_END: frozenset((_ACCEPT,))}
-        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
+        self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
+        self.table = self._states() if self._twin is None else self._twin_states(self._twin)
+        self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
+        self.moves_on, self.begins = self.table.moves_on, self.table.begins
+        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -117,57 +100,13 @@ class Automaton:
         """About how much memory states and continuations hold."""
         return (
             len(self.states) * _BYTES_PER_STATE
-            + self._items * _BYTES_PER_ITEM
+            + self.table.held() * _BYTES_PER_ITEM
             + len(self._continuations) * _BYTES_PER_CONTINUATION
         )
 
     def accepts(self, state: int) -> bool:
         items = self.states[state]
-        return bool(items) and items[0] == _ACCEPT
-
-    def moves(self, state: int) -> Moves:
-        known = self._moves[state]
-        if known is None:
-            known = self._moves[state] = self._compute_moves(state)
-        return known
-
-    def step(self, state: int, byte: int) -> int:
-        """The state after one byte: no other target of the state is made."""
-        opened = self.opened[state] or self._open(state)
-        for part, (mask, _) in enumerate(opened[0]):
-            if mask >> byte & 1:
-                target = opened[1][part]
-                return self._take(state, opened, part) if target is None else target
-        return DEAD
-
-    def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
-        """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
-        opened = self.opened[state] or self._open(state)
-        for part, (mask, _) in enumerate(opened[0]):
-            if mask & among:
-                target = opened[1][part]
-                if target is None:
-                    target = self._take(state, opened, part)
-                if target != DEAD:
-                    yield mask & among, target
-
-    def begins(self, state: int) -> int:
-        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
-        opened = self.opened[state] or self._open(state)
-        return sum(mask for mask, _ in opened[0])
-
-    def step_alike(self, state: int, byte: int) -> tuple[int, bytes]:
-        """The state after one byte, and the bytes that lead there for the same reason, as 256 bits."""
-        opened = self.opened[state] or self._open(state)
-        others = _ALL_BYTES
-        for part, (mask, _) in enumerate(opened[0]):
-            if mask >> byte & 1:
-                target = opened[1][part]
-                return self._take(state, opened, part) if target is None else target, mask.to_bytes(
-                    32, "little"
-                )
-            others &= ~mask
-        return DEAD, others.to_bytes(32, "little")
+        return bool(items) and items[0] == ACCEPT
 
     def loop(self, state: int) -> tuple[int, int] | None:
         """A head, if it is a large class, that can be read up to n times in a row; and n, or ENDLESS."""
@@ -175,9 +114,9 @@ class Automaton:
         most = _LARGE_CLASS
         for item in self.states[state]:
             head = item >> 32
-            if NO_HEAD < head < _PRODUCTS:
+            if NO_HEAD < head < PRODUCTS:
                 size = sum(edge.mask.bit_count() for edge in self._edges(head))
-                times = self._times(head, item & _CONTINUATION) if size > most else 0
+                times = self._times(head, item & CONTINUATION) if size > most else 0
                 if times:
                     best, most = (head, times), size
         return best
@@ -216,14 +155,14 @@ class Automaton:
         `left` and `right`.
         """
         head = self.states[state][-1] >> 32
-        if head < _PRODUCTS:
+        if head < PRODUCTS:
             return None
         both, left, right = self.product(head)
         loop = None if both else self.loop(left)
         if loop is None or loop[1] != ENDLESS:
             return None
         items = self.states[left]
-        rests = [item & _CONTINUATION for item in items if item >> 32 == loop[0]]
+        rests = [item & CONTINUATION for item in items if item >> 32 == loop[0]]
         others = [item >> 32 for item in items if item >> 32 != loop[0]]
         first = sum(edge.mask for edge in self._edges(loop[0]))
         if len(rests) > 1 or any(edge.mask & first for other in others for edge in self._edges(other)):
@@ -247,8 +186,8 @@ class Automaton:
         items: set[int] = set()
         slack = FAR
         for item in self.states[state]:
-            head, rest = item >> 32, self._unbound(item & _CONTINUATION, most)
-            relaxed, room = self._liveness.relaxed(head) if products and head >= _PRODUCTS else (head, FAR)
+            head, rest = item >> 32, self._unbound(item & CONTINUATION, most)
+            relaxed, room = self._liveness.relaxed(head) if products and head >= PRODUCTS else (head, FAR)
             if relaxed != head and self.farther + most <= room:
                 items |= self._product_items(self.product(relaxed), rest)
                 slack = min(slack, room - most)
@@ -289,15 +228,13 @@ class Automaton:
 
     def only_byte(self, state: int) -> int | None:
         """The byte that every text goes on with, when there is one and the text may not end."""
-        plan, _ = self.opened[state] or self._open(state)
-        if len(plan) != 1 or plan[0][0].bit_count() != 1 or self.accepts(state):
-            return None
-        return plan[0][0].bit_length() - 1
+        begins = self.begins(state)
+        return None if begins.bit_count() != 1 or self.accepts(state) else begins.bit_length() - 1
 
     def within_character(self, state: int) -> bool:
         """Has the text so far ended inside a UTF-8 character? (Then it goes on with a continuation byte.)"""
-        plan, _ = self.opened[state] or self._open(state)
-        return bool(plan) and not self.accepts(state) and all(not mask & ~_TAIL_BYTES for mask, _ in plan)
+        begins = self.begins(state)
+        return begins != 0 and not begins & ~_TAIL_BYTES and not self.accepts(state)
 
     # -- continuations ---------------------------------------------------------------------------------------
 
@@ -328,7 +265,7 @@ class Automaton:
     # -- from continuations to items -------------------------------------------------------------------------
 
     def _closure(self, continuation: int) -> frozenset[int]:
-        """The items with which `continuation` may begin; _ACCEPT when it may be empty to the end of
+        """The items with which `continuation` may begin; ACCEPT when it may be empty to the end of
         the text.
         """
         known = self._closures.get(continuation)
@@ -377,7 +314,9 @@ class Automaton:
                 return _CHARACTER, head
             case Sequence(parts):
                 return _SEQUENCE, *parts
-            case Words():
+            case Words(table, low, high, depth):
+                if high == low + 1 and len(self.expressions.tables[table].words[low]) > depth:
+                    return _WORD, *self.expressions.rests_of_word(table, low, depth)
                 ended, edges = self._word_edges(expression, node)
                 return _WORDS, ended, *(number for edge in edges for number in edge)
             case Repeat(body, least, _):
@@ -468,87 +407,48 @@ class Automaton:
 
     # -- states ----------------------------------------------------------------------------------------------
 
+    def _states(self) -> States:
+        return States(
+            self.states,
+            self.limits,
+            edges=self._edges,
+            product_items=self._items_of,
+            closure=self._closure,
+            uncovered=self._covering.uncovered,
+            check=self.check,
+        )
+
+    def _twin_states(self, continuations: Continuations) -> TwinStates:
+        return ENGINE.states(
+            continuations,
+            self.states,
+            edges=self._packed_edges,
+            product_items=self._items_of,
+            closure=self._closure,
+            counts=self._covering.counts,
+            widest=self._covering.widest,
+            admit=self._admit,
+            most_states=self.limits.states,
+            most_held=most_items(self.limits),
+        )
+
+    def _admit(self, size: int, items: int) -> None:
+        admit(self.limits, len(self.states), items)
+        self.check(size)
+
     def _start_of(self, expression: int) -> int:
         return self._number(self._closure(self._then(expression, _END)))
 
-    def _number(self, items: Collection[int]) -> int:
-        """Of the state with these items, which are distinct."""
-        kept = tuple(sorted(self._covering.uncovered(items) if len(items) > 1 else items))
-        number = self._numbers.get(kept)
-        if number is None:
-            if len(self.states) >= self.limits.states:
-                raise GrammarTooLarge(f"more than {self.limits.states} states", limit="states")
-            self.check(len(kept))
-            self._items += len(kept)
-            if self._items > self.limits.states * _ITEMS_PER_STATE:
-                message = f"states with more than {self.limits.states * _ITEMS_PER_STATE} items in all"
-                raise GrammarTooLarge(message, limit="states")
-            self.states.append(kept)
-            self._moves.append(None)
-            self.opened.append(None)
-            number = self._numbers[kept] = len(self.states) - 1
-        return number
-
-    def _open(self, state: int) -> Opened:
-        items = self.states[state]
-        if items and items[0] == _ACCEPT:
-            items = items[1:]
-        heads = tuple([item >> 32 for item in items])
-        plan = self._plans.get(heads)
-        if plan is None:
-            plan = _plan([self._edges(head) for head in heads])
-            if not heads or heads[-1] < _PRODUCTS:  # those come again, with other continuations
-                self._plans[heads] = plan
-        self.check(len(plan))
-        opened = self.opened[state] = plan, [None] * len(plan)
-        return opened
-
-    def _take(self, state: int, opened: Opened, part: int) -> int:
-        """The state after a byte in a part of the state's plan."""
-        plan, targets = opened
-        read = self.states[state]
-        first = 1 if read[0] == _ACCEPT else 0
-        key = tuple([code | read[first + i] & _CONTINUATION for i, code in plan[part][1]])
-        target = self._targets.get(key)
-        if target is None:
-            if len(self._targets) > self.limits.states:
-                self._targets.clear()
-            items = None if self._twin is None else self._twin.after(key)
-            target = self._targets[key] = self._number(self._after(key) if items is None else items)
-        targets[part] = target
-        return target
-
-    def _compute_moves(self, state: int) -> Moves:
-        opened = self.opened[state] or self._open(state)
-        moves: dict[int, int] = {}
-        for part, ((mask, _), target) in enumerate(zip(*opened, strict=True)):
-            if target is None:
-                target = self._take(state, opened, part)
-            moves[target] = moves.get(target, 0) | mask
-        moves.pop(DEAD, None)
-        return tuple([(mask, target) for target, mask in moves.items()])
-
-    def _after(self, taken: tuple[int, ...]) -> set[int]:
-        """The items after edges that were `taken`, each with the continuation after it."""
-        items: set[int] = set()
-        for code in taken:
-            rest = code & _CONTINUATION
-            head = code >> 33
-            if head >= _PRODUCTS:
-                items |= self._product_items(self._products[head - _PRODUCTS], rest)
-            elif head != NO_HEAD:
-                items.add(head << 32 | rest)
-            if code >> 32 & 1:
-                items |= self._closure(rest)
-        return items
+    def _packed_edges(self, head: int) -> bytes:
+        return self.expressions.heads.packed(head) if head < PRODUCTS else packed(self._edges(head))
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
-        if head < _PRODUCTS:
+        if head < PRODUCTS:
             return self.expressions.heads.edges[head]
         known = self._product_edges.get(head)
         if known is None:
             known = self._product_edges[head] = tuple(
-                self._compute_product_edges(self._products[head - _PRODUCTS])
+                self._compute_product_edges(self._products[head - PRODUCTS])
             )
         return known
 
@@ -563,22 +463,24 @@ class Automaton:
         product = Product(isinstance(node, Both), left, right)
         return not self.product_accepts(product) and not self._liveness.is_live(self.product_head(product))
 
+    def _items_of(self, head: int, rest: int) -> set[int]:
+        return self._product_items(self.product(head), rest)
+
     def _product_items(self, product: Product, rest: int) -> set[int]:
         """The items of a product and then `rest`: none if it cannot finish, plain ones if `right` no longer
         matters.
         """
-        left = product.left
         if self.right_no_longer_matters(product):
             return {
-                item & ~_CONTINUATION | self._append(item & _CONTINUATION, rest)
-                for item in self.states[left]
-                if item != _ACCEPT
+                item & ~CONTINUATION | self._append(item & CONTINUATION, rest)
+                for item in self.states[product.left]
+                if item != ACCEPT
             }
         head = self.product_head(product)
         return {head << 32 | rest} if self._liveness.is_live(head) else set()
 
     def product(self, head: int) -> Product:
-        return self._products[head - _PRODUCTS]
+        return self._products[head - PRODUCTS]
 
     def right_no_longer_matters(self, product: Product) -> bool:
         return product.right == (self._everything if product.both else DEAD)
@@ -588,11 +490,11 @@ class Automaton:
         return min((self._shortest_item(item) for item in self.states[state]), default=FAR)
 
     def _shortest_item(self, item: int) -> int:
-        if item >> 32 >= _PRODUCTS:
+        if item >> 32 >= PRODUCTS:
             return FAR
         head = self.expressions.heads.shortest(item >> 32)
         known = self._shortest
-        continuation = item & _CONTINUATION
+        continuation = item & CONTINUATION
         path: list[int] = []
         while continuation not in known:
             path.append(continuation)
@@ -611,9 +513,9 @@ class Automaton:
             least = FAR
             for item in self.states[state]:
                 head = item >> 32
-                rest, room = self._relax(item & _CONTINUATION)
+                rest, room = self._relax(item & CONTINUATION)
                 least = min(least, room)
-                if head >= _PRODUCTS:
+                if head >= PRODUCTS:
                     head, room = self._liveness.relaxed(head)
                     least = min(least, room)
                     items |= self._product_items(self.product(head), rest)
@@ -648,7 +550,7 @@ class Automaton:
             if len(self._products) >= self.limits.states:
                 raise GrammarTooLarge(f"more than {self.limits.states} states", limit="states")
             self._products.append(product)
-            number = self._product_numbers[product] = _PRODUCTS + len(self._products) - 1
+            number = self._product_numbers[product] = PRODUCTS + len(self._products) - 1
         return number
 
     def product_successors(self, product: Product) -> Iterable[tuple[int, Product]]:
@@ -693,30 +595,3 @@ def _is_endless(expressions: Expressions, expression: int) -> bool:
     """Is it plain to see that it has strings of any length?"""
     node = expressions.nodes[expression]
     return expression < expressions.settled and type(node) is Repeat and node.most == ENDLESS
-
-
-def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
-    """Cut the bytes that `heads` read into parts on which the same edges are taken."""
-    parts: list[tuple[int, Taken]] = []
-    covered = 0
-    for i, edges in enumerate(heads):
-        for edge in edges:
-            taken = (i, (edge.head << 1 | edge.complete) << 32)
-            if edge.mask & covered:
-                parts = list(_split(parts, edge.mask, taken))
-            fresh = edge.mask & ~covered
-            if fresh:
-                parts.append((fresh, (taken,)))
-                covered |= fresh
-    return tuple(parts)
-
-
-def _split(
-    parts: Iterable[tuple[int, Taken]], inside: int, taken: tuple[int, int]
-) -> Iterator[tuple[int, Taken]]:
-    """Cut every part along the bytes of an edge, and add the edge to the pieces inside."""
-    for mask, before in parts:
-        if mask & inside:
-            yield mask & inside, (*before, taken)
-        if mask & ~inside:
-            yield mask & ~inside, before

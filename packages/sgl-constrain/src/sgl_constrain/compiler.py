@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.errors import (
     ConstrainError,
     GrammarTooLarge,
@@ -31,6 +31,7 @@ from sgl_constrain.limits import DEFAULT_LIMITS, Limits
 from sgl_constrain.regex import regex
 from sgl_constrain.schema.basics import Basics
 from sgl_constrain.schema.compiling import json_schema, parse_schema, settled_basics
+from sgl_constrain.states import DEAD
 from sgl_constrain.vocabulary import Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

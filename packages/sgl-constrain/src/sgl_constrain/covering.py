@@ -7,8 +7,8 @@ state of counted repetitions would have an item for each way of having counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, Expressions, Repeat
 
@@ -17,6 +17,7 @@ Counts = tuple[tuple[int, int], ...]  # (least, most) of each repetition in a co
 _END = 0  # the continuation after which nothing is left
 _CONTINUATION = (1 << 32) - 1  # of an item: its head stands above
 _COUNTS_COMPARED = 8  # counts further out in a continuation must be equal for items to be compared
+_LARGEST = (1 << 31) - 1  # count that the twin in C compares
 _OPAQUE = 0  # FAIL, which no continuation contains, marks a skeleton that stands for a whole continuation
 
 
@@ -64,10 +65,11 @@ class Covering:
             for item in same_head:
                 groups.setdefault(self._shape(item & _CONTINUATION).skeleton, []).append(item)
             for group in groups.values():
-                kept += group if len(group) == 1 else self._widest(group)
+                kept += group if len(group) == 1 else self.widest(group)
         return kept
 
-    def _widest(self, group: list[int]) -> list[int]:
+    def widest(self, group: Sequence[int]) -> Sequence[int]:
+        """Those of some items alike but for their counts that are enough."""
         counts = {item: self._shape(item & _CONTINUATION).counts for item in group}
         if not counts[group[0]]:
             return group
@@ -80,6 +82,14 @@ class Covering:
                 kept.append(item)
             self._check(len(kept))
         return kept
+
+    def counts(self, expression: int) -> tuple[int, ...]:
+        """The body, the least and the most of a repetition; nothing for other expressions, and for counts
+        beyond those that the twin in C compares.
+        """
+        node = self._expressions.nodes[expression]
+        counted = type(node) is Repeat and max(node.least, node.most) <= _LARGEST
+        return cast(Repeat, node) if counted else ()
 
     def _join_neighbours(self, counts: dict[int, Counts]) -> dict[int, Counts]:
         """x{1,3}y and x{2,5}y are together x{1,5}y: join items whose innermost counts overlap or touch."""

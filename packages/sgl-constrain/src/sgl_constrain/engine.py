@@ -6,7 +6,6 @@ Both give the same masks, bit for bit.
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,7 +17,7 @@ from sgl_constrain.runs import Run
 from sgl_constrain.slices import Slice
 from sgl_constrain.trie import Bits, Ints, Nodes
 from sgl_constrain.twin import ENGINE, native
-from sgl_constrain.walk import Walks, after_runs
+from sgl_constrain.walk import Walks
 
 __all__ = ["ENGINE", "NativeWalks", "native", "walks"]
 
@@ -30,7 +29,19 @@ class Tree(Protocol):
 class NativeRows(Protocol):
     def walk(self, tree: Tree, state: int, out: Bits, /) -> None: ...
 
-    def walk_after(self, tree: Tree, nodes: Ints, state: int, out: Bits, /) -> None: ...
+    def walk_after(
+        self,
+        tree: Tree,
+        nodes: Ints,
+        lengths: Ints,
+        starts: Ints,
+        least: int,
+        most: int,
+        skip: int,
+        state: int,
+        out: Bits,
+        /,
+    ) -> None: ...
 
     def clear(self) -> None: ...
 
@@ -64,7 +75,7 @@ class NativeWalks:
         self._size = size
         self._words = (size + 31) // 32
         self._tree = _tree(trie, size)
-        self._rows: NativeRows = ENGINE.module.Rows(automaton.step_alike) if rows is None else rows
+        self._rows: NativeRows = ENGINE.module.Rows(automaton.table) if rows is None else rows
 
     def over(self, trie: Nodes) -> NativeWalks:
         return NativeWalks(self._automaton, trie, self._size, self._rows)
@@ -86,10 +97,9 @@ class NativeWalks:
     def after(self, run: Run, reading: Reading, skip: int = -1) -> Bits:
         out = run.packed_up_to(reading.most).copy()
         self._trim()
-        left = after_runs(self._automaton, run, reading.exits, skip)
-        for state, reached in groupby(left, lambda reached: reached[0]):
-            nodes = np.concatenate([here for _, _, here in reached])
-            self._rows.walk_after(self._tree, nodes, state, out)
+        nodes, lengths, starts = run.nodes, run.run_lengths, run.starts
+        for least, most, state in reading.exits:
+            self._rows.walk_after(self._tree, nodes, lengths, starts, least, most, skip, state, out)
         return out
 
     def _walk(self, tree: Tree, state: int, out: Bits) -> None:

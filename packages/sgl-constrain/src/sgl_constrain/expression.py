@@ -21,6 +21,7 @@ from sgl_constrain.utf8 import NO_HEAD, Heads
 FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
+_BYTES_AT_ONCE = 32  # of a word
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -189,6 +190,18 @@ class Expressions:
         words, follow = self.tables[table]
         ends = len(words[low]) == depth and self._nullable[follow[low]]
         return self._intern(Words(table, low, high, depth), ends)
+
+    def rests_of_word(self, table: int, word: int, depth: int) -> list[int]:
+        """(head, expression after it) of the bytes of one word of a table, from `depth` on: not of all of them
+        where they are many.
+        """
+        words, follow = self.tables[table]
+        text = words[word][depth : depth + _BYTES_AT_ONCE]
+        heads = [self.heads.of_bytes(1 << byte) for byte in text]
+        after = [self.rest_of_words(table, word, word + 1, depth + 1 + i) for i in range(len(text) - 1)]
+        whole = depth + len(text) == len(words[word])
+        after.append(follow[word] if whole else self.rest_of_words(table, word, word + 1, depth + len(text)))
+        return [number for pair in zip(heads, after, strict=True) for number in pair]
 
     # -- combinations ----------------------------------------------------------------------------------------
 

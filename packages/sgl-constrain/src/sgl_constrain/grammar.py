@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.automaton import DEAD, DONE, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.engine import walks
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.slices import SPACE, Slice
+from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import states_on_the_way

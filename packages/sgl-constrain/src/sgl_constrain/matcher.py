@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.automaton import DEAD, DONE
 from sgl_constrain.grammar import Grammar
+from sgl_constrain.states import DEAD, DONE
 
 
 class Jump(NamedTuple):

@@ -35,8 +35,9 @@ class Run:
 
     tokens: [size + 1], those that are a run as a whole, up to a last character that may be incomplete;
     lengths: [size + 1], how many characters begin in each token; longest: the most in one of `tokens`.
-    nodes: where tokens leave the class, by `bytes`, after runs of `run_lengths` characters; `leaving` are
-    those bytes as a set. large: most of the trie is inside.
+    nodes: where tokens leave the class, in the order of the bytes that lead there and, for each byte, of the
+    `run_lengths` in characters; starts: [257], where those of a byte begin; leaving: the bytes as a set.
+    large: most of the trie is inside.
     """
 
     size: int
@@ -45,11 +46,11 @@ class Run:
     longest: int
     large: bool
     nodes: Ints
-    bytes: Bits
     run_lengths: Ints
+    starts: Ints
     leaving: int
     _masks: dict[int, Bits] = field(default_factory=dict)
-    _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)  # the shortest runs first
+    _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)
 
     def tokens_up_to(self, times: int) -> Bools:
         """[size + 1]: the tokens that are runs of at most `times` characters, to be changed by the caller."""
@@ -71,8 +72,7 @@ class Run:
         """The nodes that `byte` leads to after runs of least..most characters."""
         known = self._after.get(byte)
         if known is None:
-            here = np.flatnonzero(self.bytes == byte)
-            here = here[np.argsort(self.run_lengths[here], kind="stable")]
+            here = slice(*self.starts[byte : byte + 2].tolist())
             known = self._after[byte] = self.nodes[here], self.run_lengths[here].tolist()
         nodes, lengths = known
         return nodes[bisect_left(lengths, least) if least else 0 : bisect_right(lengths, most)]
@@ -131,7 +131,11 @@ class Runs:
         out[self._roots :] &= whole.take(self._parent[self._roots :])
         nodes = np.flatnonzero(out).astype(np.int32)
         parents = self._parent[nodes]
-        bytes = self._trie.byte[nodes].astype(np.uint8)
+        bytes = self._trie.byte[nodes]
+        lengths = np.where(parents < 0, np.int32(0), self._trie.characters[parents])
+        order = np.lexsort((lengths, bytes))
+        starts = np.zeros(257, dtype=np.int32)
+        np.cumsum(np.bincount(bytes, minlength=256), out=starts[1:])
         tokens = np.append(inside, False).take(self._node_of)
         return Run(
             size=self._size,
@@ -139,10 +143,10 @@ class Runs:
             lengths=self._lengths,
             longest=int(np.max(self._lengths * tokens)),
             large=2 * int(np.count_nonzero(inside)) >= self._trie.nodes,
-            nodes=nodes,
-            bytes=bytes,
-            run_lengths=np.where(parents < 0, np.int32(0), self._trie.characters[parents]),
-            leaving=sum(1 << byte for byte in set(bytes.tolist())),
+            nodes=nodes[order],
+            run_lengths=lengths[order],
+            starts=starts,
+            leaving=sum(1 << byte for byte in np.flatnonzero(np.diff(starts)).tolist()),
         )
 
     def _quickly(self, edges: tuple[Edge, ...]) -> tuple[Bools, Bools]:

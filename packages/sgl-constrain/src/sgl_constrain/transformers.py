@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.automaton import DEAD, DONE
 from sgl_constrain.errors import ConstrainError
 from sgl_constrain.grammar import Grammar
 from sgl_constrain.scores import forbidden
+from sgl_constrain.states import DEAD, DONE
 
 _Written = tuple[int, bytes]  # a grammar and the tokens after the prompt, as the bytes of their int64 ids
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The extension module in C, where it was built: who has it, and what it offers.
 
-`automaton` gives it the reading of continuations, `engine` the walk over the trie. Both work without it, with
+`automaton` gives it continuations and states, `engine` the walk over the trie. Both work without it, with
 the same results. `native()` says whether new grammars use it; SGL_CONSTRAIN_PURE=1 in the environment forbids
 it.
 """
@@ -9,14 +9,14 @@ it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 from sgl_constrain.config import pure_only
 
 
-class Twin(Protocol):
-    """Continuations and the items they begin with: the twin of `Automaton._then` and `_closure`."""
+class Continuations(Protocol):
+    """The twin of `Automaton._then` and `_closure`."""
 
     def then(self, expression: int, rest: int, /) -> int: ...
 
@@ -24,7 +24,21 @@ class Twin(Protocol):
 
     def learn(self, continuation: int, items: tuple[int, ...], /) -> None: ...
 
-    def after(self, edges: tuple[int, ...], /) -> tuple[int, ...] | None: ...
+
+class TwinStates(Protocol):
+    """The twin of `states.States`."""
+
+    def number(self, items: Collection[int], /) -> int: ...
+
+    def step(self, state: int, byte: int, /) -> int: ...
+
+    def moves(self, state: int, /) -> tuple[tuple[int, int], ...]: ...
+
+    def moves_on(self, state: int, among: int, /) -> Iterable[tuple[int, int]]: ...
+
+    def begins(self, state: int, /) -> int: ...
+
+    def held(self) -> int: ...
 
 
 class Engine:
@@ -38,10 +52,32 @@ class Engine:
         describe: Callable[[int], tuple[int, ...]],
         check: Callable[[int], None],
         pairs: list[tuple[int, int]],
-    ) -> Twin | None:
+    ) -> Continuations | None:
         if self.module is None:
             return None
-        made: Twin = self.module.Continuations(describe, check, pairs)
+        made: Continuations = self.module.Continuations(describe, check, pairs)
+        return made
+
+    def states(
+        self,
+        continuations: Continuations,
+        all: list[tuple[int, ...]],
+        *,
+        edges: Callable[[int], bytes],
+        product_items: Callable[[int, int], Collection[int]],
+        closure: Callable[[int], Collection[int]],
+        counts: Callable[[int], tuple[int, ...]],
+        widest: Callable[[Sequence[int]], Sequence[int]],
+        admit: Callable[[int, int], None],
+        most_states: int,
+        most_held: int,
+    ) -> TwinStates:
+        """As `states.States`, which asks nearly the same. edges: as `utf8.packed`; counts, widest: of
+        `Covering`; admit: may there be one more state, of so many items, with so many in all?
+        """
+        made: TwinStates = self.module.States(
+            continuations, all, edges, product_items, closure, counts, widest, admit, most_states, most_held
+        )
         return made
 
 

@@ -35,6 +35,16 @@ def run(first: int, count: int) -> int:
     return ((1 << count) - 1) << first
 
 
+def packed(edges: Iterable[Edge]) -> bytes:
+    """40 bytes for each edge: its set of bytes, and `head << 1 | complete`."""
+    return b"".join(
+        [
+            mask.to_bytes(32, "little") + (head << 1 | complete).to_bytes(8, "little")
+            for mask, head, complete in edges
+        ]
+    )
+
+
 class Heads:
     """The interned heads. `edges[h]` are disjoint; every head but NO_HEAD has one."""
 
@@ -46,6 +56,7 @@ class Heads:
         self._beyond_ascii: dict[Ranges, tuple[Edge, ...]] = {}
         self._shortest: dict[int, int] = {NO_HEAD: 0}
         self._first: dict[int, int] = {NO_HEAD: 0}
+        self._packed: dict[int, bytes] = {}
         self._lock = threading.RLock()
 
     def of_bytes(self, mask: int) -> int:
@@ -62,6 +73,13 @@ class Heads:
             with self._lock:
                 head = self._of_ranges[ranges] = self._build(intersection(ranges, _SCALAR_VALUES))
         return head
+
+    def packed(self, head: int) -> bytes:
+        """The edges of a head, as the twin in C reads them."""
+        known = self._packed.get(head)
+        if known is None:
+            known = self._packed[head] = packed(self.edges[head])
+        return known
 
     def shortest(self, head: int) -> int:
         """How many bytes the shortest character has that a head reads."""

@@ -24,12 +24,12 @@ from vllm.v1.structured_output.backend_types import (  # type: ignore[import-not
 )
 from vllm.v1.structured_output.request import get_structured_output_key  # type: ignore[import-not-found]
 
-from sgl_constrain.automaton import DEAD, DONE
 from sgl_constrain.compiler import Compiler
 from sgl_constrain.errors import ConstrainError
 from sgl_constrain.gbnf import is_gbnf
 from sgl_constrain.grammar import Grammar
 from sgl_constrain.sources import huggingface_tokens
+from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.structural import structural_tag
 from sgl_constrain.vocabulary import Vocabulary
 

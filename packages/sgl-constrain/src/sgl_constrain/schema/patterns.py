@@ -5,11 +5,12 @@ known keys.
 
 from __future__ import annotations
 
-from sgl_constrain.automaton import DEAD, Automaton
+from sgl_constrain.automaton import Automaton
 from sgl_constrain.errors import InvalidPattern, InvalidSchema, UnsupportedPattern, UnsupportedSchema
 from sgl_constrain.regex import Dialect, regex
 from sgl_constrain.schema.basics import Basics
 from sgl_constrain.schema.strings import escape
+from sgl_constrain.states import DEAD
 
 
 class Patterns:

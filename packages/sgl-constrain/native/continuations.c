@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is still to be read: (expression, continuation after it), hash-consed, with 0 for the end; and the items
+// with which each may begin, as `Automaton._closure` finds them. Expressions are described by Python when they
+// are first met: a tuple of their kind and numbers.
+
+#include "native.h"
+
+// OPTIONS without any: no string. WORD is described for all its rests at once: they become WORDS.
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD };
+
+struct Expression {
+    int32_t *numbers;  // NULL: not described yet
+    int32_t count;
+    uint8_t kind;
+};
+
+static int more_slots(Continuations *self) {
+    Py_ssize_t count = self->slot_count ? 2 * self->slot_count : 256;
+    int32_t *slots = calloc((size_t)count, sizeof(int32_t));
+    if (slots == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 1; i < self->count; i++) {
+        size_t slot = mixed(self->all[i].expression, self->all[i].rest) & (size_t)(count - 1);
+        while (slots[slot]) slot = (slot + 1) & (size_t)(count - 1);
+        slots[slot] = (int32_t)i;
+    }
+    free(self->slots);
+    self->slots = slots;
+    self->slot_count = count;
+    return 0;
+}
+
+static size_t slot_of(const Continuations *self, int32_t expression, int32_t rest) {
+    size_t wrap = (size_t)(self->slot_count - 1), slot = mixed(expression, rest) & wrap;
+    for (; self->slots[slot]; slot = (slot + 1) & wrap) {
+        const Continuation *known = &self->all[self->slots[slot]];
+        if (known->expression == expression && known->rest == rest) break;
+    }
+    return slot;
+}
+
+// The number of a continuation, or -1 with an exception. `rest` must be one.
+static int32_t then(Continuations *self, int32_t expression, int32_t rest) {
+    if (self->slot_count) {
+        int32_t known = self->slots[slot_of(self, expression, rest)];
+        if (known) return known;
+    }
+    // Making a tuple may run anything, by way of the garbage collector: nothing is remembered across it.
+    PyObject *pair = Py_BuildValue("ii", (int)expression, (int)rest);
+    if (pair == NULL) return -1;
+    int32_t number = -1;
+    if (2 * self->count >= self->slot_count && more_slots(self) < 0) goto done;
+    size_t slot = slot_of(self, expression, rest);
+    if (self->slots[slot]) {
+        number = self->slots[slot];
+        goto done;
+    }
+    if (self->count == self->capacity) {
+        Continuation *grown = realloc(self->all, 2 * (size_t)self->capacity * sizeof(Continuation));
+        if (grown == NULL || self->capacity > INT32_MAX / 4) {
+            if (grown != NULL) self->all = grown;
+            PyErr_NoMemory();
+            goto done;
+        }
+        self->all = grown;
+        self->capacity *= 2;
+    }
+    if (PyList_Append(self->pairs, pair) < 0) goto done;
+    number = (int32_t)self->count++;
+    self->all[number] = (Continuation){NULL, 0, expression, rest};
+    self->slots[slot] = number;
+done:
+    Py_DECREF(pair);
+    return number;
+}
+
+// Remembers a description; `numbers` become those of the expression.
+static int remember(Continuations *self, int32_t expression, long kind, int32_t *numbers, Py_ssize_t count) {
+    if (expression >= self->described) {
+        Py_ssize_t described = self->described ? self->described : 256;
+        while (described <= expression) described *= 2;
+        Expression *grown = realloc(self->expressions, (size_t)described * sizeof(Expression));
+        if (grown == NULL) {
+            free(numbers);
+            PyErr_NoMemory();
+            return -1;
+        }
+        memset(grown + self->described, 0, (size_t)(described - self->described) * sizeof(Expression));
+        self->expressions = grown;
+        self->described = described;
+    }
+    if (self->expressions[expression].numbers != NULL) {  // described meanwhile, and perhaps in use
+        free(numbers);
+    } else {
+        self->expressions[expression] = (Expression){numbers, (int32_t)count, (uint8_t)kind};
+    }
+    return 0;
+}
+
+// A word from some byte on: (head, what follows it), ..., where all but the last are what is left of the word.
+static int remember_word(Continuations *self, int32_t expression, const int32_t *word, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i += 2) {
+        int32_t *numbers = malloc(3 * sizeof(int32_t));
+        if (numbers == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        numbers[0] = -1;
+        numbers[1] = word[i];
+        numbers[2] = word[i + 1];
+        if (remember(self, i ? word[i - 1] : expression, WORDS, numbers, 3) < 0) return -1;
+    }
+    return 0;
+}
+
+static int describe(Continuations *self, int32_t expression) {
+    if (expression < self->described && self->expressions[expression].numbers != NULL) return 0;
+    PyObject *answer = PyObject_CallFunction(self->describe, "i", (int)expression);
+    if (answer == NULL) return -1;
+    Py_ssize_t count = PyTuple_Check(answer) ? PyTuple_Size(answer) : 0;
+    int32_t *numbers = count > 0 && count < INT32_MAX ? malloc((size_t)count * sizeof(int32_t)) : NULL;
+    long kind = -1;
+    for (Py_ssize_t i = 0; numbers != NULL && i < count && !PyErr_Occurred(); i++) {
+        long value = PyLong_AsLong(PyTuple_GetItem(answer, i));
+        if (i == 0) {
+            kind = value;
+        } else if (value < -1 || value > INT32_MAX) {
+            PyErr_SetString(PyExc_ValueError, "a number of an expression is out of range");
+        } else {
+            numbers[i - 1] = (int32_t)value;
+        }
+    }
+    Py_DECREF(answer);
+    // What `expand` relies on: the shape of each kind, and no expression or head below 0 but the first of WORDS.
+    Py_ssize_t given = count - 1;
+    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= WORD &&
+                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3) &&
+                (kind != WORDS || given % 2 == 1) && (kind != WORD || (given > 0 && given % 2 == 0));
+    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0;
+    if (!right) {
+        free(numbers);
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
+        return -1;
+    }
+    if (kind != WORD) return remember(self, expression, kind, numbers, given);
+    int failed = remember_word(self, expression, numbers, given);
+    free(numbers);
+    return failed;
+}
+
+static int follow(Continuations *self, Numbers *pending, int32_t expression, int32_t rest) {
+    int32_t number = then(self, expression, rest);
+    return number < 0 ? -1 : push(pending, number);
+}
+
+// One step from a continuation. 1: it has an expression that only Python can read.
+static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers *pending, Numbers *items) {
+    const Expression node = self->expressions[expression];
+    const int32_t *numbers = node.numbers;  // never freed while there are continuations
+    int failed = 0;
+    switch (node.kind) {
+        case CHARACTER:
+            return push(items, (int64_t)numbers[0] << 32 | rest);
+        case SEQUENCE:
+            for (int32_t i = node.count - 1; i >= 0 && rest >= 0; i--) rest = then(self, numbers[i], rest);
+            return rest < 0 ? -1 : push(pending, rest);
+        case OPTIONS:  // 0: the empty one, which `describe` writes as expression 1
+            for (int32_t i = 0; i < node.count && !failed; i++)
+                failed = numbers[i] == 1 ? push(pending, rest) : follow(self, pending, numbers[i], rest);
+            return failed;
+        case REPEAT: {  // body, may it be left out, what is left of the repetition after one time
+            int32_t after = numbers[2] == 1 ? rest : then(self, numbers[2], rest);
+            if (after < 0 || follow(self, pending, numbers[0], after) < 0) return -1;
+            return numbers[1] ? push(pending, rest) : 0;
+        }
+        case WORDS:  // what follows the word that ends here, or -1; then heads, each with what follows it
+            if (numbers[0] >= 0 && follow(self, pending, numbers[0], rest) < 0) return -1;
+            for (int32_t i = 1; i < node.count && !failed; i += 2) {
+                int32_t after = then(self, numbers[i + 1], rest);
+                failed = after < 0 ? -1 : push(items, (int64_t)numbers[i] << 32 | after);
+            }
+            return failed;
+        default:
+            return 1;
+    }
+}
+
+// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
+int find_items(Continuations *self, int32_t continuation) {
+    if (self->all[continuation].items != NULL) return 0;
+    if (self->all[continuation].expression < self->described) {
+        const Expression *node = &self->expressions[self->all[continuation].expression];
+        if (node->numbers != NULL && node->kind == CHARACTER) {  // most of them
+            int64_t *item = malloc(sizeof(int64_t));
+            if (item == NULL) {
+                PyErr_NoMemory();
+                return -1;
+            }
+            *item = (int64_t)node->numbers[0] << 32 | self->all[continuation].rest;
+            self->all[continuation].items = item;
+            self->all[continuation].count = 1;
+            return 0;
+        }
+    }
+    Numbers items = {0}, pending = {0}, seen = {0};
+    int outcome = push(&pending, continuation) < 0 || add(&seen, continuation) < 0 ? -1 : 0;
+    while (outcome == 0 && pending.count) {
+        int32_t current = (int32_t)pending.values[--pending.count];
+        const Continuation *known = &self->all[current];
+        if (known->items != NULL) {
+            for (int32_t i = 0; i < known->count && outcome == 0; i++) outcome = push(&items, known->items[i]);
+            continue;
+        }
+        int32_t expression = known->expression, rest = known->rest;
+        Py_ssize_t before = pending.count;
+        if (describe(self, expression) < 0) {
+            outcome = -1;
+        } else {
+            outcome = expand(self, expression, rest, &pending, &items);
+        }
+        Py_ssize_t kept = before;
+        for (Py_ssize_t i = before; outcome == 0 && i < pending.count; i++) {
+            if (contains(&seen, pending.values[i])) continue;
+            outcome = add(&seen, pending.values[i]);
+            pending.values[kept++] = pending.values[i];
+        }
+        pending.count = kept;
+        if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items.count > 64)) {  // limits of size and of time
+            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items.count);
+            if (none == NULL) outcome = -1;
+            Py_XDECREF(none);
+        }
+    }
+    if (outcome == 0) {
+        sort_distinct(&items);
+        int64_t *exact = malloc(((size_t)items.count + 1) * sizeof(int64_t));
+        if (exact == NULL) {
+            PyErr_NoMemory();
+            outcome = -1;
+        } else {
+            if (items.count) memcpy(exact, items.values, (size_t)items.count * sizeof(int64_t));
+            free(self->all[continuation].items);
+            self->all[continuation].items = exact;
+            self->all[continuation].count = (int32_t)items.count;
+        }
+    }
+    free(items.values);
+    free(pending.values);
+    free(seen.values);
+    return outcome;
+}
+
+int continuation_of(const Continuations *self, long long number, int32_t *continuation) {
+    if (number < 0 || number >= self->count) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_IndexError, "%lld is no continuation", number);
+        return -1;
+    }
+    *continuation = (int32_t)number;
+    return 0;
+}
+
+static PyObject *continuations_then(PyObject *object, PyObject *args) {
+    Continuations *self = (Continuations *)object;
+    int expression, rest;
+    int32_t checked;
+    if (!PyArg_ParseTuple(args, "ii:then", &expression, &rest) || continuation_of(self, rest, &checked) < 0) return NULL;
+    if (expression < 0) return PyErr_Format(PyExc_IndexError, "%d is no expression", expression);
+    int32_t number = then(self, expression, checked);
+    return number < 0 ? NULL : PyLong_FromLong(number);
+}
+
+static PyObject *continuations_closure(PyObject *object, PyObject *argument) {
+    Continuations *self = (Continuations *)object;
+    int32_t continuation;
+    if (continuation_of(self, PyLong_AsLongLong(argument), &continuation) < 0) return NULL;
+    int outcome = find_items(self, continuation);
+    if (outcome < 0) return NULL;
+    if (outcome > 0) Py_RETURN_NONE;
+    return tuple_of(self->all[continuation].items, self->all[continuation].count);
+}
+
+static PyObject *continuations_learn(PyObject *object, PyObject *args) {
+    Continuations *self = (Continuations *)object;
+    long long number;
+    PyObject *items;
+    int32_t continuation;
+    if (!PyArg_ParseTuple(args, "LO!:learn", &number, &PyTuple_Type, &items)) return NULL;
+    Numbers found = {0};
+    int failed = 0;
+    for (Py_ssize_t i = 0; i < PyTuple_Size(items) && !failed; i++) {
+        long long value = PyLong_AsLongLong(PyTuple_GetItem(items, i));
+        failed = PyErr_Occurred() != NULL || push(&found, value) < 0;
+    }
+    // Numbers with methods of their own could have come back here: the continuation is looked up after them.
+    if (!failed && continuation_of(self, number, &continuation) == 0 && push(&found, 0) == 0) {
+        found.count--;
+        sort_distinct(&found);
+        free(self->all[continuation].items);
+        self->all[continuation].items = found.values;
+        self->all[continuation].count = (int32_t)found.count;
+        Py_RETURN_NONE;
+    }
+    free(found.values);
+    return NULL;
+}
+
+static PyObject *continuations_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    PyObject *describing, *checking, *pairs;
+    static char *names[] = {"describe", "check", "pairs", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!:Continuations", names, &describing, &checking, &PyList_Type,
+                                     &pairs))
+        return NULL;
+    if (!PyCallable_Check(describing) || !PyCallable_Check(checking) || PyList_Size(pairs) != 1) {
+        PyErr_SetString(PyExc_TypeError, "describe and check must be callable, pairs a list with the end alone");
+        return NULL;
+    }
+    Continuations *self = (Continuations *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    if (self == NULL) return NULL;
+    self->describe = Py_NewRef(describing);
+    self->check = Py_NewRef(checking);
+    self->pairs = Py_NewRef(pairs);
+    self->all = malloc(64 * sizeof(Continuation));
+    int64_t *end_items = malloc(sizeof(int64_t));
+    if (self->all == NULL || end_items == NULL) {
+        free(end_items);
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    *end_items = 0;  // the item that says the text may end
+    self->all[0] = (Continuation){end_items, 1, 1, 0};
+    self->count = 1;
+    self->capacity = 64;
+    return (PyObject *)self;
+}
+
+static int continuations_traverse(PyObject *object, visitproc visit, void *arg) {
+    Continuations *self = (Continuations *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->describe);
+    Py_VISIT(self->check);
+    Py_VISIT(self->pairs);
+    return 0;
+}
+
+static int continuations_forget(PyObject *object) {
+    Continuations *self = (Continuations *)object;
+    Py_CLEAR(self->describe);
+    Py_CLEAR(self->check);
+    Py_CLEAR(self->pairs);
+    return 0;
+}
+
+static void continuations_dealloc(PyObject *object) {
+    Continuations *self = (Continuations *)object;
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    continuations_forget(object);
+    for (Py_ssize_t i = 0; i < self->count; i++) free(self->all[i].items);
+    for (Py_ssize_t i = 0; i < self->described; i++) free(self->expressions[i].numbers);
+    free(self->all);
+    free(self->expressions);
+    free(self->slots);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyMethodDef continuations_methods[] = {
+    {"then", continuations_then, METH_VARARGS, "then(expression, rest): the number of a continuation."},
+    {"closure", continuations_closure, METH_O, "closure(continuation): the items it may begin with, or None."},
+    {"learn", continuations_learn, METH_VARARGS, "learn(continuation, items): what `closure` could not tell."},
+    {NULL, NULL, 0, NULL},
+};
+static PyType_Slot continuations_slots[] = {
+    {Py_tp_doc, "Continuations(describe, check, pairs): continuations and their items; pairs is appended to."},
+    {Py_tp_new, continuations_new},
+    {Py_tp_dealloc, continuations_dealloc},
+    {Py_tp_traverse, continuations_traverse},
+    {Py_tp_clear, continuations_forget},
+    {Py_tp_methods, continuations_methods},
+    {0, NULL},
+};
+PyType_Spec continuations_spec = {"sgl_constrain._native.Continuations", sizeof(Continuations), 0,
+                                         Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, continuations_slots};

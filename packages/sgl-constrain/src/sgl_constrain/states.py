@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""States: what can be read next, as a sorted tuple of items; and the states after them, made one at a time
+when they are first needed.
+
+A state's *plan* says which edges of its items are taken on which bytes. It depends on the items' heads alone,
+so most states find theirs made. Knows nothing of expressions: what may be read after an edge is asked of
+the automaton.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
+
+from sgl_constrain.errors import GrammarTooLarge
+from sgl_constrain.limits import Limits
+from sgl_constrain.readings import PRODUCTS
+from sgl_constrain.utf8 import NO_HEAD, Edge
+
+DEAD: Final = 0  # no continuation of the text is in the language
+DONE: Final = 1  # the text has ended: an end token was taken
+ACCEPT: Final = 0  # the item that says the text may end
+CONTINUATION: Final = (1 << 32) - 1  # of an item: its head stands above
+
+_ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
+
+Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
+# An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
+Taken = tuple[tuple[int, int], ...]
+Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
+Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
+
+
+class States:
+    """The states of one automaton, by number. all: their items, which is appended to.
+
+    edges: of a head; after: the items after edges that were taken, each with the continuation after it;
+    uncovered: those items that no other makes superfluous; check: the limits of size and time.
+    """
+
+    def __init__(
+        self,
+        all: list[tuple[int, ...]],
+        limits: Limits,
+        *,
+        edges: Callable[[int], tuple[Edge, ...]],
+        product_items: Callable[[int, int], Collection[int]],
+        closure: Callable[[int], Collection[int]],
+        uncovered: Callable[[Collection[int]], Collection[int]],
+        check: Callable[[int], None],
+    ) -> None:
+        self._all = all
+        self._limits = limits
+        self._edges = edges
+        self._product_items = product_items
+        self._closure = closure
+        self._uncovered = uncovered
+        self._check = check
+        self._held = 0
+        self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
+        self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
+        self._opened: list[Opened | None] = [((), []), ((), [])]
+        self._plans: dict[tuple[int, ...], Plan] = {}  # by the heads of a state's items
+        self._targets: dict[tuple[int, ...], int] = {}  # by edges taken, with the continuations after them
+
+    def held(self) -> int:
+        """How many items all states have together."""
+        return self._held
+
+    def number(self, items: Collection[int]) -> int:
+        """Of the state with these items, which are distinct."""
+        kept = tuple(sorted(self._uncovered(items) if len(items) > 1 else items))
+        number = self._numbers.get(kept)
+        if number is None:
+            admit(self._limits, len(self._all), self._held + len(kept))
+            self._check(len(kept))
+            self._held += len(kept)
+            self._all.append(kept)
+            self._moves.append(None)
+            self._opened.append(None)
+            number = self._numbers[kept] = len(self._all) - 1
+        return number
+
+    def moves(self, state: int) -> Moves:
+        known = self._moves[state]
+        if known is None:
+            known = self._moves[state] = self._compute_moves(state)
+        return known
+
+    def step(self, state: int, byte: int) -> int:
+        """The state after one byte: no other target of the state is made."""
+        opened = self._opened[state] or self._open(state)
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask >> byte & 1:
+                target = opened[1][part]
+                return self._take(state, opened, part) if target is None else target
+        return DEAD
+
+    def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
+        """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
+        opened = self._opened[state] or self._open(state)
+        for part, (mask, _) in enumerate(opened[0]):
+            if mask & among:
+                target = opened[1][part]
+                if target is None:
+                    target = self._take(state, opened, part)
+                if target != DEAD:
+                    yield mask & among, target
+
+    def begins(self, state: int) -> int:
+        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
+        opened = self._opened[state] or self._open(state)
+        return sum(mask for mask, _ in opened[0])
+
+    def _open(self, state: int) -> Opened:
+        items = self._all[state]
+        if items and items[0] == ACCEPT:
+            items = items[1:]
+        heads = tuple([item >> 32 for item in items])
+        plan = self._plans.get(heads)
+        if plan is None:
+            plan = _plan([self._edges(head) for head in heads])
+            if not heads or heads[-1] < PRODUCTS:  # those come again, with other continuations
+                self._plans[heads] = plan
+        self._check(len(plan))
+        opened = self._opened[state] = plan, [None] * len(plan)
+        return opened
+
+    def _take(self, state: int, opened: Opened, part: int) -> int:
+        """The state after a byte in a part of the state's plan."""
+        plan, targets = opened
+        read = self._all[state]
+        first = 1 if read[0] == ACCEPT else 0
+        key = tuple([code | read[first + i] & CONTINUATION for i, code in plan[part][1]])
+        target = self._targets.get(key)
+        if target is None:
+            if len(self._targets) > self._limits.states:
+                self._targets.clear()
+            target = self._targets[key] = self.number(self._after(key))
+        targets[part] = target
+        return target
+
+    def _after(self, taken: tuple[int, ...]) -> set[int]:
+        """The items after edges that were `taken`, each with the continuation after it."""
+        items: set[int] = set()
+        for code in taken:
+            rest = code & CONTINUATION
+            head = code >> 33
+            if head >= PRODUCTS:
+                items.update(self._product_items(head, rest))
+            elif head != NO_HEAD:
+                items.add(head << 32 | rest)
+            if code >> 32 & 1:
+                items.update(self._closure(rest))
+        return items
+
+    def _compute_moves(self, state: int) -> Moves:
+        opened = self._opened[state] or self._open(state)
+        moves: dict[int, int] = {}
+        for part, ((mask, _), target) in enumerate(zip(*opened, strict=True)):
+            if target is None:
+                target = self._take(state, opened, part)
+            moves[target] = moves.get(target, 0) | mask
+        moves.pop(DEAD, None)
+        return tuple([(mask, target) for target, mask in moves.items()])
+
+
+def most_items(limits: Limits) -> int:
+    """Of all states together."""
+    return limits.states * _ITEMS_PER_STATE
+
+
+def admit(limits: Limits, states: int, items: int) -> None:
+    """May one more be added to `states`, which then have `items` items in all? Raises GrammarTooLarge."""
+    if states >= limits.states:
+        raise GrammarTooLarge(f"more than {limits.states} states", limit="states")
+    if items > most_items(limits):
+        raise GrammarTooLarge(f"states with more than {most_items(limits)} items in all", limit="states")
+
+
+def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
+    """Cut the bytes that `heads` read into parts on which the same edges are taken."""
+    parts: list[tuple[int, Taken]] = []
+    covered = 0
+    for i, edges in enumerate(heads):
+        for edge in edges:
+            taken = (i, (edge.head << 1 | edge.complete) << 32)
+            if edge.mask & covered:
+                parts = list(_split(parts, edge.mask, taken))
+            fresh = edge.mask & ~covered
+            if fresh:
+                parts.append((fresh, (taken,)))
+                covered |= fresh
+    return tuple(parts)
+
+
+def _split(
+    parts: Iterable[tuple[int, Taken]], inside: int, taken: tuple[int, int]
+) -> Iterator[tuple[int, Taken]]:
+    """Cut every part along the bytes of an edge, and add the edge to the pieces inside."""
+    for mask, before in parts:
+        if mask & inside:
+            yield mask & inside, (*before, taken)
+        if mask & ~inside:
+            yield mask & ~inside, before
