@@ -21,6 +21,7 @@ let conversation = newConversation("chat");
 let running = null; // the AbortController of the answer that comes
 let lookSoon = () => {};
 let started = false;
+let leaving = false;
 
 // -- a conversation
 
@@ -139,6 +140,7 @@ async function answer(replaced = []) {
     failure = error;
   }
   end(controller);
+  if (leaving) return;
   turn.note = noteOf(times, failure?.name === "AbortError");
   if (failure && !turn.text && !turn.reasoning) undo(asked, turn, replaced);
   saveConversation(asked);
@@ -294,6 +296,11 @@ message.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running ? running.abort() : WIDE.matches || toggle(false);
 });
+addEventListener("pagehide", () => {
+  leaving = true;
+  saveConversation(conversation);
+});
+addEventListener("pageshow", () => (leaving = false));
 WIDE.addEventListener("change", () => toggle(WIDE.matches));
 toggle(WIDE.matches);
 start();

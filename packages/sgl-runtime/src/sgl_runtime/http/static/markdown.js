@@ -60,8 +60,8 @@ function block(lines, at, depth) {
   const line = lines[at];
   if (FENCE.test(line)) return fence(lines, at);
   const heading = HEADING.exec(line);
-  // The page's own headings are above those of an answer.
-  if (heading) return [at + 1, () => element(`h${Math.min(heading[1].length + 2, 6)}`, {}, ...inline(heading[2]))];
+  // The page's own heading is above those of an answer.
+  if (heading) return [at + 1, () => element(`h${Math.min(heading[1].length + 1, 6)}`, {}, ...inline(heading[2]))];
   if (RULE.test(line)) return [at + 1, () => element("hr")];
   if (depth < DEEPEST && QUOTE.test(line)) {
     const end = until(lines, at, (next) => !QUOTE.test(next));

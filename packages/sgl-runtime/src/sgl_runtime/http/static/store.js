@@ -3,29 +3,33 @@
 // browser may forbid it) or beyond its size, what is remembered lasts as long as the page.
 
 class Store {
-  #prefix = "sgl.";
-  #page = new Map();
+  #name;
+  #page = new Map(); // key -> JSON, where storing it failed
 
   constructor(name) {
-    this.name = name;
+    this.#name = name;
   }
 
   read(key, otherwise) {
-    if (this.#page.has(key)) return this.#page.get(key);
-    try {
-      const text = window[this.name].getItem(this.#prefix + key);
-      return text === null ? otherwise : JSON.parse(text);
-    } catch {
-      return otherwise;
-    }
+    const text = this.#page.get(key) ?? this.#stored(key);
+    return text === null ? otherwise : JSON.parse(text);
   }
 
   write(key, value) {
-    this.#page.set(key, value);
+    const text = JSON.stringify(value);
+    this.#page.delete(key);
     try {
-      window[this.name].setItem(this.#prefix + key, JSON.stringify(value));
+      window[this.#name].setItem(`sgl.${key}`, text);
     } catch {
-      // As above: the page remembers.
+      this.#page.set(key, text);
+    }
+  }
+
+  #stored(key) {
+    try {
+      return window[this.#name].getItem(`sgl.${key}`);
+    } catch {
+      return null;
     }
   }
 }
