@@ -14,7 +14,7 @@ from playwright.async_api import Browser, expect
 from scripted import EOS, Script, byte_tokenizer
 from served import TOOL_TEMPLATE
 
-from sgl_runtime.messages import Generate, Load, StoppedByToken
+from sgl_runtime.messages import Generate, Load, StoppedByLength, StoppedByToken
 
 pytestmark = pytest.mark.anyio
 END: dict[str, Any] = {"finish": StoppedByToken(EOS)}
@@ -165,6 +165,36 @@ async def test_an_answer_that_is_refused_does_not_cost_the_one_before(browser: B
         await expect(page.locator("article")).to_have_count(0)
 
 
+async def test_an_answer_that_was_cut_goes_on(browser: Browser) -> None:
+    async with visiting(browser, by_hand()) as visit:
+        page = visit.page
+        visit.answer(await visit.say("Hello?"), "Good", finish=StoppedByLength(4))
+        await expect(page.locator("article.assistant .note")).to_contain_text("cut at its longest")
+        await page.get_by_role("button", name="Go on").click()
+        await visit.until(lambda: len(visit.script.generates) == 2)
+        asked = visit.script.generates[1]
+        assert prompt_of(asked) == "<|user|>Hello?<|end|>\n<|assistant|>Good"
+        await expect(page.locator("#stop")).to_be_focused()
+        visit.answer(asked, " day", **END)
+        await expect(page.locator("article.assistant .body")).to_have_text("Good day")
+        await expect(page.locator("#message")).to_be_focused()
+        # What is refused leaves it as it is.
+        await page.fill("#top_p", "2")
+        await page.get_by_role("button", name="Go on").click()
+        await expect(page.locator("#problem")).to_contain_text("top_p")
+        await expect(page.locator("article .body")).to_have_text(["Hello?", "Good day"])
+
+
+async def test_looking_at_figures_is_not_logged(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="sgl_runtime.http")
+    async with visiting(browser, Script()) as visit:
+        await expect(visit.page.locator("#about")).not_to_be_empty()
+        await visit.page.request.get(visit.server.url + "/server_info")
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("access")]
+    assert sum("/get_model_info" in line for line in lines) == 1
+    assert sum("/server_info" in line for line in lines) == 1
+
+
 async def test_an_engine_that_dies_is_told_below_what_it_had_said(browser: Browser) -> None:
     async with visiting(browser, by_hand()) as visit:
         visit.answer(await visit.say("Hello?"), "Good")
@@ -246,10 +276,13 @@ async def test_without_a_chat_template_a_text_is_gone_on_with(browser: Browser) 
         await expect(page.locator("#system")).to_be_hidden()
         assert prompt_of(await visit.say("Once")) == "Once"
         await expect(page.locator("article.assistant .note")).not_to_be_empty()
-        assert prompt_of(await visit.say("")) == "Once there was"
-        await expect(page.locator("article.assistant")).to_have_count(2)
-        await expect(page.locator("article.assistant .note").nth(1)).not_to_be_empty()
-        assert (await page.locator("#log").inner_text()).startswith("Once there was there was")
+        await page.get_by_role("button", name="Go on").click()
+        await expect(page.locator("article.assistant .body")).to_have_text(" there was there was")
+        assert prompt_of(visit.script.generates[1]) == "Once there was"
+        await expect(page.locator("#log")).not_to_have_class(re.compile("busy"))
+        assert prompt_of(await visit.say(", and ")) == "Once there was there was, and "
+        parts = ["Once", " there was there was", ", and ", " there was"]
+        await expect(page.locator("article .body")).to_have_text(parts)
 
 
 async def test_a_model_with_a_template_can_be_given_plain_text(browser: Browser) -> None:

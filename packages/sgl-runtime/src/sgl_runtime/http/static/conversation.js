@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A conversation as it is kept, and as it is seen.
 //
-// A turn is {role: "user" | "assistant", text, reasoning?, rule?, note?}; `rule`: its text follows one and is no
-// Markdown, `note`: how it came about, a line below it.
+// A turn is {role: "user" | "assistant", text, reasoning?, rule?, note?}; `rule`: the kind of that which its text
+// follows, so that it is no Markdown; `note`: how it came about, a line below it.
 
 import { copyButton, element } from "./dom.js";
 import { codeBlock, showMarkdown } from "./markdown.js";
@@ -76,6 +76,6 @@ export class TurnView {
     if (this.#mode === "text" || role === "user") this.#body.textContent = text;
     else if (!rule) showMarkdown(this.#body, text);
     else if (this.#body.firstChild) this.#body.querySelector("code").textContent = text;
-    else this.#body.append(codeBlock(text, ""));
+    else this.#body.append(codeBlock(text, rule === "json_schema" ? "json" : ""));
   }
 }

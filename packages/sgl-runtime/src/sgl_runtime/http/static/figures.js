@@ -82,7 +82,7 @@ function trace(speed) {
 }
 
 export function rounded(value) {
-  return value.toLocaleString(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 });
+  return value.toLocaleString(undefined, { maximumFractionDigits: value < 1 ? 2 : value < 10 ? 1 : 0 });
 }
 
 function share(part, whole) {

@@ -8,7 +8,7 @@ import {
 import { byId, element } from "./dom.js";
 import { rounded, startFigures } from "./figures.js";
 import { getJson, setKey, streamEvents } from "./server.js";
-import { absolve, blame, hasRule, mode, parameters, setMode, startSettings, systemPrompt } from "./settings.js";
+import { absolve, blame, mode, parameters, rule, setMode, startSettings, systemPrompt } from "./settings.js";
 import { session } from "./store.js";
 
 const WIDE = matchMedia("(min-width: 60rem)");
@@ -18,6 +18,7 @@ const NOTES = { length: "cut at its longest", abort: "given up by the engine" };
 const log = byId("log");
 const message = byId("message");
 let conversation = newConversation("chat");
+const views = new WeakMap(); // of the turns
 let running = null; // the AbortController of the answer that comes
 let lookSoon = () => {};
 let started = false;
@@ -35,7 +36,12 @@ function show() {
 
 function viewOf(turn) {
   const actions = turn.role === "user" ? [["Edit", () => edit(turn)]] : [["Again", () => again(turn)]];
-  return new TurnView(turn, conversation.mode, actions);
+  if (turn.role === "assistant" && !turn.rule && turn === conversation.turns.at(-1)) {
+    actions.push(["Go on", () => running || answer({ turn })]);
+  }
+  const view = new TurnView(turn, conversation.mode, actions);
+  views.set(turn, view);
+  return view;
 }
 
 function open(opened) {
@@ -66,7 +72,7 @@ function again(turn) {
   if (running) return;
   const replaced = conversation.turns.splice(conversation.turns.indexOf(turn));
   show();
-  answer(replaced);
+  answer({ replaced });
 }
 
 function showHistory() {
@@ -92,9 +98,8 @@ function send(event) {
   event.preventDefault();
   if (running) return;
   const text = conversation.mode === "text" ? message.value : message.value.trim();
-  // A text may go on from what is there.
-  if (!text && !(conversation.mode === "text" && conversation.turns.length)) return;
-  if (text) conversation.turns.push({ role: "user", text });
+  if (!text) return;
+  conversation.turns.push({ role: "user", text });
   write("");
   saveConversation(conversation);
   show();
@@ -102,8 +107,8 @@ function send(event) {
   answer();
 }
 
-/** What is asked for: the path of the endpoint, and the body. */
-function request() {
+/** What is asked for: the path of the endpoint, and the body. `goesOn`: the last turn is the answer's beginning. */
+function request(goesOn) {
   const common = { stream: true, stream_options: { include_usage: true }, ...parameters() };
   if (conversation.mode === "text") {
     const prompt = conversation.turns.map((turn) => turn.text).join("");
@@ -111,27 +116,24 @@ function request() {
   }
   const said = conversation.turns.map(({ role, text }) => ({ role, content: text }));
   const system = systemPrompt();
-  return ["v1/chat/completions", { messages: [...(system ? [{ role: "system", content: system }] : []), ...said], ...common }];
+  const messages = [...(system ? [{ role: "system", content: system }] : []), ...said];
+  return ["v1/chat/completions", { messages, ...(goesOn && { continue_final_message: true }), ...common }];
 }
 
-/** Ask for the next turn; `replaced`: those that come back if there is none. */
-async function answer(replaced = []) {
+/** Ask for the next turn, or for more of `turn`; `replaced`: the turns that come back if there is none. */
+async function answer({ turn, replaced = [] } = {}) {
   complain(null);
   const asked = conversation;
-  const turn = { role: "assistant", text: "", ...(hasRule() && { rule: true }) };
+  const goesOn = Boolean(turn);
+  turn ??= { role: "assistant", text: "", rule: rule() };
   const controller = begin();
   const times = { asked: performance.now() };
   let view = null;
   let failure = null;
   try {
-    const [path, body] = request();
+    const [path, body] = request(goesOn);
     for await (const event of streamEvents(path, body, controller.signal)) {
-      if (!view) {
-        asked.turns.push(turn);
-        view = viewOf(turn);
-        log.append(view.element);
-        lookSoon();
-      }
+      view ??= beginView(asked, turn, goesOn);
       take(event, turn, times);
       view.grow();
       follow();
@@ -141,8 +143,8 @@ async function answer(replaced = []) {
   }
   end(controller);
   if (leaving) return;
-  turn.note = noteOf(times, failure?.name === "AbortError");
-  if (failure && !turn.text && !turn.reasoning) undo(asked, turn, replaced);
+  if (times.first || !failure) turn.note = noteOf(times, failure?.name === "AbortError");
+  else if (!goesOn) undo(asked, turn, replaced);
   saveConversation(asked);
   showHistory();
   if (asked !== conversation) return;
@@ -150,6 +152,15 @@ async function answer(replaced = []) {
   follow();
   if (failure && failure.name !== "AbortError") complain(failure);
   byId("said").textContent = failure ? "" : "The answer is complete.";
+}
+
+function beginView(asked, turn, goesOn) {
+  lookSoon();
+  if (goesOn) return views.get(turn);
+  asked.turns.push(turn);
+  const view = viewOf(turn);
+  if (asked === conversation) log.append(view.element);
+  return view;
 }
 
 /** Nothing came: all is as before, and the message is in its field again. */
@@ -195,6 +206,8 @@ function begin() {
   running = new AbortController();
   byId("send").hidden = true;
   byId("stop").hidden = false;
+  // The button that was pressed is out of reach for now.
+  if (document.activeElement === document.body || log.contains(document.activeElement)) byId("stop").focus();
   byId("said").textContent = "The model is answering.";
   log.classList.add("busy");
   return running;

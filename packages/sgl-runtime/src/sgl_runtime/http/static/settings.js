@@ -25,9 +25,9 @@ export function systemPrompt() {
   return form.elements.system.value.trim();
 }
 
-/** What holds for answers of a rule: they are no Markdown. */
-export function hasRule() {
-  return Boolean(form.elements.kind.value && form.elements.rule.value.trim());
+/** The kind of rule that an answer must follow; "": it is free. */
+export function rule() {
+  return form.elements.rule.value.trim() && form.elements.kind.value;
 }
 
 /** The fields that say something, as a request has them. Throws ServerError for what is no number. */
@@ -39,7 +39,7 @@ export function parameters() {
   }
   const stop = form.elements.stop.value.split("\n").filter(Boolean);
   if (stop.length) given.stop = stop;
-  if (hasRule()) given[form.elements.kind.value] = form.elements.rule.value;
+  if (rule()) given[rule()] = form.elements.rule.value;
   return given;
 }
 
@@ -51,10 +51,11 @@ export function blame(error) {
   const id = `${field.id}-error`;
   field.setAttribute("aria-invalid", "true");
   field.setAttribute("aria-describedby", id);
-  field.after(element("p", { className: "error", id }, error.message));
+  const said = element("p", { className: "error", id }, error.message);
+  field.after(said);
   const folded = field.closest("details");
   if (folded) folded.open = true;
-  field.scrollIntoView({ block: "nearest" });
+  said.scrollIntoView({ block: "nearest" });
 }
 
 export function absolve() {
