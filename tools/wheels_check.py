@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 # distribution -> (import name, may bring torch)
@@ -66,6 +67,18 @@ print(native(), grammar.mask(grammar.start).tolist())
 """
 
 
+def check_page(wheels: Path) -> None:
+    """The page's files are in the wheel as they are in the sources."""
+    (wheel,) = wheels.glob("sgl_runtime-*.whl")
+    sources = ROOT / "packages" / "sgl-runtime" / "src"
+    files = sorted((sources / "sgl_runtime" / "http" / "static").iterdir())
+    with zipfile.ZipFile(wheel) as archive:
+        for file in files:
+            if archive.read(file.relative_to(sources).as_posix()) != file.read_bytes():
+                raise SystemExit(f"{file.name} in {wheel.name} is another one")
+    print(f"{wheel.name}: has the {len(files)} files of the page")
+
+
 def check_native(wheels: Path) -> None:
     """The wheel with the extension installs beside numpy, says that it is used, and gives the same mask."""
     pure = list(wheels.glob("sgl_constrain-*.whl"))
@@ -108,6 +121,7 @@ def run(*command: str, cwd: str | Path = ROOT, **environment: str) -> str:
 def main() -> None:
     for distribution in DISTRIBUTIONS:
         check(distribution, Path(sys.argv[1]))
+    check_page(Path(sys.argv[1]))
     check_native(Path(sys.argv[1]))
 
 

@@ -51,6 +51,7 @@ async def test_model_info() -> None:
         "model_type": "llama",
         "context_length": 512,
         "vocab_size": 260,
+        "has_chat_template": True,
     }
     assert template["default_system"] is None
     assert template["roles"]["user"] == ["<|user|>", "<|end|>\n"]
@@ -60,7 +61,8 @@ async def test_model_info() -> None:
 
 async def test_model_info_without_a_template_or_tokenizer() -> None:
     async with served(skip_tokenizer_init=True) as server:
-        assert (await server.http.get("/get_model_info")).json()["chat_template"] is None
+        answer = (await server.http.get("/get_model_info")).json()
+        assert (answer["chat_template"], answer["has_chat_template"]) == (None, False)
 
 
 async def test_server_args_tell_everything_but_the_key() -> None:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import SglError
@@ -23,6 +23,7 @@ from sgl_runtime.http.auth import BearerKey
 from sgl_runtime.http.limits import Limits
 from sgl_runtime.http.openai import chat, completions, models
 from sgl_runtime.http.openai.responses import endpoint as responses
+from sgl_runtime.http.page import FOLDER, PageFiles, page
 
 
 def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starlette:
@@ -33,8 +34,11 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         on_ready()
         yield
 
+    files = PageFiles()
     return Starlette(
         routes=[
+            Route("/", partial(page, files)),
+            Mount(FOLDER, files),
             Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
             Route("/health_generate", partial(info.health_generate, api)),

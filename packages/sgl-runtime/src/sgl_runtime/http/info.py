@@ -45,6 +45,7 @@ async def get_model_info(api: Api, request: Request) -> Response:
             "model_type": api.model.model_type,
             "context_length": api.limits.context_length,
             "vocab_size": api.limits.vocab_size,
+            "has_chat_template": api.chat_template is not None,
             "chat_template": None if api.chat_template is None else _markers(api.chat_template),
         }
     )

@@ -7,6 +7,7 @@ Knows when to stop and how: refuse what is new, answer what has begun, within a 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 from collections.abc import Callable, Sequence
@@ -172,9 +173,18 @@ async def _hypercorn(api: Api, fd: int, on_ready: Callable[[], None], closing: a
     settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
     settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
     settings.accesslog = log.logger("sgl_runtime.http.access")
+    settings.accesslog.addFilter(_was_meant)
     settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
     app: ASGIFramework = build_app(api, on_ready=on_ready)  # type: ignore[assignment]
     await serve(app, settings, shutdown_trigger=closing.wait)
+
+
+def _was_meant(record: logging.LogRecord) -> bool:
+    """False for the page's looks at the figures: every second a line that nobody has caused."""
+    asked = record.args
+    return not (
+        isinstance(asked, dict) and asked["U"] == "/server_info" and asked["{x-requested-with}i"] == "page"
+    )
 
 
 def _drop_the_deaf(fd: int, seconds: float) -> None:
