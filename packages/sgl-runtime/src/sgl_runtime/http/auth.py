@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sgl_runtime.http.errors import error_response
 
+OPEN = frozenset({"/health"})  # paths that need no key
+
 
 class BearerKey:
     """ASGI middleware; compares in constant time."""
@@ -32,7 +34,7 @@ class BearerKey:
         await self._app(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
-        if scope["path"] == "/health":
+        if scope["path"] in OPEN:
             return True
         given = [(name.lower(), value) for name, value in scope["headers"] if name.lower() in self._expected]
         names = {name for name, _ in given}

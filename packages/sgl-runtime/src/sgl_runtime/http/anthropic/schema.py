@@ -89,7 +89,7 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     content: str | list[Block]
 
 
-class ToolBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class CustomTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     description: str | None = None
     input_schema: dict[str, Any]
@@ -130,7 +130,7 @@ class CountBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str
     messages: list[Message]
     system: str | list[TextBlock] | None = None
-    tools: list[ToolBody] | None = None
+    tools: list[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -57,15 +57,17 @@ class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     output_schema: Any = None
 
 
-class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
+class ChosenFunction(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"
+):
     name: str
 
 
-class AllowedTools(
+class AllowedFunctions(
     msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[ChosenFunction]
 
 
 class SchemaFormat(
@@ -90,7 +92,7 @@ class Reasoning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mode: Any = None
 
 
-class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class ResponsesStreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_obfuscation: Any = None
 
 
@@ -102,10 +104,10 @@ class ResponsesBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     text: TextConfig | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     # extension
