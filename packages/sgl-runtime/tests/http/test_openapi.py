@@ -80,6 +80,7 @@ async def test_a_field_without_a_description_of_its_type_does_not_hide_in_the_do
     }
     assert shapes["ChatBody"]["additionalProperties"] is False
     assert shapes["ChatBody"]["required"] == ["messages"]
+    assert shapes["ChatBody"]["properties"]["service_tier"]["enum"] == [None, "auto", "default"]
     assert "user" in shapes["ChatMessage"]["properties"]["role"]["enum"]
 
 

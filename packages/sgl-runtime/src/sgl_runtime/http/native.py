@@ -9,7 +9,7 @@ they belong to. Field names are those of SGLang 0.2.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, NotRequired, TypeAlias, TypedDict, TypeVar
+from typing import NotRequired, TypeAlias, TypedDict, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -27,6 +27,7 @@ from sgl_runtime.http.errors import json_response, native_error
 from sgl_runtime.http.logprobs import Triple, Triples
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.stream import EventStream, while_connected
+from sgl_runtime.http.unsupported import Unsupported
 from sgl_runtime.messages import (
     Aborted,
     Finish,
@@ -49,7 +50,7 @@ class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
-    image_data: Any = None
+    image_data: Unsupported = None
     sampling_params: SamplingBody | list[SamplingBody] | None = None
     rid: str | list[str] | None = None
     return_logprob: bool | list[bool] = False

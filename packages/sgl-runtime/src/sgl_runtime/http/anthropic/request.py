@@ -22,10 +22,10 @@ from sgl_runtime.http.anthropic.schema import (
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
-    refuse_unsupported,
 )
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.dialogue import Dialogue, Tool, effort
+from sgl_runtime.http.unsupported import refuse_unsupported
 
 
 def dialogue_of(api: Api, body: CountBody) -> Dialogue:
