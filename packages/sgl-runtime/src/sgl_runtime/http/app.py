@@ -33,7 +33,7 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         on_ready()
         yield
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
@@ -68,6 +68,9 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         },
         lifespan=lifespan,
     )
+    # Where it leads would be for the Host header to say, and what was asked in private would go there.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _middleware(config: ServeConfig) -> list[Middleware]:

@@ -29,6 +29,7 @@ _BODY_REFUSALS = {
     400: "The body is no JSON, or a field of it is wrong: the message names it and the remedy.",
     408: "The body has not arrived in time (`--body-timeout`).",
     413: "The body is too large (`--max-body-size`).",
+    415: "The body is compressed.",
 }
 _UNKNOWN = "The key is missing or wrong."
 _FAILURE = "The server cannot do it now (503, with `Retry-After` where it soon will), or has failed (500)."
@@ -156,7 +157,11 @@ def _answer(described: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     elif described.answers != NOTHING:
         content[described.answers] = {"schema": {"type": "string"}}
     if described.streams is not None:
-        # What an event's `data` holds; OpenAPI 3.2 calls it itemSchema.
-        events = {"schema": {"type": "string"}, "x-itemSchema": schemas[described.streams]}
-        content["text/event-stream"] = events
+        data = {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": schemas[described.streams],
+        }
+        event = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}}
+        content["text/event-stream"] = {"x-itemSchema": event}  # in OpenAPI 3.2 without the x
     return {"description": "The answer.", **({"content": content} if content else {})}

@@ -23,6 +23,13 @@ class TextBlock(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_fi
     citations: object = None
 
 
+class SystemBlock(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+    cache_control: object = None
+    citations: object = None
+
+
 class ThinkingBlock(
     msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="thinking"
 ):
@@ -128,7 +135,7 @@ class CountBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str
     messages: list[Message]
-    system: str | list[TextBlock] | None = None
+    system: str | list[SystemBlock] | None = None
     tools: list[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None

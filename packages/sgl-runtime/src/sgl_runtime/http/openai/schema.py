@@ -133,9 +133,14 @@ class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_fi
     function: NamedFunction
 
 
+class AllowedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class AllowedTools(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[AllowedTool]
 
 
 class AllowedChoice(

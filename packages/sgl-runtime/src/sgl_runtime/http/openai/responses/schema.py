@@ -63,11 +63,16 @@ class ChosenFunction(
     name: str
 
 
+class AllowedFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: str
+
+
 class AllowedFunctions(
     msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
     mode: Literal["auto", "required"]
-    tools: list[ChosenFunction]
+    tools: list[AllowedFunction]
 
 
 class SchemaFormat(
