@@ -146,6 +146,7 @@ COMMON: list[tuple[dict[str, Any], str]] = [
     ({"stream_options": {"include_usage": True}}, "stream_options"),
     ({"stream": True, "stream_options": {"include_usages": True}}, "stream_options.include_usages"),
     ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+    ({"stream": True, "stream_options": {"include_obfuscation": 0}}, "stream_options.include_obfuscation"),
     ({"logit_bias": {"300": 5}}, "logit_bias"),
     ({"stop": ["a", ""]}, "stop[1]"),
     ({"seed": "x"}, "seed"),

@@ -109,7 +109,7 @@ async def test_a_piece_that_nobody_takes_cancels_the_work(caplog: pytest.LogCapt
         return {"type": "http.request", "body": b"", "more_body": False}
 
     limited = Limits(app, body_size=1, body_seconds=1, send_seconds=0.05)
-    await limited({"type": "http", "path": "/x"}, silent, deaf)
+    await limited({"type": "http", "path": "/x", "headers": []}, silent, deaf)
     assert undone == ["yes"]
     assert "/x: its client took nothing for 0.05 s and was dropped" in caplog.text
 

@@ -55,7 +55,7 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     regex: str | None = None
     json_schema: str | dict[str, Any] | bool | None = None  # as JSON text or as the schema itself
     ebnf: str | None = None  # in llama.cpp's notation (GBNF) or in Lark's
-    stop_regex: Any = None  # anything but null is refused
+    stop_regex: Annotated[Any, Meta(extra_json_schema={"enum": [None]})] = None  # refused in `resolve`
 
 
 class SamplingBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):

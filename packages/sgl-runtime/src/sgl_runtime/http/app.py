@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route
 
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import SglError
-from sgl_runtime.http import errors, info, metrics, native, profile, tokens
+from sgl_runtime.http import errors, info, metrics, native, openapi, profile, tokens
 from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
@@ -35,7 +35,7 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         yield
 
     files = PageFiles()
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", partial(page, files)),
             Mount(FOLDER, files),
@@ -45,6 +45,7 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             Route("/get_model_info", partial(info.get_model_info, api)),
             Route("/get_server_args", partial(info.get_server_args, api)),
             Route("/server_info", partial(info.server_info, api)),
+            Route("/openapi.json", partial(openapi.openapi, api)),
             Route("/metrics", partial(metrics.metrics, api)),
             Route("/flush_cache", partial(info.flush_cache, api), methods=["GET", "POST"]),
             Route("/abort_request", partial(info.abort_request, api), methods=["POST"]),
@@ -71,6 +72,9 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
         },
         lifespan=lifespan,
     )
+    # Where it leads would be for the Host header to say, and what was asked in private would go there.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _middleware(config: ServeConfig) -> list[Middleware]:

@@ -21,6 +21,8 @@ from sgl_runtime.http.page import is_page
 
 _PROOF = b"x-requested-with"  # with any value
 
+OPEN = frozenset({"/health"})  # paths that need no key
+
 
 class BearerKey:
     """ASGI middleware; compares in constant time."""
@@ -45,7 +47,7 @@ class BearerKey:
         await self._app(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
-        if scope["path"] == "/health":
+        if scope["path"] in OPEN:
             return True
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         by_page = is_page(scope["path"]) or any(name == _PROOF for name, _ in headers)

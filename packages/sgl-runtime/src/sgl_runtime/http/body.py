@@ -7,12 +7,14 @@ second, slow look finds the field at fault, since "byte 6" helps nobody.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
 from typing import Any, TypeVar
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
 from sgl_runtime.errors import InvalidRequest
@@ -26,7 +28,12 @@ _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
 
 
 async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: bytes = b"") -> T:
-    """The decoded body; one without bytes counts as `empty`. Raises InvalidRequest or ClientDisconnect."""
+    """The decoded body; one without bytes counts as `empty`. Raises InvalidRequest, ClientDisconnect, or
+    HTTPException 415 for one that is compressed.
+    """
+    coding = request.headers.get("content-encoding", "identity").strip()
+    if coding.lower() not in ("", "identity"):
+        raise HTTPException(415, f"content-encoding {coding[:_LONGEST_PATH]!r}: send the body as it is")
     data = await _bytes(request) or empty
     try:
         return decoder.decode(data)
@@ -67,6 +74,10 @@ def _invalid(message: str) -> InvalidRequest:
 def _malformed(data: bytes, error: Exception) -> InvalidRequest:
     if not data:
         return InvalidRequest("the body is empty; a JSON object is expected")
+    if data.startswith(codecs.BOM_UTF8):
+        return InvalidRequest(
+            "the body begins with a byte order mark, which JSON does not have: leave it out"
+        )
     path, why = _find_fault(data) if len(data) <= _MAX_EXPLAINED else (None, None)
     if path:
         path = _readable(path)

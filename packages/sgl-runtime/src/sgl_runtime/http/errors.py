@@ -7,18 +7,20 @@ One place turns whatever an endpoint raises into a status and a body; endpoints 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 
 from sgl_runtime import log
 from sgl_runtime.errors import NotFound, Overloaded, SglError
 
 _logger = log.logger(__name__)
 _RETRY_AFTER_S = "1"  # a place in the line is free when any request ends
+_TOLD = 200  # characters of what the client made up are told back
 _CLIENT_LEFT = 499  # nobody reads it; the access log does
 _ANTHROPIC_KINDS = {
     400: "invalid_request_error",
@@ -30,28 +32,63 @@ _ANTHROPIC_KINDS = {
 }
 _KINDS = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 
+Protocol: TypeAlias = Literal["native", "openai", "anthropic"]
+
+
+class NativeFault(TypedDict):
+    message: str
+    param: str | None
+
+
+class NativeError(TypedDict):
+    error: NativeFault
+
+
+class OpenAIFault(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(TypedDict):
+    error: OpenAIFault
+
+
+class AnthropicFault(TypedDict):
+    type: str
+    message: str
+
+
+class AnthropicError(TypedDict):
+    type: Literal["error"]
+    error: AnthropicFault
+
+
+SHAPES: dict[Protocol, Any] = {"native": NativeError, "openai": OpenAIError, "anthropic": AnthropicError}
+
 
 def json_response(content: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def native_error(error: SglError) -> dict[str, Any]:
+def native_error(error: SglError) -> NativeError:
     return {"error": {"message": error.message, "param": error.param}}
 
 
-def openai_error(error: SglError) -> dict[str, Any]:
+def openai_error(error: SglError) -> OpenAIError:
     missing = isinstance(error, NotFound) and error.param == "model"
     return _openai(error.message, error.kind, error.param, code="model_not_found" if missing else None)
 
 
-def anthropic_error(error: SglError) -> dict[str, Any]:
+def anthropic_error(error: SglError) -> AnthropicError:
     return _anthropic(error.message, _ANTHROPIC_KINDS.get(error.status, "api_error"))
 
 
 def error_response(request: Request, status: int, message: str, *, code: str | None = None) -> Response:
     """An error that is no SglError, in the shape of the request's protocol."""
     kind = _KINDS.get(status, "invalid_request_error" if status < 500 else "internal_error")
-    match _protocol(request):
+    match protocol_of(request.scope["path"]):
         case "anthropic":
             return json_response(_anthropic(message, _ANTHROPIC_KINDS.get(status, "api_error")), status)
         case "openai":
@@ -63,7 +100,7 @@ def error_response(request: Request, status: int, message: str, *, code: str | N
 async def on_sgl_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SglError)
     render = {"native": native_error, "openai": openai_error, "anthropic": anthropic_error}
-    response = json_response(render[_protocol(request)](error), error.status)
+    response = json_response(render[protocol_of(request.scope["path"])](error), error.status)
     if isinstance(error, Overloaded):
         response.headers["retry-after"] = _RETRY_AFTER_S
     return response
@@ -72,11 +109,19 @@ async def on_sgl_error(request: Request, error: Exception) -> Response:
 async def on_http_error(request: Request, error: Exception) -> Response:
     """What the router refuses (404, 405) and a body that is too large (413)."""
     assert isinstance(error, HTTPException)
-    response = error_response(
-        request, error.status_code, f"{request.method} {request.url.path}: {error.detail}"
-    )
+    where = f"{request.method[:_TOLD]} {request.scope['path'][:_TOLD]}"
+    response = error_response(request, error.status_code, f"{where}: {error.detail}")
     response.headers.update(error.headers or {})
+    if error.status_code == 405:
+        response.headers["allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Those of the request's path, which may be a route for each of them."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in matching for method in route.methods or ()}
 
 
 async def on_client_left(request: Request, error: Exception) -> Response:
@@ -90,16 +135,16 @@ async def on_bug(request: Request, error: Exception) -> Response:
     )
 
 
-def _protocol(request: Request) -> Literal["native", "openai", "anthropic"]:
-    path = request.url.path
+def protocol_of(path: str) -> Protocol:
+    """`path`: the scope's. A URL begins with the Host header, in which a client may write what it likes."""
     if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return "anthropic"
     return "openai" if path.startswith("/v1/") else "native"
 
 
-def _openai(message: str, kind: str, param: str | None, code: str | None) -> dict[str, Any]:
+def _openai(message: str, kind: str, param: str | None, code: str | None) -> OpenAIError:
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _anthropic(message: str, kind: str) -> dict[str, Any]:
+def _anthropic(message: str, kind: str) -> AnthropicError:
     return {"type": "error", "error": {"type": kind, "message": message}}

@@ -5,29 +5,74 @@ from __future__ import annotations
 
 import time
 from importlib.metadata import version
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import InvalidRequest, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import error_response, json_response
+from sgl_runtime.http.operation import NOTHING, operation
 from sgl_runtime.http.stream import while_connected
 from sgl_runtime.text.chat import ChatTemplate
 
 PROBE_S = 20.0  # for every replica to produce a token
 
 
+class Markers(TypedDict):
+    """How to build a chat turn by turn: what the template writes before and after each role's text."""
+
+    roles: dict[str, tuple[str, str]]
+    default_system: str | None
+    stop: tuple[str, ...]
+
+
+class ModelInfo(TypedDict):
+    model_path: str
+    served_model_name: str
+    is_generation: bool
+    architecture: str
+    model_type: str
+    context_length: int
+    vocab_size: int
+    has_chat_template: bool
+    chat_template: Markers | None  # None without one, or if its chats are not turns one after another
+
+
+class ReplicaInfo(TypedDict):
+    in_flight: int  # samples
+    capacity: dict[str, int]
+    load: dict[str, float]
+
+
+class ServerInfo(TypedDict):
+    version: str
+    model: str
+    uptime_seconds: float
+    replicas: list[ReplicaInfo]
+
+
+class FlushAnswer(TypedDict):
+    flushed: bool
+
+
+class AbortAnswer(TypedDict):
+    aborted: int  # samples
+
+
+@operation(answers=NOTHING)
 async def health(api: Api, request: Request) -> Response:
-    """200 while this process lives; asks nothing of the engine."""
+    """Say that this process lives. Asks nothing of the engine."""
     return Response()
 
 
+@operation(answers=NOTHING)
 async def health_generate(api: Api, request: Request) -> Response:
-    """200 when every replica has just produced a token, 503 with the reason otherwise."""
+    """Have every replica produce a token. 503 with the reason if one does not."""
     try:
         await while_connected(request.receive, api.client.probe(PROBE_S))
     except SglError as error:
@@ -35,38 +80,41 @@ async def health_generate(api: Api, request: Request) -> Response:
     return Response()
 
 
+@operation(answers=ModelInfo)
 async def get_model_info(api: Api, request: Request) -> Response:
-    return json_response(
-        {
-            "model_path": api.model_path,
-            "served_model_name": api.model_name,
-            "is_generation": True,
-            "architecture": api.model.architecture,
-            "model_type": api.model.model_type,
-            "context_length": api.limits.context_length,
-            "vocab_size": api.limits.vocab_size,
-            "has_chat_template": api.chat_template is not None,
-            "chat_template": None if api.chat_template is None else _markers(api.chat_template),
-        }
-    )
+    """Describe the model: its limits, and what its chat template writes around each role."""
+    answer: ModelInfo = {
+        "model_path": api.model_path,
+        "served_model_name": api.model_name,
+        "is_generation": True,
+        "architecture": api.model.architecture,
+        "model_type": api.model.model_type,
+        "context_length": api.limits.context_length,
+        "vocab_size": api.limits.vocab_size,
+        "has_chat_template": api.chat_template is not None,
+        "chat_template": None if api.chat_template is None else _markers(api.chat_template),
+    }
+    return json_response(answer)
 
 
-def _markers(template: ChatTemplate) -> dict[str, Any] | None:
-    """How to build a chat turn by turn; None if the template's chats are not turns one after another."""
+def _markers(template: ChatTemplate) -> Markers | None:
     roles = template.role_markers()
     if roles is None:
         return None
     return {"roles": roles, "default_system": template.default_system, "stop": template.stop}
 
 
+@operation(answers=ServeConfig)
 async def get_server_args(api: Api, request: Request) -> Response:
-    """Every field of ServeConfig; the key itself is not told."""
-    fields = msgspec.structs.asdict(api.config)
-    return json_response({**fields, "api_key": None if api.config.api_key is None else "***"})
+    """Tell how the server was started: every flag. The key itself is not told."""
+    key = None if api.config.api_key is None else "***"
+    return json_response(msgspec.structs.replace(api.config, api_key=key))
 
 
+@operation(answers=ServerInfo)
 async def server_info(api: Api, request: Request) -> Response:
-    replicas = [
+    """Tell the version, and the capacity and load of each replica."""
+    replicas: list[ReplicaInfo] = [
         {
             "in_flight": in_flight,
             "capacity": msgspec.structs.asdict(capacity),
@@ -76,7 +124,7 @@ async def server_info(api: Api, request: Request) -> Response:
             api.client.in_flight, api.capacities, api.client.loads, strict=True
         )
     ]
-    answer: dict[str, Any] = {
+    answer: ServerInfo = {
         "version": version("sgl-runtime"),
         "model": api.model_name,
         "uptime_seconds": round(time.time() - api.started, 3),
@@ -85,9 +133,12 @@ async def server_info(api: Api, request: Request) -> Response:
     return json_response(answer)
 
 
+@operation(answers=FlushAnswer, refuses={409: "Requests are running or waiting; nothing was flushed."})
 async def flush_cache(api: Api, request: Request) -> Response:
+    """Empty the prefix cache. Done only while no request runs."""
     if await while_connected(request.receive, api.client.flush()):
-        return json_response({"flushed": True})
+        flushed: FlushAnswer = {"flushed": True}
+        return json_response(flushed)
     return error_response(
         request, 409, "the prefix cache was not flushed: requests are running or waiting; try when idle"
     )
@@ -101,11 +152,13 @@ class AbortBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 _ABORT = msgspec.json.Decoder(AbortBody)
 
 
+@operation(reads=_ABORT, answers=AbortAnswer, example={"rid": "mine"})
 async def abort_request(api: Api, request: Request) -> Response:
-    """End requests by name; their answers say so. 200 with 0 for a name that is not in flight: it may just
-    have ended.
+    """End requests by name. Their answers say so. 0 for a name that is not in flight: it may just have
+    ended.
     """
     body = await read(request, _ABORT)
     if (body.rid is not None) == body.abort_all:
         raise InvalidRequest("give either rid or abort_all: true", param="rid")
-    return json_response({"aborted": api.client.abort(body.rid)})
+    answer: AbortAnswer = {"aborted": api.client.abort(body.rid)}
+    return json_response(answer)

@@ -2,9 +2,9 @@
 """`Limits`: ASGI middleware that lets no client hold the server by sending too much, or sending or reading
 too slowly.
 
-A body has a largest size and a time to arrive in. Whoever does not take what is sent to him for a while is
-dropped, and with that his work is cancelled. How long a connection may be idle, or its headers may take, is
-the server's to know (hypercorn's keep-alive timeout counts from the connection's first moment).
+A body has one length, a largest size and a time to arrive in. Whoever does not take what is sent to him for a
+while is dropped, and with that his work is cancelled. How long a connection may be idle, or its headers may
+take, is the server's to know (hypercorn's keep-alive timeout counts from the connection's first moment).
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import asyncio
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgl_runtime import log
+from sgl_runtime.http.errors import error_response
 
 _logger = log.logger(__name__)
 
@@ -36,6 +39,9 @@ class Limits:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope["headers"]}:
+            await _ambiguous(scope)(scope, receive, send)
+            return
         body = _Body(receive, self._body_size, self._body_seconds)
 
         async def patient_send(message: Message) -> None:
@@ -51,6 +57,15 @@ class Limits:
             _logger.warning(
                 "%s: its client took nothing for %g s and was dropped", scope["path"], self._send_seconds
             )
+
+
+def _ambiguous(scope: Scope) -> Response:
+    """A proxy might have taken it for a request of another length, and what follows for another request."""
+    response = error_response(
+        Request(scope), 400, "Content-Length and Transfer-Encoding are both given: leave out one"
+    )
+    response.headers["connection"] = "close"
+    return response
 
 
 class _Body:

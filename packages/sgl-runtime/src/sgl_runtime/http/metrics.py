@@ -19,6 +19,7 @@ from starlette.responses import Response
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.figures import Histogram
 from sgl_runtime.http.api import Api
+from sgl_runtime.http.operation import operation
 from sgl_runtime.messages import Load
 
 _GAUGES: dict[str, tuple[str, Callable[[Load], float]]] = {
@@ -54,7 +55,9 @@ _COUNTERS: dict[str, tuple[str, Callable[[Load], float]]] = {
 }
 
 
+@operation(answers="text/plain")
 async def metrics(api: Api, request: Request) -> Response:
+    """The server's figures, in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Engine(api.client))
     ProcessCollector(registry=registry)

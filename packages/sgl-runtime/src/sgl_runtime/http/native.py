@@ -9,7 +9,7 @@ they belong to. Field names are those of SGLang 0.2.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, TypeVar
+from typing import NotRequired, TypeAlias, TypedDict, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -24,8 +24,10 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response, native_error
-from sgl_runtime.http.logprobs import Triples
+from sgl_runtime.http.logprobs import Triple, Triples
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.stream import EventStream, while_connected
+from sgl_runtime.http.unsupported import Unsupported
 from sgl_runtime.messages import (
     Aborted,
     Finish,
@@ -48,7 +50,7 @@ class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
-    image_data: Any = None
+    image_data: Unsupported = None
     sampling_params: SamplingBody | list[SamplingBody] | None = None
     rid: str | list[str] | None = None
     return_logprob: bool | list[bool] = False
@@ -58,10 +60,64 @@ class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stream: bool = False
 
 
+class Stopped(msgspec.Struct, tag_field="type", tag="stop"):
+    matched: int | str | None  # the token or the string; None: the end of a constrained text
+
+
+class Full(msgspec.Struct, tag_field="type", tag="length"):
+    length: int
+
+
+class CutShort(msgspec.Struct, tag_field="type", tag="abort"):
+    message: str
+
+
+FinishReason: TypeAlias = Stopped | Full | CutShort
+
+
+class MetaLogprobs(TypedDict, total=False):
+    """A token is [log-probability, id, text]; the first one of a prompt has no probability."""
+
+    input_token_logprobs: list[Triple]
+    output_token_logprobs: list[Triple]
+    input_top_logprobs: list[list[Triple]]
+    output_top_logprobs: list[list[Triple]]
+    normalized_prompt_logprob: float | None
+
+
+class Meta(MetaLogprobs):
+    id: str
+    prompt_tokens: int
+    completion_tokens: int
+    completion_tokens_wo_jump_forward: int
+    cached_tokens: int
+    finish_reason: FinishReason | None
+
+
+class Sample(TypedDict):
+    """`token_ids` in the place of `text` from a server without a tokenizer; `index` where there are several
+    samples in one stream.
+    """
+
+    text: NotRequired[str]
+    token_ids: NotRequired[list[int]]
+    index: NotRequired[int]
+    meta_info: Meta
+
+
 _DECODER = msgspec.json.Decoder(GenerateBody)
 
 
+@operation(
+    reads=_DECODER,
+    answers=Sample | list[Sample],
+    streams=Sample,
+    example={"text": "The capital of France is", "sampling_params": {"max_new_tokens": 8}},
+)
 async def generate(api: Api, request: Request) -> ASGIApp:
+    """Complete one prompt or many, given as text or as token ids. An event of a stream has all of the text so
+    far.
+    """
     body = await read(request, _DECODER)
     asks, many = _asks(body)
     prepared = await api.preparation.prepare(asks)
@@ -72,7 +128,9 @@ async def generate(api: Api, request: Request) -> ASGIApp:
     return json_response(await while_connected(request.receive, _answers(api, prepared, many, triples)))
 
 
-async def _answers(api: Api, prepared: PreparedRequest, many: bool, triples: Triples) -> Any:
+async def _answers(
+    api: Api, prepared: PreparedRequest, many: bool, triples: Triples
+) -> Sample | list[Sample]:
     with api.client.open(prepared, streaming=False) as generation:
         answers = [_Answer(triples, api).add(output) for output in await generation.results()]
     return answers if many else answers[0]
@@ -80,7 +138,7 @@ async def _answers(api: Api, prepared: PreparedRequest, many: bool, triples: Tri
 
 async def _events(
     api: Api, prepared: PreparedRequest, many: bool, triples: Triples
-) -> AsyncGenerator[dict[str, Any], None]:
+) -> AsyncGenerator[Sample, None]:
     answers = [_Answer(triples, api) for _ in prepared.samples]
     with api.client.open(prepared, streaming=True) as generation:
         async for output in generation.outputs():
@@ -96,20 +154,20 @@ class _Answer:
     def __init__(self, triples: Triples, api: Api) -> None:
         self._triples = triples
         self._tokens: list[int] | None = [] if api.tokenizer is None else None
-        self._logprobs: dict[str, Any] = {}
+        self._logprobs: MetaLogprobs = {}
 
-    def add(self, output: Output) -> dict[str, Any]:
-        meta = {
+    def add(self, output: Output) -> Sample:
+        if output.sample.generate.logprobs is not None:
+            self._add_logprobs(output, output.sample.generate.logprobs.top)
+        meta: Meta = {
             "id": output.sample.id,
             "prompt_tokens": len(output.sample.generate.tokens),
             "completion_tokens": output.completion_tokens,
             "completion_tokens_wo_jump_forward": output.completion_tokens - output.forced_tokens,
             "cached_tokens": output.cached_tokens,
             "finish_reason": None if output.finish is None else finish_reason(output.finish),
+            **self._logprobs,
         }
-        if output.sample.generate.logprobs is not None:
-            self._add_logprobs(output, output.sample.generate.logprobs.top)
-            meta.update(self._logprobs)
         if self._tokens is None:
             return {"text": output.text, "meta_info": meta}
         self._tokens += output.new_tokens
@@ -117,29 +175,29 @@ class _Answer:
 
     def _add_logprobs(self, output: Output, top: int) -> None:
         nothing = Logprobs([], [], [])
-        for kind, logprobs in (("input", output.input_logprobs), ("output", output.output_logprobs)):
-            logprobs = logprobs or nothing
-            rows = self._logprobs.setdefault(f"{kind}_token_logprobs", [])
-            rows += self._triples.tokens(logprobs)
-            if top:
-                self._logprobs.setdefault(f"{kind}_top_logprobs", []).extend(self._triples.top(logprobs))
+        given, new = output.input_logprobs or nothing, output.output_logprobs or nothing
+        self._logprobs.setdefault("input_token_logprobs", []).extend(self._triples.tokens(given))
+        self._logprobs.setdefault("output_token_logprobs", []).extend(self._triples.tokens(new))
+        if top:
+            self._logprobs.setdefault("input_top_logprobs", []).extend(self._triples.top(given))
+            self._logprobs.setdefault("output_top_logprobs", []).extend(self._triples.top(new))
         if output.input_logprobs is not None:
             known = [value for value in output.input_logprobs.values if value is not None]
             self._logprobs["normalized_prompt_logprob"] = sum(known) / len(known) if known else None
 
 
-def finish_reason(finish: Finish) -> dict[str, Any]:
+def finish_reason(finish: Finish) -> FinishReason:
     match finish:
         case StoppedByToken(token):
-            return {"type": "stop", "matched": token}
+            return Stopped(token)
         case StoppedByString(text):
-            return {"type": "stop", "matched": text.decode(errors="replace")}
+            return Stopped(text.decode(errors="replace"))
         case StoppedByConstraint():
-            return {"type": "stop", "matched": None}
+            return Stopped(None)
         case StoppedByLength(length):
-            return {"type": "length", "length": length}
+            return Full(length)
         case Aborted(reason):
-            return {"type": "abort", "message": reason}
+            return CutShort(reason)
 
 
 def _asks(body: GenerateBody) -> tuple[list[Ask], bool]:

@@ -7,8 +7,8 @@ Asks nothing of the engine.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypedDict, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -20,7 +20,8 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
+from sgl_runtime.http.operation import operation
 from sgl_runtime.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -42,12 +43,27 @@ class DetokenizeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     skip_special_tokens: bool = True
 
 
+class TokenizeAnswer(TypedDict):
+    """For a list of prompts, lists of both. max_model_len: the context, in tokens."""
+
+    tokens: Sequence[int | list[int]]
+    count: int | list[int]
+    max_model_len: int
+
+
+class DetokenizeAnswer(TypedDict):
+    """For a list of lists, a list of texts."""
+
+    text: str | list[str]
+
+
 _TOKENIZE = msgspec.json.Decoder(TokenizeBody)
 _DETOKENIZE = msgspec.json.Decoder(DetokenizeBody)
 
 
+@operation(reads=_TOKENIZE, answers=TokenizeAnswer, refuses=UNKNOWN_MODEL, example={"prompt": "Hello"})
 async def tokenize(api: Api, request: Request) -> Response:
-    """{"tokens": ids, "count": how many, "max_model_len": context}; for a list of prompts lists of both."""
+    """The tokens of a text, or of each of a list."""
     body = await read(request, _TOKENIZE)
     tokenizer = _tokenizer(api, body.model)
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
@@ -59,17 +75,17 @@ async def tokenize(api: Api, request: Request) -> Response:
     tokens = await _apart(encode, sum(map(len, prompts)))
     counts = [len(ids) for ids in tokens]
     many = not isinstance(body.prompt, str)
-    return json_response(
-        {
-            "tokens": tokens if many else tokens[0],
-            "count": counts if many else counts[0],
-            "max_model_len": api.limits.context_length,
-        }
-    )
+    answer: TokenizeAnswer = {
+        "tokens": tokens if many else tokens[0],
+        "count": counts if many else counts[0],
+        "max_model_len": api.limits.context_length,
+    }
+    return json_response(answer)
 
 
+@operation(reads=_DETOKENIZE, answers=DetokenizeAnswer, refuses=UNKNOWN_MODEL, example={"tokens": [72, 105]})
 async def detokenize(api: Api, request: Request) -> Response:
-    """{"text": what the tokens spell}; for a list of lists a list of texts."""
+    """What a list of tokens spells, or each of a list of lists."""
     body = await read(request, _DETOKENIZE)
     tokenizer = _tokenizer(api, body.model)
     single = [entry for entry in body.tokens if isinstance(entry, int)]
@@ -84,7 +100,8 @@ async def detokenize(api: Api, request: Request) -> Response:
         return [tokenizer.decode(ids, skip_special=body.skip_special_tokens) for ids in lists or [single]]
 
     texts = await _apart(decode, sum(map(len, lists or [single])))
-    return json_response({"text": texts if lists else texts[0]})
+    answer: DetokenizeAnswer = {"text": texts if lists else texts[0]}
+    return json_response(answer)
 
 
 def _tokenizer(api: Api, model: str | None) -> Tokenizer:

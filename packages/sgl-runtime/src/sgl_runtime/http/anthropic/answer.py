@@ -5,14 +5,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict
 from uuid import uuid4
+
+import msgspec
 
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.errors import Overloaded
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.messages import Aborted, StoppedByLength, StoppedByString
 from sgl_runtime.text.answer.pieces import Arguments, Call, Part, Piece, Reasoning, Text, part_begun, parts_of
+
+StopReason: TypeAlias = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class AnswerText(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+    citations: None = None
+
+
+class AnswerThinking(msgspec.Struct, tag_field="type", tag="thinking"):
+    thinking: str
+    signature: str = ""
+
+
+class AnswerToolUse(msgspec.Struct, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+AnswerBlock: TypeAlias = AnswerText | AnswerThinking | AnswerToolUse
+
+
+class MessageUsage(TypedDict):
+    input_tokens: int
+    cache_creation_input_tokens: int
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnsweredMessage(TypedDict):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[AnswerBlock]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: MessageUsage
 
 
 class MessageWriter:
@@ -29,7 +70,7 @@ class MessageWriter:
         self._open: Part | None = None  # the part whose block is open
         self._index = -1  # of its block
 
-    def whole(self, output: Output) -> dict[str, Any]:
+    def whole(self, output: Output) -> AnsweredMessage:
         """The message of a finished sample."""
         blocks = [self._block(part) for part in parts_of(self._reader.add(output))]
         return self._message(output, blocks, *self._stop(output))
@@ -67,16 +108,14 @@ class MessageWriter:
             yield {"type": "content_block_stop", "index": self._index}
             self._open = None
 
-    def _block(self, part: Part) -> dict[str, Any]:
+    def _block(self, part: Part) -> AnswerBlock:
         match part.kind:
             case "text":
-                return {"type": "text", "text": part.text, "citations": None}
+                return AnswerText(part.text)
             case "reasoning":
-                thinking = part.text if self._shows_thinking else ""
-                return {"type": "thinking", "thinking": thinking, "signature": ""}
+                return AnswerThinking(part.text if self._shows_thinking else "")
             case "call":
-                id = f"toolu_{uuid4().hex}"
-                return {"type": "tool_use", "id": id, "name": part.name, "input": _object(part.text)}
+                return AnswerToolUse(f"toolu_{uuid4().hex}", part.name, _object(part.text))
 
     def _delta(self, piece: Piece) -> dict[str, Any] | None:
         match piece:
@@ -90,8 +129,8 @@ class MessageWriter:
                 return None
 
     def _message(
-        self, output: Output, blocks: list[dict[str, Any]], reason: str | None, sequence: str | None
-    ) -> dict[str, Any]:
+        self, output: Output, blocks: list[AnswerBlock], reason: StopReason | None, sequence: str | None
+    ) -> AnsweredMessage:
         return {
             "id": self._id,
             "type": "message",
@@ -103,7 +142,7 @@ class MessageWriter:
             "usage": self._usage(output),
         }
 
-    def _usage(self, output: Output) -> dict[str, Any]:
+    def _usage(self, output: Output) -> MessageUsage:
         return {
             "input_tokens": len(output.sample.generate.tokens) - output.reused_tokens,
             "cache_creation_input_tokens": 0,
@@ -111,7 +150,7 @@ class MessageWriter:
             "output_tokens": output.completion_tokens,
         }
 
-    def _stop(self, output: Output) -> tuple[str, str | None]:
+    def _stop(self, output: Output) -> tuple[StopReason, str | None]:
         """Why it ended, and the stop sequence that ended it. Raises Overloaded if nothing of this did."""
         match output.finish:
             case Aborted(reason):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -16,14 +16,15 @@ from starlette.types import ASGIApp
 from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.sampling import SamplingBody
-from sgl_runtime.http.anthropic.answer import MessageWriter
+from sgl_runtime.http.anthropic.answer import AnsweredMessage, MessageWriter
 from sgl_runtime.http.anthropic.request import dialogue_of
 from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import Composed, compose
 from sgl_runtime.http.errors import anthropic_error, json_response
-from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.http.stream import EventStream, named_frame, while_connected
 
@@ -36,7 +37,28 @@ _SPELLING = {
 }
 
 
+class MessageEvent(TypedDict):
+    """One of Anthropic's: `message_start`, `content_block_delta`, … and its fields."""
+
+    type: str
+
+
+class CountAnswer(TypedDict):
+    input_tokens: int
+
+
+_EXAMPLE = {"model": "default", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+@operation(
+    reads=_MESSAGES,
+    answers=AnsweredMessage,
+    streams=MessageEvent,
+    refuses=UNKNOWN_MODEL,
+    example={**_EXAMPLE, "max_tokens": 8},
+)
 async def messages(api: Api, request: Request) -> ASGIApp:
+    """Answer a chat, with tools if there are any: Anthropic's protocol."""
     body = await read(request, _MESSAGES)
     check_model(api, body.model)
     tokenizer_of(api)
@@ -57,17 +79,19 @@ async def messages(api: Api, request: Request) -> ASGIApp:
     return json_response(await while_connected(request.receive, _whole(api, prepared, writer)))
 
 
+@operation(reads=_COUNT, answers=CountAnswer, refuses=UNKNOWN_MODEL, example=_EXAMPLE)
 async def count_tokens(api: Api, request: Request) -> Response:
-    """How many tokens the prompt of such a request would have."""
+    """How many tokens the prompt of a message would have."""
     body = await read(request, _COUNT)
     check_model(api, body.model)
     tokenizer = tokenizer_of(api)
     composed = await compose(api, dialogue_of(api, body), SamplingBody(), _spell)
     tokens = await asyncio.to_thread(tokenizer.encode, composed.prompt, add_special=False)
-    return json_response({"input_tokens": len(tokens)})
+    answer: CountAnswer = {"input_tokens": len(tokens)}
+    return json_response(answer)
 
 
-async def _whole(api: Api, prepared: PreparedRequest, writer: MessageWriter) -> dict[str, Any]:
+async def _whole(api: Api, prepared: PreparedRequest, writer: MessageWriter) -> AnsweredMessage:
     with api.client.open(prepared, streaming=False) as generation:
         (output,) = await generation.results()
     return writer.whole(output)

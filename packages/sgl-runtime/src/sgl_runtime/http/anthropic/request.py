@@ -18,14 +18,15 @@ from sgl_runtime.http.anthropic.schema import (
     ImageBlock,
     Message,
     RedactedThinkingBlock,
+    SystemBlock,
     TextBlock,
     ThinkingBlock,
     ToolResultBlock,
     ToolUseBlock,
-    refuse_unsupported,
 )
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.dialogue import Dialogue, Tool, effort
+from sgl_runtime.http.unsupported import refuse_unsupported
 
 
 def dialogue_of(api: Api, body: CountBody) -> Dialogue:
@@ -131,7 +132,7 @@ def _result(block: ToolResultBlock, where: str) -> str:
     return f"Error: {text}" if block.is_error else text
 
 
-def _text(content: str | Sequence[TextBlock]) -> str:
+def _text(content: str | Sequence[TextBlock | SystemBlock]) -> str:
     return content if isinstance(content, str) else "\n".join(block.text for block in content)
 
 

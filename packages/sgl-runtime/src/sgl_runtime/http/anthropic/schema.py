@@ -2,18 +2,17 @@
 """Anthropic's request bodies as structs, and what we do not do of them.
 
 As with OpenAI's: a field is honoured, is an annotation (typed `object`: it asks for nothing that is not done
-anyway), or, typed Any, is refused by name unless it holds a neutral value.
+anyway), or is refused by name (`unsupported`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from sgl_runtime.errors import InvalidRequest
+from sgl_runtime.http.unsupported import Unsupported, unless
 
 _StopSequence: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -21,6 +20,13 @@ _StopSequence: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 class TextBlock(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="text"):
     text: str
     cache_control: object = None  # prefixes are cached without being told
+    citations: object = None
+
+
+class SystemBlock(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+    cache_control: object = None
     citations: object = None
 
 
@@ -89,7 +95,7 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     content: str | list[Block]
 
 
-class ToolBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class CustomTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     name: str
     description: str | None = None
     input_schema: dict[str, Any]
@@ -97,9 +103,9 @@ class ToolBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     type: Literal["custom"] | None = None
     cache_control: object = None
     eager_input_streaming: object = None  # arguments are always streamed as they come
-    allowed_callers: Any = None
-    defer_loading: Any = None
-    input_examples: Any = None
+    allowed_callers: Annotated[Any, unless([], ["direct"])] = None
+    defer_loading: Annotated[Any, unless(False)] = None
+    input_examples: Annotated[Any, unless([])] = None
 
 
 class ToolChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -110,7 +116,7 @@ class ToolChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 class Thinking(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     type: Literal["enabled", "adaptive", "disabled"]
-    budget_tokens: Any = None
+    budget_tokens: Unsupported = None
     display: Literal["omitted"] | None = None
 
 
@@ -129,16 +135,16 @@ class CountBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     model: str
     messages: list[Message]
-    system: str | list[TextBlock] | None = None
-    tools: list[ToolBody] | None = None
+    system: str | list[SystemBlock] | None = None
+    tools: list[CustomTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     cache_control: object = None
-    mcp_servers: Any = None
-    speed: Any = None
-    user_profile_id: Any = None
-    workspace_id: Any = None
+    mcp_servers: Annotated[Any, unless([])] = None
+    speed: Annotated[Any, unless("standard")] = None
+    user_profile_id: Unsupported = None
+    workspace_id: Unsupported = None
 
 
 class MessagesBody(CountBody, kw_only=True, forbid_unknown_fields=True):
@@ -150,24 +156,6 @@ class MessagesBody(CountBody, kw_only=True, forbid_unknown_fields=True):
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     metadata: object = None
     service_tier: Literal["auto", "standard_only"] | None = None
-    container: Any = None
-    diagnostics: Any = None
-    inference_geo: Any = None
-
-
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "allowed_callers": ([], ["direct"]),
-    "defer_loading": (False,),
-    "input_examples": ([],),
-    "mcp_servers": ([],),
-    "speed": ("standard",),
-}
-
-
-def refuse_unsupported(body: msgspec.Struct, where: str = "") -> None:
-    """Raises InvalidRequest naming the first field of type Any that asks for something."""
-    for field in msgspec.structs.fields(type(body)):
-        value = getattr(body, field.name)
-        if field.type is Any and value is not None and value not in _NEUTRAL.get(field.name, ()):
-            path = f"{where}{field.name}"
-            raise InvalidRequest(f"{path}: this server does not support it; leave the field out", param=path)
+    container: Unsupported = None
+    diagnostics: Unsupported = None
+    inference_geo: Unsupported = None

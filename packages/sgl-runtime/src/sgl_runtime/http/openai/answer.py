@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any
+from typing import Generic, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 from uuid import uuid4
 
 from sgl_runtime.engine.request import PreparedRequest, Prompt
@@ -16,18 +16,71 @@ from sgl_runtime.http.openai.schema import StreamOptions
 from sgl_runtime.messages import Aborted, Finish, StoppedByLength
 
 
+class Choice(TypedDict):
+    index: int
+
+
+C = TypeVar("C", bound=Choice)  # a member of `choices`
+
+FinishReason: TypeAlias = Literal["stop", "length", "abort", "tool_calls"]
+
+
+class PromptDetails(TypedDict):
+    cached_tokens: int
+
+
+class CompletionDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: NotRequired[CompletionDetails]
+
+
+class Event(TypedDict, Generic[C]):
+    """One without choices is the last, with the usage that `include_usage` asks for."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[C]
+    usage: NotRequired[Usage | None]
+
+
+class Answer(TypedDict, Generic[C]):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[C]
+    usage: Usage
+
+
 class Envelope:
     """The fields around `choices`: the same in an answer and in all events of a stream."""
 
     def __init__(self, prefix: str, kind: str, model: str) -> None:
         self.id = f"{prefix}-{uuid4().hex}"
-        self._fields = {"id": self.id, "object": kind, "created": int(time.time()), "model": model}
+        self._kind = kind
+        self._created = int(time.time())
+        self._model = model
 
-    def wrap(self, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-        return {**self._fields, "choices": choices, **more}
+    def wrap(self, choices: list[C]) -> Event[C]:
+        return {
+            "id": self.id,
+            "object": self._kind,
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
 
 
-def finish_reason(finish: Finish | None) -> str | None:
+def finish_reason(finish: Finish | None) -> FinishReason | None:
     match finish:
         case None:
             return None
@@ -39,19 +92,28 @@ def finish_reason(finish: Finish | None) -> str | None:
             return "stop"
 
 
-def usage(prepared: PreparedRequest, latest: Mapping[int, Output]) -> dict[str, Any]:
+def usage(
+    prepared: PreparedRequest, latest: Mapping[int, Output], details: CompletionDetails | None
+) -> Usage:
     """Token counts; `latest` is the last output of each sample that has any yet. A prompt counts once,
     however many its samples.
     """
     prompt = sum(len(prompt.tokens) for prompt in prepared.prompts)
     cached = sum(_cached(prompt, latest) for prompt in prepared.prompts)
     completion = sum(output.completion_tokens for output in latest.values())
-    return {
+    counted: Usage = {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
+    if details is not None:
+        counted["completion_tokens_details"] = details
+    return counted
+
+
+def no_details() -> None:
+    """Usage says no more of a completion than its length."""
 
 
 def _cached(prompt: Prompt, latest: Mapping[int, Output]) -> int:
@@ -63,11 +125,11 @@ async def answer(
     api: Api,
     prepared: PreparedRequest,
     envelope: Envelope,
-    choice: Callable[[Output], dict[str, Any]],
+    choice: Callable[[Output], C],
     *,
     keep: int | None = None,
-    details: Callable[[], dict[str, Any]] = dict,
-) -> dict[str, Any]:
+    details: Callable[[], CompletionDetails | None] = no_details,
+) -> Answer[C]:
     """The whole answer; `choice` renders a finished sample, and `details` is more of the usage when all have.
     `keep`: of each prompt's samples only so many, those with the highest log-probability per token.
     """
@@ -76,8 +138,9 @@ async def answer(
     latest = {output.sample.index: output for output in outputs}
     choices = [choice(output) for output in (outputs if keep is None else _best(prepared, latest, keep))]
     if keep is not None:
-        choices = [{**choice, "index": index} for index, choice in enumerate(choices)]
-    return envelope.wrap(choices, usage={**usage(prepared, latest), **details()})
+        for index, kept in enumerate(choices):
+            kept["index"] = index
+    return {**envelope.wrap(choices), "usage": usage(prepared, latest, details())}
 
 
 def _best(prepared: PreparedRequest, latest: Mapping[int, Output], keep: int) -> list[Output]:
@@ -99,24 +162,27 @@ async def events(
     api: Api,
     prepared: PreparedRequest,
     envelope: Envelope,
-    choices: Callable[[Output], list[dict[str, Any]]],
+    choices: Callable[[Output], list[C]],
     options: StreamOptions | None,
-    details: Callable[[], dict[str, Any]] = dict,
-) -> AsyncGenerator[dict[str, Any], None]:
+    details: Callable[[], CompletionDetails | None] = no_details,
+) -> AsyncGenerator[Event[C], None]:
     """The events of a stream; `choices` renders an output as those of zero or more events.
 
     With continuous_usage_stats every event has the usage of the whole request up to it.
     """
     options = options or StreamOptions()
-    more: dict[str, Any] = {"usage": None} if options.include_usage else {}
     latest: dict[int, Output] = {}
     with api.client.open(prepared, streaming=True) as generation:
         async for output in generation.outputs():
             latest[output.sample.index] = output
-            rendered = choices(output)
-            if rendered and options.continuous_usage_stats:
-                more = {"usage": {**usage(prepared, latest), **details()}}
-            for choice in rendered:
-                yield envelope.wrap([choice], **more)
+            for choice in choices(output):
+                event = envelope.wrap([choice])
+                if options.continuous_usage_stats:
+                    event["usage"] = usage(prepared, latest, details())
+                elif options.include_usage:
+                    event["usage"] = None
+                yield event
     if options.include_usage:
-        yield envelope.wrap([], usage={**usage(prepared, latest), **details()})
+        last: Event[C] = envelope.wrap([])
+        last["usage"] = usage(prepared, latest, details())
+        yield last

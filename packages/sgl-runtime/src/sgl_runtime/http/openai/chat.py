@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, NotRequired, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -17,11 +17,21 @@ from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import Composed, compose, template_of
 from sgl_runtime.http.errors import json_response, openai_error
-from sgl_runtime.http.openai.answer import Envelope, answer, events, finish_reason
-from sgl_runtime.http.openai.logprobs import chat_entries
+from sgl_runtime.http.openai.answer import (
+    Answer,
+    CompletionDetails,
+    Envelope,
+    Event,
+    FinishReason,
+    answer,
+    events,
+    finish_reason,
+)
+from sgl_runtime.http.openai.logprobs import Entry, chat_entries
 from sgl_runtime.http.openai.messages import dialogue_of
-from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
 from sgl_runtime.http.openai.schema import ChatBody, check_common, sampling_body, spelling
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.http.stream import EventStream, while_connected
 from sgl_runtime.messages import LogprobSpec
@@ -33,7 +43,70 @@ DEFAULT_TEMPERATURE = 0.7
 _DECODER = msgspec.json.Decoder(ChatBody)
 
 
+class FunctionPiece(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class CalledTool(TypedDict):
+    """A call. In a stream: the first event of one; those after it have its index and more arguments."""
+
+    index: NotRequired[int]
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionPiece
+
+
+class AnswerMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[CalledTool]]
+
+
+class AnswerDelta(TypedDict, total=False):
+    """What an event adds to the message."""
+
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str
+    tool_calls: list[CalledTool]
+
+
+class ChatLogprobs(TypedDict):
+    content: list[Entry]
+    refusal: None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatEventChoice(TypedDict):
+    index: int
+    delta: AnswerDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletion(Answer[ChatChoice]): ...
+
+
+class ChatCompletionEvent(Event[ChatEventChoice]): ...
+
+
+@operation(
+    reads=_DECODER,
+    answers=ChatCompletion,
+    streams=ChatCompletionEvent,
+    refuses=UNKNOWN_MODEL,
+    example={"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8},
+)
 async def chat_completions(api: Api, request: Request) -> ASGIApp:
+    """Answer a chat, with tools if there are any: OpenAI's protocol."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     check_common(body)
@@ -92,7 +165,7 @@ class _Choices:
         self._deltas = [_Deltas() for _ in prepared.samples]
         self._reasons = composed.reader is not None and api.dialect is not None and bool(api.dialect.marks)
 
-    def whole(self, output: Output) -> dict[str, Any]:
+    def whole(self, output: Output) -> ChatChoice:
         reader = self._readers[output.sample.index]
         return {
             "index": output.sample.index,
@@ -101,7 +174,7 @@ class _Choices:
             "finish_reason": _finish(output, reader),
         }
 
-    def deltas(self, output: Output) -> list[dict[str, Any]]:
+    def deltas(self, output: Output) -> list[ChatEventChoice]:
         """For the events of a stream: the role once, then what is new, then the finish reason by itself."""
         index = output.sample.index
         reader, deltas = self._readers[index], self._deltas[index]
@@ -109,27 +182,26 @@ class _Choices:
         rendered = [deltas.render(piece) for piece in reader.add(output)]
         if not rendered and logprobs is not None and logprobs["content"]:
             rendered = [{"content": ""}]
-        choices: list[dict[str, Any]] = [
+        choices: list[ChatEventChoice] = [
             {"index": index, "delta": delta, "logprobs": logprobs if i == 0 else None, "finish_reason": None}
             for i, delta in enumerate(rendered)
         ]
         if not deltas.begun:
             deltas.begun = True
-            first = {"role": "assistant", "content": ""}
+            first: AnswerDelta = {"role": "assistant", "content": ""}
             choices.insert(0, {"index": index, "delta": first, "logprobs": None, "finish_reason": None})
         if output.finish is not None:
             finish = _finish(output, reader)
             choices.append({"index": index, "delta": {}, "logprobs": None, "finish_reason": finish})
         return choices
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> CompletionDetails | None:
         """What usage says of the completion beside its length."""
         if not self._reasons:
-            return {}
-        tokens = sum(reader.reasoning_tokens for reader in self._readers)
-        return {"completion_tokens_details": {"reasoning_tokens": tokens}}
+            return None
+        return {"reasoning_tokens": sum(reader.reasoning_tokens for reader in self._readers)}
 
-    def _logprobs(self, output: Output) -> dict[str, Any] | None:
+    def _logprobs(self, output: Output) -> ChatLogprobs | None:
         if output.sample.generate.logprobs is None:
             return None
         logprobs = output.output_logprobs
@@ -144,7 +216,7 @@ class _Deltas:
         self.begun = False
         self._calls = 0
 
-    def render(self, piece: Piece) -> dict[str, Any]:
+    def render(self, piece: Piece) -> AnswerDelta:
         match piece:
             case Text(text):
                 return {"content": text}
@@ -152,31 +224,36 @@ class _Deltas:
                 return {"reasoning_content": text}
             case Call(name):
                 self._calls += 1
-                function = {"name": name, "arguments": ""}
-                call = {"id": new_call_id(), "type": "function", "function": function}
-                return {"tool_calls": [{"index": self._calls - 1, **call}]}
+                call: CalledTool = {
+                    "index": self._calls - 1,
+                    "id": new_call_id(),
+                    "type": "function",
+                    "function": {"name": name, "arguments": ""},
+                }
+                return {"tool_calls": [call]}
             case Arguments(text):
                 return {"tool_calls": [{"index": self._calls - 1, "function": {"arguments": text}}]}
 
 
-def _message(pieces: list[Piece]) -> dict[str, Any]:
+def _message(pieces: list[Piece]) -> AnswerMessage:
     """The pieces of a whole answer as a message."""
     parts = parts_of(pieces)
     content = "".join(part.text for part in parts if part.kind == "text")
     reasoning = "".join(part.text for part in parts if part.kind == "reasoning")
-    calls = [
+    calls: list[CalledTool] = [
         {"id": new_call_id(), "type": "function", "function": {"name": part.name, "arguments": part.text}}
         for part in parts
         if part.kind == "call"
     ]
-    message: dict[str, Any] = {"role": "assistant", "content": content}
+    message: AnswerMessage = {"role": "assistant", "content": content}
     if reasoning:
         message["reasoning_content"] = reasoning
     if calls:
-        message |= {"content": content or None, "tool_calls": calls}
+        message["content"] = content or None
+        message["tool_calls"] = calls
     return message
 
 
-def _finish(output: Output, reader: AnswerReader) -> str | None:
+def _finish(output: Output, reader: AnswerReader) -> FinishReason | None:
     reason = finish_reason(output.finish)
     return "tool_calls" if reason == "stop" and reader.called else reason

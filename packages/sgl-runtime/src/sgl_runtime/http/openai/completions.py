@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import msgspec
 from msgspec import UNSET
@@ -18,10 +18,19 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response, openai_error
-from sgl_runtime.http.openai.answer import Envelope, answer, events, finish_reason
-from sgl_runtime.http.openai.logprobs import CompletionLogprobs, joined
-from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.answer import (
+    Answer,
+    Envelope,
+    Event,
+    FinishReason,
+    answer,
+    events,
+    finish_reason,
+)
+from sgl_runtime.http.openai.logprobs import CompletionLogprobs, Lists, joined
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
 from sgl_runtime.http.openai.schema import CompletionBody, check_common, sampling_body, spelling
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.stream import EventStream, while_connected
 from sgl_runtime.messages import Logprobs, LogprobSpec
 from sgl_runtime.text.tokenizer import Tokenizer
@@ -30,7 +39,28 @@ DEFAULT_MAX_TOKENS = 16
 _DECODER = msgspec.json.Decoder(CompletionBody)
 
 
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: Lists | None
+    finish_reason: FinishReason | None
+
+
+class Completion(Answer[CompletionChoice]): ...
+
+
+class CompletionEvent(Event[CompletionChoice]): ...
+
+
+@operation(
+    reads=_DECODER,
+    answers=Completion,
+    streams=CompletionEvent,
+    refuses=UNKNOWN_MODEL,
+    example={"prompt": "The capital of France is", "max_tokens": 8},
+)
 async def completions(api: Api, request: Request) -> ASGIApp:
+    """Complete a prompt, or each of a list: OpenAI's older protocol."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     check_common(body)
@@ -102,7 +132,7 @@ def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]
 
 def _choices(
     body: CompletionBody, prepared: PreparedRequest, tokenizer: Tokenizer
-) -> Callable[[Output], dict[str, Any]]:
+) -> Callable[[Output], CompletionChoice]:
     """Render what each output adds to its sample as a member of `choices`."""
     renderers = [
         _Choice(prompt, tokenizer, top=body.logprobs, echo=bool(body.echo))
@@ -128,7 +158,7 @@ class _Choice:
             None if top is None else CompletionLogprobs(tokenizer, top=top, skip_special=skip_special)
         )
 
-    def add(self, output: Output) -> dict[str, Any]:
+    def add(self, output: Output) -> CompletionChoice:
         """The new text and its log-probabilities; the first time with the prompt's, if that is wanted."""
         text = output.new_text
         logprobs = self._completion_logprobs(output)
@@ -142,7 +172,7 @@ class _Choice:
             "finish_reason": finish_reason(output.finish),
         }
 
-    def _completion_logprobs(self, output: Output) -> dict[str, Any] | None:
+    def _completion_logprobs(self, output: Output) -> Lists | None:
         if self._logprobs is None:
             return None
         prompt = None
@@ -153,7 +183,8 @@ class _Choice:
         return completion if prompt is None else joined(prompt, completion)
 
 
-def _events(output: Output, choice: Callable[[Output], dict[str, Any]]) -> list[dict[str, Any]]:
+def _events(output: Output, choice: Callable[[Output], CompletionChoice]) -> list[CompletionChoice]:
     rendered = choice(output)
-    worth = rendered["text"] or rendered["finish_reason"] or (rendered["logprobs"] or {}).get("tokens")
+    logprobs = rendered["logprobs"]
+    worth = rendered["text"] or rendered["finish_reason"] or (logprobs is not None and logprobs["tokens"])
     return [rendered] if worth else []

@@ -9,12 +9,33 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from sgl_runtime.engine.request import Prompt
 from sgl_runtime.http.logprobs import finite
 from sgl_runtime.messages import Logprobs
 from sgl_runtime.text.tokenizer import Tokenizer
+
+
+class Alternative(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Entry(Alternative):
+    """A token of the answer."""
+
+    top_logprobs: list[Alternative]
+
+
+class Lists(TypedDict):
+    """Parallel lists, one entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
 
 
 def spelled(data: bytes, *, prefix: str = "") -> str:
@@ -25,9 +46,9 @@ def spelled(data: bytes, *, prefix: str = "") -> str:
         return prefix + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def chat_entries(tokenizer: Tokenizer, logprobs: Logprobs) -> list[dict[str, Any]]:
+def chat_entries(tokenizer: Tokenizer, logprobs: Logprobs) -> list[Entry]:
     """`choices[].logprobs.content`."""
-    entries = []
+    entries: list[Entry] = []
     for token, value, top in zip(logprobs.tokens, logprobs.values, logprobs.top, strict=True):
         assert value is not None, "only a prompt's first token has no probability"
         alternatives = [_chat_entry(tokenizer, other, its) for other, its in top]
@@ -35,7 +56,7 @@ def chat_entries(tokenizer: Tokenizer, logprobs: Logprobs) -> list[dict[str, Any
     return entries
 
 
-def _chat_entry(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any]:
+def _chat_entry(tokenizer: Tokenizer, token: int, value: float) -> Alternative:
     data = tokenizer.vocabulary[token]
     return {"token": spelled(data), "logprob": finite(value), "bytes": list(data)}
 
@@ -50,7 +71,7 @@ class CompletionLogprobs:
         self._offset = 0
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def prompt(self, prompt: Prompt, text: str, logprobs: Logprobs) -> dict[str, Any]:
+    def prompt(self, prompt: Prompt, text: str, logprobs: Logprobs) -> Lists:
         """The echoed prompt, whose text is `text`."""
         # A text was written with all its tokens; token ids are shown like the tokens of an answer.
         pieces = (
@@ -63,10 +84,10 @@ class CompletionLogprobs:
         self._offset, self._decoder = len(text), codecs.getincrementaldecoder("utf-8")(errors="replace")
         return lists
 
-    def completion(self, logprobs: Logprobs) -> dict[str, Any]:
+    def completion(self, logprobs: Logprobs) -> Lists:
         return self._lists(logprobs, self._shown(logprobs.tokens))
 
-    def _lists(self, logprobs: Logprobs, pieces: list[bytes]) -> dict[str, Any]:
+    def _lists(self, logprobs: Logprobs, pieces: list[bytes]) -> Lists:
         offsets = []
         for piece in pieces:
             offsets.append(max(0, self._offset))
@@ -102,6 +123,12 @@ class CompletionLogprobs:
         return self._tokenizer.vocabulary[token]
 
 
-def joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def joined(first: Lists, second: Lists) -> Lists:
     """Two pieces of `CompletionLogprobs` as one."""
-    return {name: None if part is None else part + second[name] for name, part in first.items()}
+    tops = (first["top_logprobs"], second["top_logprobs"])
+    return {
+        "tokens": first["tokens"] + second["tokens"],
+        "token_logprobs": first["token_logprobs"] + second["token_logprobs"],
+        "top_logprobs": None if tops[0] is None or tops[1] is None else tops[0] + tops[1],
+        "text_offset": first["text_offset"] + second["text_offset"],
+    }

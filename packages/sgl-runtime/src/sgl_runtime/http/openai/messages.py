@@ -16,8 +16,8 @@ from sgl_runtime.http.openai.schema import (
     ContentPart,
     NamedTool,
     ToolCall,
-    refuse_unsupported,
 )
+from sgl_runtime.http.unsupported import refuse_unsupported
 
 
 def dialogue_of(api: Api, body: ChatBody) -> Dialogue:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypedDict
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,15 +11,36 @@ from starlette.responses import Response
 from sgl_runtime.errors import InvalidRequest, NotFound
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.errors import json_response
+from sgl_runtime.http.operation import operation
 from sgl_runtime.text.tokenizer import Tokenizer
 
+UNKNOWN_MODEL = {404: "The model is not the one that is served."}
 
+
+class ModelCard(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    max_model_len: int
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+@operation(answers=ModelList)
 async def list_models(api: Api, request: Request) -> Response:
-    return json_response({"object": "list", "data": [_card(api)]})
+    """The models that are served: one."""
+    answer: ModelList = {"object": "list", "data": [_card(api)]}
+    return json_response(answer)
 
 
+@operation(answers=ModelCard, refuses=UNKNOWN_MODEL)
 async def get_model(api: Api, request: Request) -> Response:
-    """`{id}` may hold slashes, as hub ids do."""
+    """A model by its name. `{id}` may hold slashes, as hub ids do."""
     check_model(api, request.path_params["id"])
     return json_response(_card(api))
 
@@ -44,7 +65,7 @@ def tokenizer_of(api: Api) -> Tokenizer:
     return api.tokenizer
 
 
-def _card(api: Api) -> dict[str, Any]:
+def _card(api: Api) -> ModelCard:
     return {
         "id": api.model_name,
         "object": "model",

@@ -2,12 +2,12 @@
 """OpenAI's request bodies as structs, and what we do not do of them.
 
 Every field of OpenAI's has one of three fates: honoured; an annotation that asks for nothing (`user`,
-`metadata`, …); or refused by name unless it holds a neutral value. None is accepted and ignored.
+`metadata`, …); or refused by name (`unsupported`). None is accepted and ignored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from sgl_runtime.engine.sampling import SamplingBody, SamplingFields
 from sgl_runtime.errors import InvalidRequest
+from sgl_runtime.http.unsupported import Unsupported, refuse_unsupported, unless
 
 MAX_TOP_LOGPROBS = 20
 
@@ -26,7 +27,7 @@ _SPELLING = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "to
 class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     include_usage: bool = False
     continuous_usage_stats: bool = False
-    include_obfuscation: Any = None
+    include_obfuscation: Annotated[Any, unless(False)] = None
 
 
 class TextFormat(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
@@ -72,16 +73,16 @@ class CompletionBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     logprobs: _Top | None = None
     echo: bool | None = None
     best_of: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    suffix: Any = None
+    suffix: Annotated[Any, unless("")] = None
 
 
 class ContentPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     type: str
     text: str | None = None
-    image_url: Any = None
-    input_audio: Any = None
-    file: Any = None
-    refusal: Any = None
+    image_url: Unsupported = None
+    input_audio: Unsupported = None
+    file: Unsupported = None
+    refusal: Unsupported = None
 
 
 class CalledFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -105,10 +106,10 @@ class ChatMessage(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     # What an answer of OpenAI's may hold when a client sends it back.
-    annotations: Any = None
-    audio: Any = None
-    function_call: Any = None
-    refusal: Any = None
+    annotations: Annotated[Any, unless([])] = None
+    audio: Unsupported = None
+    function_call: Annotated[Any, unless("none", "auto")] = None
+    refusal: Unsupported = None
     parsed: object = None  # put there by OpenAI's client, from the content
 
 
@@ -132,9 +133,14 @@ class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_fi
     function: NamedFunction
 
 
+class AllowedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: NamedFunction
+
+
 class AllowedTools(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[AllowedTool]
 
 
 class AllowedChoice(
@@ -157,45 +163,20 @@ class ChatBody(CommonBody, kw_only=True, forbid_unknown_fields=True):
     separate_reasoning: bool | None = None  # false: leave it in the text
     continue_final_message: bool | None = None  # the last message, the assistant's, begins the answer
     chat_template_kwargs: dict[str, Any] | None = None
-    audio: Any = None
-    function_call: Any = None
-    functions: Any = None
-    modalities: Any = None
-    moderation: Any = None
-    prediction: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    service_tier: Any = None
-    verbosity: Any = None
-    web_search_options: Any = None
+    audio: Unsupported = None
+    function_call: Annotated[Any, unless("none", "auto")] = None
+    functions: Annotated[Any, unless([])] = None
+    modalities: Annotated[Any, unless(["text"])] = None
+    moderation: Unsupported = None
+    prediction: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Annotated[Any, unless("in_memory", "in-memory")] = None
+    service_tier: Annotated[Any, unless("auto", "default")] = None
+    verbosity: Annotated[Any, unless("medium")] = None
+    web_search_options: Unsupported = None
 
 
-# Values that ask for what we do anyway. A field of type Any that is not here has none but null.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "annotations": ([],),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "include_obfuscation": (False,),
-    "modalities": (["text"],),
-    "prompt_cache_retention": ("in_memory", "in-memory"),
-    "service_tier": ("auto", "default"),
-    "suffix": ("",),
-    "verbosity": ("medium",),
-}
 _ANY_OBJECT = {"type": "object"}
-
-
-def refuse_unsupported(body: msgspec.Struct, where: str = "") -> None:
-    """Raises InvalidRequest naming the first field of type Any that asks for something."""
-    for field in msgspec.structs.fields(type(body)):
-        value = getattr(body, field.name)
-        if field.type is not Any or value is None or field.name == "stop_regex":  # refused in engine.sampling
-            continue
-        if value not in _NEUTRAL.get(field.name, ()):
-            path = f"{where}{field.name}"
-            raise InvalidRequest(
-                f"{path}: this build does not support it yet; leave the field out", param=path
-            )
 
 
 def check_common(body: CommonBody) -> None:

@@ -5,17 +5,30 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 from uuid import uuid4
 
 from sgl_runtime.engine.stream import Output
+from sgl_runtime.http.openai.responses.shapes import (
+    AnsweredResponse,
+    OutputContent,
+    OutputItem,
+    ResponseFields,
+    ResponseUsage,
+    Status,
+)
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.messages import Aborted, StoppedByLength
 from sgl_runtime.text.answer.formats import new_call_id
 from sgl_runtime.text.answer.pieces import Call, Part, part_begun
 
 _PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
+_TYPES: dict[str, Literal["message", "reasoning", "function_call"]] = {
+    "text": "message",
+    "reasoning": "reasoning",
+    "call": "function_call",
+}
 _DELTAS = {
     "text": "response.output_text.delta",
     "reasoning": "response.reasoning_text.delta",
@@ -32,21 +45,23 @@ class _Open:
         self.id = f"{_PREFIXES[part.kind]}_{uuid4().hex}"
         self.call_id = new_call_id()
 
-    def item(self, status: str) -> dict[str, Any]:
+    def item(self, status: Status) -> OutputItem:
         """With what has been written so far."""
-        common = {"id": self.id, "status": status}
+        item: OutputItem = {"id": self.id, "type": _TYPES[self.part.kind], "status": status}
         match self.part.kind:
             case "text":
-                content = [self.content()] if self.part.text else []
-                return {**common, "type": "message", "role": "assistant", "content": content}
+                item["role"] = "assistant"
+                item["content"] = [self.content()] if self.part.text else []
             case "reasoning":
-                content = [self.content()] if self.part.text else []
-                return {**common, "type": "reasoning", "summary": [], "content": content}
+                item["summary"] = []
+                item["content"] = [self.content()] if self.part.text else []
             case "call":
-                call = {"call_id": self.call_id, "name": self.part.name, "arguments": self.part.text}
-                return {**common, "type": "function_call", **call}
+                item["call_id"] = self.call_id
+                item["name"] = self.part.name
+                item["arguments"] = self.part.text
+        return item
 
-    def content(self, text: str | None = None) -> dict[str, Any]:
+    def content(self, text: str | None = None) -> OutputContent:
         text = self.part.text if text is None else text
         if self.part.kind == "reasoning":
             return {"type": "reasoning_text", "text": text}
@@ -56,17 +71,22 @@ class _Open:
 class ResponseWriter:
     """One response. `fields`: those around the answer, which do not change."""
 
-    def __init__(self, reader: AnswerReader, fields: Mapping[str, Any]) -> None:
+    def __init__(self, reader: AnswerReader, fields: ResponseFields) -> None:
         self._reader = reader
         self._fields = fields
         self._open: _Open | None = None
         self._written: list[_Open] = []  # those before it
-        self._output: list[dict[str, Any]] = []  # their items
+        self._output: list[OutputItem] = []  # their items
         self._sequence = 0
-        self.response: dict[str, Any] = {}  # when it has ended
+        self.response: AnsweredResponse | None = None  # when it has ended
 
     def begin(self) -> Iterator[dict[str, Any]]:
-        response = {**self._fields, "status": "in_progress", "output": [], "usage": None}
+        response: AnsweredResponse = {
+            **self._fields,
+            "status": "in_progress",
+            "output": [],
+            "usage": None,
+        }
         yield self._event("response.created", response=response)
         yield self._event("response.in_progress", response=response)
 
@@ -82,11 +102,10 @@ class ResponseWriter:
                 self._open.part.text += piece.text
                 yield self._of_item(_DELTAS[self._open.part.kind], delta=piece.text)
         if output.finish is not None:
-            status, more = _outcome(output)
-            yield from self._close("completed" if status == "completed" else "incomplete")
-            usage = _usage(output, self._reader)
-            self.response = {**self._fields, "status": status, "output": self._output, "usage": usage, **more}
-            yield self._event(f"response.{status}", response=self.response)
+            whole = not isinstance(output.finish, StoppedByLength | Aborted)
+            yield from self._close("completed" if whole else "incomplete")
+            self.response = self._ended(output)
+            yield self._event(f"response.{self.response['status']}", response=self.response)
 
     def turn(self) -> dict[str, Any]:
         """The answer as a turn of the conversation; calls that were broken off are no part of it."""
@@ -110,7 +129,25 @@ class ResponseWriter:
         if part.kind != "call":
             yield self._of_item("response.content_part.added", part=self._open.content(""))
 
-    def _close(self, status: str) -> Iterator[dict[str, Any]]:
+    def _ended(self, output: Output) -> AnsweredResponse:
+        response: AnsweredResponse = {
+            **self._fields,
+            "status": "completed",
+            "output": self._output,
+            "usage": _usage(output, self._reader),
+        }
+        match output.finish:
+            case StoppedByLength():
+                response["status"] = "incomplete"
+                response["incomplete_details"] = {"reason": "max_output_tokens"}
+            case Aborted(reason):
+                response["status"] = "failed"
+                response["error"] = {"code": "server_error", "message": reason}
+            case _:
+                response["completed_at"] = int(time.time())
+        return response
+
+    def _close(self, status: Status) -> Iterator[dict[str, Any]]:
         if self._open is None:
             return
         part = self._open.part
@@ -145,17 +182,7 @@ class ResponseWriter:
         return {"type": type, "sequence_number": self._sequence - 1, **fields}
 
 
-def _outcome(output: Output) -> tuple[str, dict[str, Any]]:
-    """Status, and the fields that say more of it."""
-    match output.finish:
-        case StoppedByLength():
-            return "incomplete", {"incomplete_details": {"reason": "max_output_tokens"}}
-        case Aborted(reason):
-            return "failed", {"error": {"code": "server_error", "message": reason}}
-    return "completed", {"completed_at": int(time.time())}
-
-
-def _usage(output: Output, reader: AnswerReader) -> dict[str, Any]:
+def _usage(output: Output, reader: AnswerReader) -> ResponseUsage:
     prompt, completion = len(output.sample.generate.tokens), output.completion_tokens
     return {
         "input_tokens": prompt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -25,8 +25,10 @@ from sgl_runtime.http.openai.models import check_model, tokenizer_of
 from sgl_runtime.http.openai.responses.answer import ResponseWriter
 from sgl_runtime.http.openai.responses.request import dialogue_of, turns_of
 from sgl_runtime.http.openai.responses.schema import ResponsesBody, SchemaFormat, check
+from sgl_runtime.http.openai.responses.shapes import AnsweredResponse, ResponseEvent, ResponseFields
 from sgl_runtime.http.openai.responses.store import StoredResponse
 from sgl_runtime.http.openai.schema import JsonObjectFormat
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.http.stream import EventStream, named_frame, while_connected
 
@@ -34,7 +36,24 @@ _DECODER = msgspec.json.Decoder(ResponsesBody)
 _SPELLING = {"max_new_tokens": "max_output_tokens", "json_schema": "text.format.schema"}
 
 
+_UNKNOWN_RESPONSE = {404: "No such response is kept."}
+
+
+class DeletedResponse(TypedDict):
+    id: str
+    object: Literal["response"]
+    deleted: bool
+
+
+@operation(
+    reads=_DECODER,
+    answers=AnsweredResponse,
+    streams=ResponseEvent,
+    refuses={404: "The model is not the one that is served, or the previous response is not kept."},
+    example={"input": "Hello!", "max_output_tokens": 8},
+)
 async def responses(api: Api, request: Request) -> ASGIApp:
+    """Answer items, with tools if there are any: OpenAI's newer protocol."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     check(body)
@@ -53,14 +72,19 @@ async def responses(api: Api, request: Request) -> ASGIApp:
     return json_response(await while_connected(request.receive, _whole(events, writer)))
 
 
+@operation(answers=AnsweredResponse, refuses=_UNKNOWN_RESPONSE)
 async def get_response(api: Api, request: Request) -> Response:
+    """A response that is kept."""
     return json_response(api.responses.get(request.path_params["id"], "response_id").response)
 
 
+@operation(answers=DeletedResponse, refuses=_UNKNOWN_RESPONSE)
 async def delete_response(api: Api, request: Request) -> Response:
+    """Forget a response."""
     id = request.path_params["id"]
     api.responses.delete(id)
-    return json_response({"id": id, "object": "response", "deleted": True})
+    answer: DeletedResponse = {"id": id, "object": "response", "deleted": True}
+    return json_response(answer)
 
 
 async def _events(
@@ -81,15 +105,17 @@ async def _events(
                     yield event
             events = list(writer.events(output))
             if output.finish is not None and turns is not None:
+                assert writer.response is not None, "it has ended"
                 stored = StoredResponse(writer.response, [*turns, writer.turn()])
                 api.responses.put(writer.response["id"], stored)
             for event in events:
                 yield event
 
 
-async def _whole(events: AsyncGenerator[dict[str, Any], None], writer: ResponseWriter) -> dict[str, Any]:
+async def _whole(events: AsyncGenerator[dict[str, Any], None], writer: ResponseWriter) -> AnsweredResponse:
     async for _ in events:
         pass
+    assert writer.response is not None, "it has ended"
     return writer.response
 
 
@@ -121,14 +147,14 @@ def _spell(field: str) -> str:
     return _SPELLING.get(field, field)
 
 
-def _fields(api: Api, body: ResponsesBody, id: str) -> dict[str, Any]:
-    """What a response repeats of its request."""
+def _fields(api: Api, body: ResponsesBody, id: str) -> ResponseFields:
     told = msgspec.to_builtins(body)
     format = {"type": "text"} if body.text is None or body.text.format is None else told["text"]["format"]
     return {
         "id": id,
         "object": "response",
         "created_at": int(time.time()),
+        "completed_at": None,
         "model": api.model_name,
         "error": None,
         "incomplete_details": None,

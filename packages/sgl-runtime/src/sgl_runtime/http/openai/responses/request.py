@@ -14,7 +14,13 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.dialogue import Dialogue, Tool, effort
 from sgl_runtime.http.openai.messages import arguments_of
-from sgl_runtime.http.openai.responses.schema import AllowedTools, Item, NamedTool, Part, ResponsesBody
+from sgl_runtime.http.openai.responses.schema import (
+    AllowedFunctions,
+    ChosenFunction,
+    Item,
+    Part,
+    ResponsesBody,
+)
 
 _TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
 
@@ -25,9 +31,9 @@ def dialogue_of(api: Api, body: ResponsesBody, turns: list[dict[str, Any]]) -> D
     match body.tool_choice:
         case str() as choice:
             pass
-        case NamedTool(name=name):
+        case ChosenFunction(name=name):
             choice, allowed = "required", frozenset({name})
-        case AllowedTools(mode=mode, tools=tools):
+        case AllowedFunctions(mode=mode, tools=tools):
             choice, allowed = mode, frozenset(tool.name for tool in tools)
     system = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
     asked = None if body.reasoning is None else body.reasoning.effort

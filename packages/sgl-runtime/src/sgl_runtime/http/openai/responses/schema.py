@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,6 +11,7 @@ from msgspec import Meta
 from sgl_runtime.engine.sampling import SamplingFields
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.openai.schema import JsonObjectFormat, TextFormat
+from sgl_runtime.http.unsupported import Unsupported, refuse_unsupported, unless
 
 
 class Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -41,8 +41,8 @@ class Item(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     phase: object = None
     caller: object = None
     summary: list[Part] | None = None
-    encrypted_content: Any = None
-    namespace: Any = None
+    encrypted_content: Unsupported = None
+    namespace: Unsupported = None
     parsed_arguments: object = None  # put there by OpenAI's client
 
 
@@ -52,20 +52,27 @@ class FunctionTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    allowed_callers: Any = None
-    defer_loading: Any = None
-    output_schema: Any = None
+    allowed_callers: Annotated[Any, unless([], ["direct"])] = None
+    defer_loading: Annotated[Any, unless(False)] = None
+    output_schema: Unsupported = None
 
 
-class NamedTool(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
+class ChosenFunction(
+    msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"
+):
     name: str
 
 
-class AllowedTools(
+class AllowedFunction(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: str
+
+
+class AllowedFunctions(
     msgspec.Struct, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[AllowedFunction]
 
 
 class SchemaFormat(
@@ -79,19 +86,19 @@ class SchemaFormat(
 
 class TextConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     format: TextFormat | JsonObjectFormat | SchemaFormat | None = None
-    verbosity: Any = None
+    verbosity: Annotated[Any, unless("medium")] = None
 
 
 class Reasoning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: Any = None
-    generate_summary: Any = None
-    context: Any = None
-    mode: Any = None
+    summary: Unsupported = None
+    generate_summary: Unsupported = None
+    context: Unsupported = None
+    mode: Annotated[Any, unless("standard")] = None
 
 
-class StreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    include_obfuscation: Any = None
+class ResponsesStreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    include_obfuscation: Annotated[Any, unless(False)] = None
 
 
 class ResponsesBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -102,10 +109,10 @@ class ResponsesBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     previous_response_id: str | None = None
     store: bool | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ResponsesStreamOptions | None = None
     text: TextConfig | None = None
     tools: list[FunctionTool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedTools | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenFunction | AllowedFunctions | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
     # extension
@@ -115,61 +122,35 @@ class ResponsesBody(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    access_programs: Any = None
-    background: Any = None
-    background_options: Any = None
-    context_management: Any = None
-    conversation: Any = None
-    image: Any = None
-    include: Any = None
-    max_tool_calls: Any = None
-    moderation: Any = None
-    prompt: Any = None
-    prompt_cache_options: Any = None
-    prompt_cache_retention: Any = None
-    service_tier: Any = None
-    top_logprobs: Any = None
-    truncation: Any = None
-
-
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "allowed_callers": ([], ["direct"]),
-    "background": (False,),
-    "context_management": ([],),
-    "defer_loading": (False,),
+    access_programs: Unsupported = None
+    background: Annotated[Any, unless(False)] = None
+    background_options: Unsupported = None
+    context_management: Annotated[Any, unless([])] = None
+    conversation: Unsupported = None
+    image: Unsupported = None
     # Encrypted, reasoning can be sent back where nothing is stored; here it comes and goes in the open.
-    "include": ([], ["reasoning.encrypted_content"]),
-    "include_obfuscation": (False,),
-    "mode": ("standard",),
-    "prompt_cache_retention": ("in_memory", "in-memory"),
-    "service_tier": ("auto", "default"),
-    "top_logprobs": (0,),
-    "truncation": ("disabled",),
-    "verbosity": ("medium",),
-}
+    include: Annotated[Any, unless([], ["reasoning.encrypted_content"])] = None
+    max_tool_calls: Unsupported = None
+    moderation: Unsupported = None
+    prompt: Unsupported = None
+    prompt_cache_options: Unsupported = None
+    prompt_cache_retention: Annotated[Any, unless("in_memory", "in-memory")] = None
+    service_tier: Annotated[Any, unless("auto", "default")] = None
+    top_logprobs: Annotated[Any, unless(0)] = None
+    truncation: Annotated[Any, unless("disabled")] = None
 
 
 def check(body: ResponsesBody) -> None:
     """Raises InvalidRequest naming the first field that asks for what we do not do."""
-    _refuse(body)
+    refuse_unsupported(body)
     if body.n not in (None, 1):
         raise InvalidRequest("n: a response has one answer; use /v1/chat/completions", param="n")
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options: only with stream: true", param="stream_options")
     for name in ("stream_options", "text", "reasoning"):
         if (part := getattr(body, name)) is not None:
-            _refuse(part, f"{name}.")
+            refuse_unsupported(part, f"{name}.")
     for i, tool in enumerate(body.tools or ()):
-        _refuse(tool, f"tools[{i}].")
+        refuse_unsupported(tool, f"tools[{i}].")
     for i, item in enumerate(body.input if isinstance(body.input, list) else ()):
-        _refuse(item, f"input[{i}].")
-
-
-def _refuse(body: msgspec.Struct, where: str = "") -> None:
-    for field in msgspec.structs.fields(type(body)):
-        value = getattr(body, field.name)
-        if field.type is not Any or value is None or field.name == "stop_regex":  # refused in engine.sampling
-            continue
-        if value not in _NEUTRAL.get(field.name, ()):
-            path = f"{where}{field.name}"
-            raise InvalidRequest(f"{path}: this server does not support it; leave the field out", param=path)
+        refuse_unsupported(item, f"input[{i}].")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ MAX_BYTES = 64 << 20
 class StoredResponse(msgspec.Struct, frozen=True):
     """A response as it was answered, and the conversation up to its end."""
 
-    response: dict[str, Any]
+    response: Mapping[str, Any]
     turns: list[dict[str, Any]]
 
 
