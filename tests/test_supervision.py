@@ -178,6 +178,7 @@ def test_a_checkpoint_without_some_of_its_weights(refusal: Refusal, tiny: Path, 
         (("--tp", "64"), "64"),
         (("--context-length", "99999999"), "context"),
         (("--tokenizer-path", "/no/such/tokenizer"), "/no/such/tokenizer"),
+        (("--ssl-certfile", "/no/such.pem"), "--ssl-certfile /no/such.pem cannot be read"),
     ],
 )
 def test_settings_that_cannot_work(refusal: Refusal, tiny: Path, flags: tuple[str, ...], named: str) -> None:

@@ -41,6 +41,7 @@ from sgl_runtime.process import (
     uninterrupted,
 )
 from sgl_runtime.profile.report import check_folder
+from sgl_runtime.tls import tls_context
 
 _logger = log.logger(__name__)
 _DRAIN_MARGIN_S = 5.0  # for the api process to end, beyond what its clients get
@@ -60,6 +61,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
     with contextlib.ExitStack() as stack:
         stack.enter_context(termination_as_exception())
         check_folder(config.profile)
+        tls_context(config)
         listener = stack.enter_context(_listen(config.host, config.port))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
@@ -211,7 +213,7 @@ def _welcome(
         else host
     )
     capacities = [ready.capacity for ready in readies if ready.capacity is not None]
-    url = f"http://{reach}:{port}"
+    url = f"{'http' if config.ssl_certfile is None else 'https'}://{reach}:{port}"
     name = config.served_model_name or config.model_path or path.stem
     prompt: dict[str, Any] = (
         {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}

@@ -168,7 +168,7 @@ async def listening(
         script.senders,  # type: ignore[arg-type]
         script,  # type: ignore[arg-type]
         path=PATH,
-        fd=listener.detach(),
+        listener=listener,
         on_ready=ready.set,
         stop=stop,
         died=died,

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 from starlette.applications import Starlette
@@ -25,14 +23,8 @@ from sgl_runtime.http.openai import chat, completions, models
 from sgl_runtime.http.openai.responses import endpoint as responses
 
 
-def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starlette:
-    """The ASGI application; `on_ready` is called when the server is about to answer."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        on_ready()
-        yield
-
+def build_app(api: Api) -> Starlette:
+    """The ASGI application."""
     return Starlette(
         routes=[
             Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
@@ -65,7 +57,6 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             ClientDisconnect: errors.on_client_left,
             Exception: errors.on_bug,
         },
-        lifespan=lifespan,
     )
 
 

@@ -18,6 +18,7 @@ from sgl_runtime.http.errors import error_response, json_response
 from sgl_runtime.http.stream import while_connected
 from sgl_runtime.text.chat import ChatTemplate
 
+_SECRETS = ("api_key", "ssl_keyfile_password")
 PROBE_S = 20.0  # for every replica to produce a token
 
 
@@ -59,9 +60,10 @@ def _markers(template: ChatTemplate) -> dict[str, Any] | None:
 
 
 async def get_server_args(api: Api, request: Request) -> Response:
-    """Every field of ServeConfig; the key itself is not told."""
+    """Every field of ServeConfig; secrets themselves are not told."""
     fields = msgspec.structs.asdict(api.config)
-    return json_response({**fields, "api_key": None if api.config.api_key is None else "***"})
+    hidden = {name: "***" for name in _SECRETS if fields[name] is not None}
+    return json_response({**fields, **hidden})
 
 
 async def server_info(api: Api, request: Request) -> Response:
