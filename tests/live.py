@@ -49,10 +49,17 @@ class Server:
         if not self._ready.wait(START_S) or self.process.poll() is not None:
             self.process.kill()
             raise AssertionError(f"the server did not start:\n{self.log}")
-        match = re.search(r"at (http://\S+),", "".join(self.out))
+        match = re.search(r" at (\S.*?), room", "".join(self.out))
         assert match is not None, self.log
-        self.url = match[1]
-        self.http = httpx.Client(base_url=self.url, timeout=300)
+        place = match[1]
+        self.uds = place.removeprefix("unix:") if place.startswith("unix:") else None
+        self.url = place if self.uds is None else "http://localhost"
+        self.http = self.client()
+
+    def client(self) -> httpx.Client:
+        """Connections of its own."""
+        transport = httpx.HTTPTransport(uds=self.uds, limits=httpx.Limits(max_connections=100))
+        return httpx.Client(base_url=self.url, transport=transport, timeout=300)
 
     @property
     def log(self) -> str:

@@ -68,8 +68,8 @@ def test_the_official_client_gets_json(demonstration: Server) -> None:
         "max_tokens": 100,
     }
     form: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON, "strict": True}}
-    # From the second time on the prompt is cached: computed as a whole it rounds differently, and this model is
-    # often undecided.
+    # From the second time on the prompt is cached: computed as a whole it rounds differently, and this model
+    # is often undecided.
     client.chat.completions.create(**{**asked, "max_tokens": 1}, response_format=form)
     whole = client.chat.completions.create(**asked, response_format=form)
     assert whole.choices[0].finish_reason == "stop"

@@ -121,11 +121,21 @@ def test_a_replica_that_dies_while_the_server_drains_is_noticed(tiny: Path) -> N
 
 def test_two_servers_that_start_at_once_on_one_port(refusal: Refusal) -> None:
     """The port is taken from the moment it is bound, before anything listens."""
-    from sgl_runtime.launch import _listen
+    from sgl_runtime.address import bind_port
 
-    with _listen("127.0.0.1", 0) as bound:
+    with bind_port("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
         assert f"port {port} on 127.0.0.1 is in use" in refusal("--port", str(port))
+
+
+def test_a_unix_socket_is_there_while_the_server_is(tiny: Path, tmp_path: Path) -> None:
+    path = tmp_path / "sgl socket"
+    server = Server("--model-path", str(tiny), "--uds", str(path))
+    assert f"at unix:{path}," in server.log
+    assert f"curl --unix-socket '{path}' http://localhost/generate" in server.log
+    assert server.generate(text="x")["meta_info"]["completion_tokens"] == 128
+    assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_ends_with_zero(tiny: Path) -> None:
@@ -178,6 +188,7 @@ def test_a_checkpoint_without_some_of_its_weights(refusal: Refusal, tiny: Path, 
         (("--tp", "64"), "64"),
         (("--context-length", "99999999"), "context"),
         (("--tokenizer-path", "/no/such/tokenizer"), "/no/such/tokenizer"),
+        (("--ssl-certfile", "/no/such.pem"), "--ssl-certfile /no/such.pem cannot be read"),
     ],
 )
 def test_settings_that_cannot_work(refusal: Refusal, tiny: Path, flags: tuple[str, ...], named: str) -> None:

@@ -87,6 +87,21 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # -- address
     host: Annotated[str, _flag("address to listen on")] = "127.0.0.1"
     port: Annotated[int, _flag("port to listen on"), Meta(ge=0, le=65535)] = 30000
+    uds: Annotated[str | None, _flag("path of a Unix socket to listen on, in place of --host and --port")] = (
+        None
+    )
+    ssl_certfile: Annotated[
+        str | None,
+        _flag("chain of certificates in PEM format: speak TLS, and HTTP/2 to clients that know it"),
+    ] = None
+    ssl_keyfile: Annotated[
+        str | None, _flag("its private key in PEM format; none: the key is in --ssl-certfile")
+    ] = None
+    ssl_keyfile_password: Annotated[str | None, _flag("with which the key is encrypted")] = None
+    ssl_ca_certs: Annotated[
+        str | None,
+        _flag("certificates in PEM format: demand one of each client that one of these has signed"),
+    ] = None
     api_key: Annotated[
         str | None, _flag("demand this key as a bearer token, of every request but /health")
     ] = None

@@ -12,8 +12,8 @@ then everything ends with exit code 0.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
+import shlex
 import socket
 import tempfile
 import time
@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from sgl_runtime import log
+from sgl_runtime.address import base_url, listening_place
 from sgl_runtime.checkpoint.config import ModelConfig, read_config
 from sgl_runtime.checkpoint.division import share_heads
 from sgl_runtime.checkpoint.locate import locate
@@ -41,6 +42,7 @@ from sgl_runtime.process import (
     uninterrupted,
 )
 from sgl_runtime.profile.report import check_folder
+from sgl_runtime.tls import tls_context
 
 _logger = log.logger(__name__)
 _DRAIN_MARGIN_S = 5.0  # for the api process to end, beyond what its clients get
@@ -60,7 +62,8 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
     with contextlib.ExitStack() as stack:
         stack.enter_context(termination_as_exception())
         check_folder(config.profile)
-        listener = stack.enter_context(_listen(config.host, config.port))
+        tls_context(config)
+        listener = stack.enter_context(listening_place(config))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
         )
@@ -159,27 +162,6 @@ def _check(config: ServeConfig, model: ModelConfig) -> None:
     share_heads(model.heads, model.kv_heads, 0, config.tensor_parallel_size)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket, taken before anything slow happens. Raises ConfigError when it is not to be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigError(f"--host {host} is no address of this machine: {error}") from None
-    listener = socket.socket(family, kind, protocol)
-    try:
-        # Bind over connections of a server that has ended, but let nobody else bind before this one listens.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            remedy = "stop what listens there or choose another --port"
-            raise ConfigError(f"port {port} on {host} is in use: {remedy}") from None
-        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}") from None
-    return listener
-
-
 def free_port() -> int:
     """A port that nobody listens on now, for ranks to meet at."""
     with socket.socket() as probe:
@@ -200,18 +182,11 @@ def _breakdown(children: list[Child], readies: list[Ready]) -> str:
 def _welcome(
     config: ServeConfig, path: Path, listener: socket.socket, readies: list[Ready], seconds: float
 ) -> str:
-    host, port = listener.getsockname()[:2]
-    reach = (
-        "127.0.0.1"
-        if host == "0.0.0.0"
-        else "[::1]"
-        if host == "::"
-        else f"[{host}]"
-        if ":" in host
-        else host
-    )
     capacities = [ready.capacity for ready in readies if ready.capacity is not None]
-    url = f"http://{reach}:{port}"
+    url = base_url(config, listener)
+    place, reach = url, "curl"
+    if config.uds is not None:
+        place, reach = f"unix:{config.uds}", f"curl --unix-socket {shlex.quote(config.uds)}"
     name = config.served_model_name or config.model_path or path.stem
     prompt: dict[str, Any] = (
         {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}
@@ -219,8 +194,8 @@ def _welcome(
     body = json.dumps({**prompt, "sampling_params": {"max_new_tokens": 16, "temperature": 0}})
     key = ' \\\n  -H "Authorization: Bearer <the --api-key>"' if config.api_key else ""
     return (
-        f"\nsgl is ready after {seconds:.1f} s: {name} at {url}, {_total(capacities)}. Try it:\n\n"
-        f"curl {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"
+        f"\nsgl is ready after {seconds:.1f} s: {name} at {place}, {_total(capacities)}. Try it:\n\n"
+        f"{reach} {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"
     )
 
 

@@ -117,13 +117,16 @@ def whole(events: list[dict[str, Any]], *, native: bool, count: int, usage: bool
 
 
 @contextmanager
-def listening(server: FakeServer) -> Iterator[FakeServer]:
-    """On a free port, in an event loop of its own."""
+def listening(server: FakeServer, uds: str | None = None) -> Iterator[FakeServer]:
+    """On a free port or a Unix socket, in an event loop of its own."""
     loop = asyncio.new_event_loop()
     runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
 
     async def start() -> int:
         await runner.setup()
+        if uds is not None:
+            await web.UnixSite(runner, uds).start()
+            return 0
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         port: int = runner.addresses[0][1]

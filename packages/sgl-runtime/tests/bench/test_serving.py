@@ -95,6 +95,15 @@ def test_a_run_of_random_prompts(command: Command, tmp_path: Path, backend: str,
         assert body.get("stream_options") == ({"include_usage": True} if stream else None)
 
 
+def test_a_server_on_a_unix_socket(command: Command, tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    flags = ["--dataset-name", "random", "--random-input", 9, "--random-output", 4, "--num-prompts", 2]
+    with listening(FakeServer(), path) as server:
+        code, out, err = command("bench", "serving", "--uds", path, "--disable-tqdm", *flags)
+    assert (code, len(server.bodies)) == (0, 3), err
+    assert f"at unix:{path}" in out
+
+
 def test_chat_is_asked_in_text_and_counted_twice(command: Command, tmp_path: Path, tiny: Path) -> None:
     file = tmp_path / "out.jsonl"
     flags = ["--num-prompts", 3, "--random-output", 4, "--random-range-ratio", 1, "--random-input", 9]

@@ -151,11 +151,16 @@ async def listening(
     drain_seconds: float = 5.0,
     tokenizer: Tokenizer | None = None,
     capacity: Capacity = CAPACITY,
+    uds: Path | None = None,
     **config: Any,
 ) -> AsyncIterator[Listening]:
-    """On a free port of the loopback interface; stopped, if it still runs, on leaving."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
+    """On a free port of the loopback interface, or a Unix socket; stopped, if it still runs, on leaving."""
+    if uds is None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    else:
+        listener, port = socket.socket(socket.AF_UNIX), 0
+        listener.bind(str(uds))
     ready, stop = asyncio.Event(), asyncio.Event()
     died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     tokenizer = tokenizer or byte_tokenizer()
@@ -168,7 +173,7 @@ async def listening(
         script.senders,  # type: ignore[arg-type]
         script,  # type: ignore[arg-type]
         path=PATH,
-        fd=listener.detach(),
+        listener=listener,
         on_ready=ready.set,
         stop=stop,
         died=died,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
@@ -90,6 +91,28 @@ async def test_who_does_not_read_is_dropped_and_his_request_aborted(caplog: pyte
         async with httpx.AsyncClient() as client:
             assert (await client.get(server.url + "/health")).status_code == 200
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_on_a_unix_socket_who_does_not_read_is_dropped_too(tmp_path: Path) -> None:
+    """There the kernel has no limit of its own."""
+    script, path = Script(per_step=None), tmp_path / "s"
+    async with listening(script, uds=path, send_timeout=0.2) as server:
+        reader, deaf = await asyncio.open_unix_connection(path, limit=1024)
+        body = b'{"text": "a", "stream": true}'
+        deaf.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        async with asyncio.timeout(10):
+            while not script.generates:
+                await asyncio.sleep(0.01)
+            while not script.aborts:
+                script.say(Delta(script.generates[0].rid, [65] * 3000))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3)
+            assert b"[DONE]" not in await reader.read()  # and then there is an end
+        deaf.close()
+        transport = httpx.AsyncHTTPTransport(uds=str(path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            assert (await client.get("/health")).status_code == 200
+        assert not server.ending.done()
 
 
 async def test_a_piece_that_nobody_takes_cancels_the_work(caplog: pytest.LogCaptureFixture) -> None:

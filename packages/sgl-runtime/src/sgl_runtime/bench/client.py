@@ -110,16 +110,19 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(api_key: str | None, timeout: float) -> AsyncIterator[Any]:
+async def connect(api_key: str | None, timeout: float, uds: str | None = None) -> AsyncIterator[Any]:
     """A session without a limit on connections; each request has one of its own, as from a client of its own.
 
-    timeout: seconds for one request.
+    timeout: seconds for one request; uds: the Unix socket that all of them go through.
     """
     aiohttp = importlib.import_module("aiohttp")
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
-    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    if uds is None:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    else:
+        connector = aiohttp.UnixConnector(uds, limit=0, force_close=True)
     limits = aiohttp.ClientTimeout(total=timeout)
     async with aiohttp.ClientSession(
         connector=connector, timeout=limits, headers=headers, read_bufsize=_LINE
@@ -137,7 +140,7 @@ async def fetch(session: Any, url: str) -> Any:
             return _JSON.decode(await response.read()) if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ConfigError(
-            f"no server answers at {url} ({error}); is it up, and is --base-url right?"
+            f"no server answers at {url} ({error}); is it up, and is --base-url or --uds right?"
         ) from None
     except msgspec.DecodeError:
         return None

@@ -78,6 +78,7 @@ class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=65535)] | None,
         _flag("none: the backend's own default, 30000, 8000 or 23333"),
     ] = None
+    uds: Annotated[str | None, _flag("path of the Unix socket where it listens")] = None
     model: Annotated[str | None, _flag("model name; none: the first of /v1/models")] = None
     tokenizer: Annotated[
         str | None,

@@ -54,13 +54,17 @@ def run(options: ServingOptions, announce: Callable[[str], None]) -> None:
     runs = _runs(options)
     extra = _extra(options)
     _raise_file_limit()
-    base = (
-        (options.base_url or f"http://{options.host}:{options.port or port}").rstrip("/").removesuffix("/v1")
-    )
+    base = _base(options, port)
     figures = asyncio.run(_measure(options, api, base, runs, extra, announce))
     if options.graph_filename is not None:
         plot.draw(options.graph_filename, list(_panels(figures)))
         announce(f"drawn: {options.graph_filename}")
+
+
+def _base(options: ServingOptions, port: int) -> str:
+    """What stands before every path. On a Unix socket the host is a word that nobody looks up."""
+    address = "localhost" if options.uds is not None else f"{options.host}:{options.port or port}"
+    return (options.base_url or f"http://{address}").rstrip("/").removesuffix("/v1")
 
 
 async def _measure(
@@ -72,7 +76,9 @@ async def _measure(
     announce: Callable[[str], None],
 ) -> list[tuple[str, Figures]]:
     found = []
-    async with connect(options.api_key or Environment.read().openai_api_key, options.timeout) as session:
+    key = options.api_key or Environment.read().openai_api_key
+    place = base if options.uds is None else f"unix:{options.uds}"
+    async with connect(key, options.timeout, options.uds) as session:
         target = await find_target(session, options, api, base)
         client = Client(session, base, api, target.model, extra=extra, stream=not options.disable_stream)
         await _warm(client, target, options)
@@ -82,7 +88,7 @@ async def _measure(
             figures = measure(outcomes, target.tokenizer)
             row = {**_about(options, target, load, rate), **figures.row}
             title = load.name + (f" at {rate:g} requests/s" if math.isfinite(rate) else "")
-            announce(describe(f"{title}, {target.model} by {options.backend} at {base}", row) + "\n")
+            announce(describe(f"{title}, {target.model} by {options.backend} at {place}", row) + "\n")
             if options.output_file is not None:
                 records.append(options.output_file, [row])
             found.append((title, figures))

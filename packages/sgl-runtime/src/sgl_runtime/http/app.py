@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 from starlette.applications import Starlette
@@ -26,14 +24,8 @@ from sgl_runtime.http.openai.responses import endpoint as responses
 from sgl_runtime.http.page import FOLDER, PageFiles, page
 
 
-def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starlette:
-    """The ASGI application; `on_ready` is called when the server is about to answer."""
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        on_ready()
-        yield
-
+def build_app(api: Api) -> Starlette:
+    """The ASGI application."""
     files = PageFiles()
     app = Starlette(
         routes=[
@@ -70,7 +62,6 @@ def build_app(api: Api, *, on_ready: Callable[[], None] = lambda: None) -> Starl
             ClientDisconnect: errors.on_client_left,
             Exception: errors.on_bug,
         },
-        lifespan=lifespan,
     )
     # Where it leads would be for the Host header to say, and what was asked in private would go there.
     app.router.redirect_slashes = False

@@ -20,6 +20,7 @@ from sgl_runtime.http.operation import NOTHING, operation
 from sgl_runtime.http.stream import while_connected
 from sgl_runtime.text.chat import ChatTemplate
 
+_SECRETS = ("api_key", "ssl_keyfile_password")
 PROBE_S = 20.0  # for every replica to produce a token
 
 
@@ -106,9 +107,9 @@ def _markers(template: ChatTemplate) -> Markers | None:
 
 @operation(answers=ServeConfig)
 async def get_server_args(api: Api, request: Request) -> Response:
-    """Tell how the server was started: every flag. The key itself is not told."""
-    key = None if api.config.api_key is None else "***"
-    return json_response(msgspec.structs.replace(api.config, api_key=key))
+    """Tell how the server was started: every flag. Secrets themselves are not told."""
+    hidden = {name: "***" for name in _SECRETS if getattr(api.config, name) is not None}
+    return json_response(msgspec.structs.replace(api.config, **hidden))
 
 
 @operation(answers=ServerInfo)

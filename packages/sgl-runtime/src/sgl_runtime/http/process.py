@@ -99,7 +99,7 @@ async def _answer(
         [Push(address) for address in replicas],
         pull,
         path=path,
-        fd=listener.detach(),
+        listener=listener,
         on_ready=lambda: pipe.ready(Ready(seconds=seconds)),
         stop=stop,
         died=died,

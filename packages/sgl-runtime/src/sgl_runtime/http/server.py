@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The api side, assembled: an engine client, the routes, and hypercorn on a socket that already listens.
+"""The api side, assembled: an engine client, the routes, and connections on a socket that is bound.
 
 Knows when to stop and how: refuse what is new, answer what has begun, within a deadline. Knows no route.
 """
@@ -10,12 +10,12 @@ import asyncio
 import logging
 import random
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
@@ -31,12 +31,15 @@ from sgl_runtime.engine.stream import new_detokenizer
 from sgl_runtime.errors import EngineDied, Overloaded, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
+from sgl_runtime.http.connection import serve
 from sgl_runtime.messages import Capacity, FromReplica
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
+from sgl_runtime.tls import tls_context
 
 _logger = log.logger(__name__)
+_STREAMS = 1000  # of one HTTP/2 connection at once: a gateway may put all of its clients on one
 _CLOSE_S = 1.0  # for finished answers to reach their clients
 
 
@@ -50,12 +53,12 @@ async def serve_api(
     pull: AsyncPull[FromReplica],
     *,
     path: Path,
-    fd: int,
+    listener: socket.socket,
     on_ready: Callable[[], None],
     stop: asyncio.Event,
     died: asyncio.Future[str] | None = None,
 ) -> None:
-    """Answer HTTP on the listening socket `fd` (owned from now on) until `stop` is set or `died` has a
+    """Answer HTTP on the bound socket `listener` (owned from now on) until `stop` is set or `died` has a
     result.
 
     `path` is where the model lies (its stem is the served name if the config gives none), `tokenizer` None
@@ -68,7 +71,7 @@ async def serve_api(
     loop = asyncio.get_running_loop()
     closing = asyncio.Event()
     receiving = asyncio.create_task(api.client.run())
-    serving = asyncio.create_task(_hypercorn(api, fd, on_ready, closing))
+    serving = asyncio.create_task(_serve(api, listener, on_ready, closing))
     asked = asyncio.create_task(stop.wait())
     dead = loop.create_future() if died is None else died
     broken = (receiving, serving, dead)
@@ -122,10 +125,8 @@ async def _write_profile(api: Api, broken: Sequence[asyncio.Future[Any]]) -> Non
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Python 3.11 takes it for an error that hypercorn cancels the connections which do not end by
-    themselves, hypercorn that the kernel has given up one whose client was deaf.
-    """
-    if not isinstance(context.get("exception"), (asyncio.CancelledError, TimeoutError)):
+    """Python 3.11 takes it for an error that connections are cancelled which do not end by themselves."""
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
         loop.default_exception_handler(context)
 
 
@@ -163,20 +164,26 @@ def build_api(
     )
 
 
-async def _hypercorn(api: Api, fd: int, on_ready: Callable[[], None], closing: asyncio.Event) -> None:
+async def _serve(
+    api: Api, listener: socket.socket, on_ready: Callable[[], None], closing: asyncio.Event
+) -> None:
+    config = api.config
     settings = Config()
-    settings.bind = [f"fd://{fd}"]
-    settings.backlog = 2048
     settings.graceful_timeout = _CLOSE_S
-    settings.keep_alive_timeout = api.config.keep_alive_timeout
-    _drop_the_deaf(fd, api.config.send_timeout)
+    settings.keep_alive_timeout = config.keep_alive_timeout
+    settings.keep_alive_max_requests = sys.maxsize
+    settings.h2_max_concurrent_streams = _STREAMS
     settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
     settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
     settings.accesslog = log.logger("sgl_runtime.http.access")
     settings.accesslog.addFilter(_was_meant)
     settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
-    app: ASGIFramework = build_app(api, on_ready=on_ready)  # type: ignore[assignment]
-    await serve(app, settings, shutdown_trigger=closing.wait)
+    _tune(listener, config.send_timeout)
+    app: ASGIFramework = build_app(api)  # type: ignore[assignment]
+    tls = tls_context(config)
+    await serve(
+        app, settings, listener, tls=tls, patience=config.send_timeout, closing=closing, on_ready=on_ready
+    )
 
 
 def _was_meant(record: logging.LogRecord) -> bool:
@@ -187,11 +194,12 @@ def _was_meant(record: logging.LogRecord) -> bool:
     )
 
 
-def _drop_the_deaf(fd: int, seconds: float) -> None:
-    """Have the kernel end connections of the listening socket `fd` whose clients acknowledge nothing for so
-    long. Our own limit ends their requests; only this ends what is buffered below us.
+def _tune(listener: socket.socket, seconds: float) -> None:
+    """Have the kernel send every piece of an answer at once, and end connections whose clients acknowledge
+    nothing for so long: our own limit ends their requests; only this ends what is buffered below us.
     """
-    listener = socket.socket(fileno=fd)
-    if listener.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
+    if listener.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * seconds))
-    listener.detach()

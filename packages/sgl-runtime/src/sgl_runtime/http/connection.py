@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections: which protocol each one speaks, how long it may be idle, and how it is closed.
+
+HTTP/1.1 is hypercorn's, HTTP/2 ours. HTTP/2 is spoken where TLS has agreed on it, and without TLS to whoever
+begins with its preface; an upgrade to it out of HTTP/1.1 is ignored, as RFC 9113 has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import h11
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
+from hypercorn.utils import parse_socket_addr, wrap_app
+
+from sgl_runtime.http.http2 import Http2
+
+_BACKLOG = 2048
+_READ = 2**16  # bytes
+
+Protocol: TypeAlias = "Http1 | Http2"
+
+
+class Http1(H11Protocol):
+    """Looks for the preface of HTTP/2 alone."""
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        if event.method == b"PRI":
+            await super()._check_protocol(event)
+
+
+class Connection:
+    """One client's. `patience`: seconds that what lies in the buffers may take to leave at the end."""
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        patience: float,
+    ) -> None:
+        self._app = app
+        self._config = config
+        self._context = context
+        self._reader = reader
+        self._writer = writer
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Until either side closes; requests that have begun are told that their client has left."""
+        try:
+            async with TaskGroup(self._loop) as group:
+                self._protocol = self._begin(group)
+                await self._protocol.initiate()
+                self._rest(idle=True)
+                while data := await self._read():
+                    await self._hear(group, data)
+                await self._protocol.handle(Closed())
+        finally:
+            self._rest(idle=False)
+            self._close()
+
+    def close_if_idle(self) -> None:
+        """Nothing new is accepted: whoever waits for a next request is closed, the others when they end."""
+        if self._idle is not None:
+            self._close()
+
+    def _begin(self, group: TaskGroup) -> Protocol:
+        tls = self._writer.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            return self._http2(group)
+        ends = self._address("peername"), self._address("sockname")
+        state, secure = ConnectionState({}), tls is not None
+        return Http1(self._app, self._config, self._context, group, state, secure, *ends, self._send)
+
+    def _http2(self, group: TaskGroup) -> Http2:
+        ends = self._address("peername"), self._address("sockname")
+        secure = self._writer.get_extra_info("ssl_object") is not None
+        new_stream = partial(HTTPStream, self._app, self._config, self._context, group, secure, *ends)
+        return Http2(self._config, self._context, new_stream, self._send)
+
+    def _address(self, which: str) -> tuple[str, int] | None:
+        """None on a Unix socket."""
+        family = self._writer.get_extra_info("socket").family
+        return parse_socket_addr(family, self._writer.get_extra_info(which))
+
+    async def _read(self) -> bytes:
+        """Empty when the other side has ended, or is gone."""
+        try:
+            return await self._reader.read(_READ)
+        except OSError:
+            return b""
+
+    async def _hear(self, group: TaskGroup, data: bytes) -> None:
+        try:
+            await self._protocol.handle(RawData(data))
+        except H2ProtocolAssumedError as preface:
+            self._protocol = self._http2(group)
+            await self._protocol.initiate()
+            self._rest(idle=True)
+            await self._protocol.handle(RawData(preface.data))
+
+    async def _send(self, event: Event) -> None:
+        """What a protocol has to say. Bytes are in the transport before anything is awaited."""
+        match event:
+            case RawData(data):
+                try:
+                    self._writer.write(data)
+                    await self._writer.drain()
+                except (ConnectionError, RuntimeError):
+                    await self._protocol.handle(Closed())
+            case Updated(idle):
+                self._rest(idle=idle)
+            case Closed():
+                self._close()
+
+    def _rest(self, *, idle: bool) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        if idle and self._context.terminated.is_set():
+            self._close()
+        elif idle:
+            self._idle = self._loop.call_later(self._config.keep_alive_timeout, self._close)
+
+    def _close(self) -> None:
+        """What is buffered leaves first, for as long as the client takes it."""
+        if self._writer.is_closing():
+            return
+        self._writer.close()
+        if self._writer.transport.get_write_buffer_size():
+            self._loop.call_later(self._patience, self._writer.transport.abort)
+
+
+async def serve(
+    app: ASGIFramework,
+    config: Config,
+    listener: socket.socket,
+    *,
+    tls: ssl.SSLContext | None,
+    patience: float,
+    closing: asyncio.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    """Answer on a bound socket until `closing` is set, and then to the end of what has begun, for at most the
+    config's graceful_timeout. `on_ready` is called when connections are accepted; `patience`: see Connection.
+    """
+    context = WorkerContext(None)
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    connections: dict[asyncio.Task[None], Connection] = {}
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connection = connections[task] = Connection(
+            wrapped, config, context, reader, writer, patience=patience
+        )
+        try:
+            await connection.run()
+        finally:
+            del connections[task]
+
+    # The kernel holds those who come at once; one is taken in each turn of the loop, so that workers which
+    # share the socket share them.
+    server = await asyncio.start_server(
+        accept,
+        sock=listener,
+        ssl=tls,
+        backlog=1,
+        ssl_handshake_timeout=None if tls is None else config.keep_alive_timeout,
+    )
+    listener.listen(_BACKLOG)
+    on_ready()
+    try:
+        await closing.wait()
+    finally:
+        await context.terminated.set()
+        server.close()
+        for connection in list(connections.values()):
+            connection.close_if_idle()
+        if connections:
+            await asyncio.wait(connections, timeout=config.graceful_timeout)
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
