@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,7 +28,11 @@ _FIELD = re.compile(r"(?:unknown|required) field `(?P<field>[^`]*)`")
 
 async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: bytes = b"") -> T:
     """The decoded body; one without bytes counts as `empty`. Raises InvalidRequest or ClientDisconnect."""
-    data = await _bytes(request) or empty
+    return decode(await _bytes(request) or empty, decoder)
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Raises InvalidRequest."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -36,6 +41,14 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: byt
         raise _malformed(data, error) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
+
+
+def convert(values: Mapping[str, str], kind: type[T]) -> T:
+    """The fields of a query or a form, which are texts, as `kind`. Raises InvalidRequest."""
+    try:
+        return msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
 
 
 async def _bytes(request: Request) -> bytes:
