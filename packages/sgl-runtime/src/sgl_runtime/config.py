@@ -102,6 +102,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "a folder, of this server alone, for /v1/files and /v1/batches; made when the first file comes",
             "--file-storage-pth",
         ),
+        Meta(min_length=1),
     ] = "SGLang_storage"
     max_file_size: Annotated[int, _flag("bytes of an uploaded file, 413 beyond it"), Meta(ge=1)] = 200 * 2**20
     max_batch_lines: Annotated[

@@ -46,7 +46,7 @@ def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def convert(values: Mapping[str, str], kind: type[T]) -> T:
     """The fields of a query or a form, which are texts, as `kind`. Raises InvalidRequest."""
     try:
-        return msgspec.convert(values, kind, strict=False)
+        return msgspec.convert(dict(values), kind, strict=False)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
 

@@ -59,8 +59,8 @@ async def _create(api: Api, request: Request, pieces: AsyncIterator[bytes]) -> F
             await storage.write(upload.feed, piece)
         if upload.size > most:
             raise HTTPException(413, f"the file has {upload.size} bytes, more than {most} (--max-file-size)")
-        fields = convert(upload.fields, FileFields)
         name = await storage.write(upload.finish)
+        fields = convert(upload.fields, FileFields)
         return await storage.do(Store.add_file, path, name, fields)
     finally:
         await storage.write(upload.discard)

@@ -73,7 +73,7 @@ class Runner:
             if (run := self._running.get(batch.id)) is not None:
                 if batch.status == "cancelling":
                     run.cancelled.set()
-            elif len(self._running) < _BATCHES:
+            elif batch.status == "cancelling" or len(self._running) < _BATCHES:
                 run = self._running[batch.id] = _Run(self._api, self._share, batch)
                 group.create_task(self._carry_out(run))
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from sgl_runtime.engine.client import EngineClient
 
-_FIRST = 8  # lines before anything is known
+_FIRST = 16  # lines before anything is known
 _LOOK_S = 0.05  # how often others' requests are looked at while lines have to wait
 
 
