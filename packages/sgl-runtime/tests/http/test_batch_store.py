@@ -103,6 +103,14 @@ class Machine(RuleBasedStateMachine):
         finally:
             self.store._db.execute("PRAGMA max_page_count = 1000000")
 
+    @rule(data=st.data())
+    def record_what_is_recorded(self, data: st.DataObject) -> None:
+        """A mistake of ours undoes what it came with, and no more."""
+        if self.answered:
+            known = self.answered[data.draw(st.sampled_from(sorted(self.answered)))]
+            with pytest.raises(sqlite3.IntegrityError):
+                self.store.record(self.batch, [*self.answers([True]), known])
+
     @rule(noise=st.binary(max_size=300))
     def crash(self, noise: bytes) -> None:
         """What was not counted lies behind what was."""

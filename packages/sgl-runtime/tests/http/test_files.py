@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Script
 from served import Served, listening, served
@@ -195,6 +195,7 @@ def feed(path: Path, pieces: list[bytes]) -> Upload:
     return upload
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.binary(max_size=200) | st.just(b"\r\n--") | st.just(b"\r\n--x"[:-1] * 3), st.lists(st.integers(0, 400))
 )
@@ -213,6 +214,7 @@ def test_any_division_of_a_form_gives_the_same_file(
     assert not path.exists()
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 200), st.binary(max_size=3))
 def test_a_broken_form_is_refused_or_understood(
     tmp_path_factory: pytest.TempPathFactory, place: int, noise: bytes
@@ -227,6 +229,16 @@ def test_a_broken_form_is_refused_or_understood(
         pass
     finally:
         upload.discard()
+
+
+def test_what_is_too_large_is_counted_but_not_written(tmp_path: Path) -> None:
+    upload = Upload(tmp_path / "file", "multipart/form-data; boundary=x", max_bytes=1000)
+    whole = form(b"y" * 5000)
+    for i in range(0, len(whole), 100):
+        upload.feed(whole[i : i + 100])
+    assert upload.size == 5000
+    assert (tmp_path / "file").stat().st_size <= 1000
+    upload.discard()
 
 
 def test_a_file_is_never_in_memory(tmp_path: Path) -> None:

@@ -297,9 +297,10 @@ class Store:
             error_file_id=files["errors"].id if "errors" in files else None,
             **{f"{status}_at": now},
         )
+        for file in files.values():
+            self._cut(file.id, file.bytes)
         with self._transaction():
             for file in files.values():
-                self._cut(file.id, file.bytes)
                 self._insert_file(file)
             self._db.execute("DELETE FROM answered WHERE batch = ?", (id,))
             self._update(msgspec.structs.replace(kept, batch=batch))
