@@ -35,6 +35,8 @@ def test_no_arguments_give_the_struct_s_defaults() -> None:
         (["--mem-fraction-static", "0.7"], "mem_fraction_static", 0.7),
         (["--max-total-token", "100"], "max_total_tokens", 100),
         (["--disable-radix"], "disable_radix_cache", True),
+        (["--file-storage-pth", "x"], "file_storage_path", "x"),
+        (["--file-storage-path", "x"], "file_storage_path", "x"),
         (["--chunked-prefill-size", "4096"], "chunked_prefill_size", 4096),
         (["--schedule-policy", "dfs-weight"], "schedule_policy", "dfs-weight"),
     ],
@@ -53,6 +55,8 @@ def test_spellings(arguments: list[str], field: str, value: object) -> None:
         (["--tp", "0"], "--tensor-parallel-size"),
         (["--schedule-conservativeness", "-1"], "--schedule-conservativeness"),
         (["--stream-interval", "0"], "--stream-interval"),
+        (["--file-storage-path", ""], "--file-storage-path"),
+        (["--max-batch-lines", "0"], "--max-batch-lines"),
         (["--skip-tokenizer-init", "--chat-template", "chatml"], "--chat-template"),
     ],
 )

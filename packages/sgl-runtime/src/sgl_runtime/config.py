@@ -111,6 +111,18 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = ()
     max_body_size: Annotated[int, _flag("bytes of a request's body, 413 beyond it"), Meta(ge=1)] = 64 * 2**20
     body_timeout: Annotated[float, _flag("seconds for a request's body to arrive in"), Meta(gt=0)] = 60.0
+    file_storage_path: Annotated[
+        str,
+        _flag(
+            "a folder, of this server alone, for /v1/files and /v1/batches; made when the first file comes",
+            "--file-storage-pth",
+        ),
+        Meta(min_length=1),
+    ] = "SGLang_storage"
+    max_file_size: Annotated[int, _flag("bytes of an uploaded file, 413 beyond it"), Meta(ge=1)] = 200 * 2**20
+    max_batch_lines: Annotated[
+        int, _flag("requests in the file of a batch; one with more of them fails"), Meta(ge=1)
+    ] = 50_000
     send_timeout: Annotated[
         float,
         _flag("seconds after which a client that takes nothing of its answer is dropped"),

@@ -4,7 +4,9 @@
     SglError
     ├── InvalidRequest   400  a field of a request is wrong; names the field and the remedy
     ├── NotFound         404  a model, request or route that does not exist
+    ├── Conflict         409  what is there does not allow it now
     ├── Overloaded       503  a limit of this server is reached; the same request may succeed later
+    ├── StorageFailed    507  files cannot be kept: the disk is full, or does not allow it
     ├── EngineDied       500  a process of the server ended; no request can be answered any more
     └── ConfigError      the server cannot start as asked: exit with one line, no traceback
 
@@ -36,9 +38,19 @@ class NotFound(SglError):
     kind = "not_found_error"
 
 
+class Conflict(SglError):
+    status = 409
+    kind = "invalid_request_error"
+
+
 class Overloaded(SglError):
     status = 503
     kind = "overloaded_error"
+
+
+class StorageFailed(SglError):
+    status = 507
+    kind = "storage_error"
 
 
 class EngineDied(SglError):

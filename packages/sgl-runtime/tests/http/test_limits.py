@@ -13,7 +13,7 @@ from scripted import CAPACITY, Script
 from served import listening, served
 from starlette.types import Message, Receive, Scope, Send
 
-from sgl_runtime.http.limits import Limits
+from sgl_runtime.http.limits import Bodies, Limits
 from sgl_runtime.messages import Delta
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +131,7 @@ async def test_a_piece_that_nobody_takes_cancels_the_work(caplog: pytest.LogCapt
     async def silent() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    limited = Limits(app, body_size=1, body_seconds=1, send_seconds=0.05)
+    limited = Limits(app, bodies=Bodies(1, 1, "--max-body-size"), send_seconds=0.05)
     await limited({"type": "http", "path": "/x", "headers": []}, silent, deaf)
     assert undone == ["yes"]
     assert "/x: its client took nothing for 0.05 s and was dropped" in caplog.text

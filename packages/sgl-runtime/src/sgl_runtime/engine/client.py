@@ -77,7 +77,7 @@ class EngineClient:
         self._replicas = replicas
         self._answers = answers
         self._router = router
-        self._rows = rows
+        self.rows = rows
         self._detokenizer = detokenizer
         self._max_queued = max_queued
         self._stream_interval = stream_interval
@@ -199,6 +199,13 @@ class EngineClient:
         """Unfinished samples, per replica."""
         return list(self._flights.per_replica)
 
+    @property
+    def waiting(self) -> int:
+        """How many of them are not being computed yet, as far as this side can know."""
+        in_flight = len(self._flights)
+        # The replicas say how many wait, one step late; how many must wait at least is known here at once.
+        return max(0, in_flight - self.rows, min(in_flight, sum(load.waiting for load in self.loads)))
+
     # -- the life of the server
 
     async def run(self) -> None:
@@ -243,10 +250,8 @@ class EngineClient:
     def _check_queue(self, more: int) -> None:
         if self._max_queued is None:
             return
-        in_flight = len(self._flights)
-        # The replicas say how many wait, one step late; how many must wait at least is known here at once.
-        waiting = max(0, in_flight - self._rows, min(in_flight, sum(load.waiting for load in self.loads)))
-        free = 0 if waiting else self._rows - in_flight
+        waiting = self.waiting
+        free = 0 if waiting else self.rows - len(self._flights)
         if waiting + max(0, more - free) > self._max_queued:
             raise Overloaded(
                 f"{waiting} requests are waiting and this one brings {more} more, of at most"

@@ -11,6 +11,7 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.prepare import Preparation
+from sgl_runtime.http.openai.batches.storage import Storage
 from sgl_runtime.http.openai.responses.store import ResponseStore
 from sgl_runtime.messages import Capacity
 from sgl_runtime.text.answer.dialect import Dialect
@@ -30,6 +31,7 @@ class Api:
     tokenizer: Tokenizer | None  # None: requests and answers are token ids
     chat_template: ChatTemplate | None
     dialect: Dialect | None  # of the model's answers in a chat; None without a template
+    storage: Storage
     responses: ResponseStore = field(default_factory=ResponseStore)
     started: float = field(default_factory=time.time)
 

@@ -18,19 +18,22 @@ from sgl_runtime.http import errors, info, metrics, native, openapi, profile, to
 from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
-from sgl_runtime.http.limits import Limits
+from sgl_runtime.http.limits import Bodies, Limits
 from sgl_runtime.http.openai import chat, completions, models
+from sgl_runtime.http.openai.batches import endpoint as batches
+from sgl_runtime.http.openai.batches import files
+from sgl_runtime.http.openai.batches.upload import FORM_SIZE
 from sgl_runtime.http.openai.responses import endpoint as responses
 from sgl_runtime.http.page import FOLDER, PageFiles, page
 
 
 def build_app(api: Api) -> Starlette:
     """The ASGI application."""
-    files = PageFiles()
+    page_files = PageFiles()
     app = Starlette(
         routes=[
-            Route("/", partial(page, files)),
-            Mount(FOLDER, files),
+            Route("/", partial(page, page_files)),
+            Mount(FOLDER, page_files),
             Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
             Route("/health_generate", partial(info.health_generate, api)),
@@ -52,6 +55,15 @@ def build_app(api: Api) -> Starlette:
             Route("/v1/responses", partial(responses.responses, api), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.get_response, api)),
             Route("/v1/responses/{id}", partial(responses.delete_response, api), methods=["DELETE"]),
+            Route("/v1/files", partial(files.create_file, api), methods=["POST"]),
+            Route("/v1/files", partial(files.list_files, api)),
+            Route("/v1/files/{id}", partial(files.get_file, api)),
+            Route("/v1/files/{id}", partial(files.delete_file, api), methods=["DELETE"]),
+            Route("/v1/files/{id}/content", partial(files.get_content, api)),
+            Route("/v1/batches", partial(batches.create_batch, api), methods=["POST"]),
+            Route("/v1/batches", partial(batches.list_batches, api)),
+            Route("/v1/batches/{id}", partial(batches.get_batch, api)),
+            Route("/v1/batches/{id}/cancel", partial(batches.cancel_batch, api), methods=["POST"]),
             Route("/v1/messages", partial(messages.messages, api), methods=["POST"]),
             Route("/v1/messages/count_tokens", partial(messages.count_tokens, api), methods=["POST"]),
         ],
@@ -80,11 +92,11 @@ def _middleware(config: ServeConfig) -> list[Middleware]:
                 allow_headers=["*"],
             )
         )
-    limits = Middleware(
-        Limits,
-        body_size=config.max_body_size,
-        body_seconds=config.body_timeout,
-        send_seconds=config.send_timeout,
-    )
+    bodies = Bodies(config.max_body_size, config.body_timeout, "--max-body-size")
+    # A file may be as slow as any other body.
+    file_size = config.max_file_size + FORM_SIZE
+    file_seconds = config.body_timeout * max(1.0, file_size / config.max_body_size)
+    uploads = {"/v1/files": Bodies(file_size, file_seconds, "--max-file-size")}
+    limits = Middleware(Limits, bodies=bodies, uploads=uploads, send_seconds=config.send_timeout)
     key = [] if config.api_key is None else [Middleware(BearerKey, key=config.api_key)]
     return [*outer, limits, *key]

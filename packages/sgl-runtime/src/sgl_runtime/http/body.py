@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,7 +35,11 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: byt
     coding = request.headers.get("content-encoding", "identity").strip()
     if coding.lower() not in ("", "identity"):
         raise HTTPException(415, f"content-encoding {coding[:_LONGEST_PATH]!r}: send the body as it is")
-    data = await _bytes(request) or empty
+    return decode(await _bytes(request) or empty, decoder)
+
+
+def decode(data: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Raises InvalidRequest."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as error:
@@ -43,6 +48,14 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T], *, empty: byt
         raise _malformed(data, error) from None
     except RecursionError:
         raise InvalidRequest("the body is nested too deeply") from None
+
+
+def convert(values: Mapping[str, str], kind: type[T]) -> T:
+    """The fields of a query or a form, which are texts, as `kind`. Raises InvalidRequest."""
+    try:
+        return msgspec.convert(dict(values), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from None
 
 
 async def _bytes(request: Request) -> bytes:

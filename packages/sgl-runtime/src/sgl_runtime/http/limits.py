@@ -10,6 +10,8 @@ take, is the server's to know (hypercorn's keep-alive timeout counts from the co
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,13 +28,23 @@ class _Deaf(Exception):
     """The client does not read. No handler of the application knows it, so it undoes what is under way."""
 
 
+class Bodies(NamedTuple):
+    """What a body may be."""
+
+    size: int  # bytes
+    seconds: float  # for all of it to arrive in
+    flag: str  # that says the size
+
+
 class Limits:
-    def __init__(self, app: ASGIApp, *, body_size: int, body_seconds: float, send_seconds: float) -> None:
-        """body_size: bytes; body_seconds: for the whole body; send_seconds: for a client to take a piece of
-        its answer once all buffers are full."""
+    def __init__(
+        self, app: ASGIApp, *, bodies: Bodies, send_seconds: float, uploads: Mapping[str, Bodies] = {}
+    ) -> None:
+        """uploads: other limits of bodies, by path; send_seconds: for a client to take a piece of its answer
+        once all buffers are full."""
         self._app = app
-        self._body_size = body_size
-        self._body_seconds = body_seconds
+        self._bodies = bodies
+        self._uploads = uploads
         self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +54,7 @@ class Limits:
         if {b"content-length", b"transfer-encoding"} <= {name.lower() for name, _ in scope["headers"]}:
             await _ambiguous(scope)(scope, receive, send)
             return
-        body = _Body(receive, self._body_size, self._body_seconds)
+        body = _Body(receive, self._uploads.get(scope["path"], self._bodies))
 
         async def patient_send(message: Message) -> None:
             try:
@@ -72,11 +84,10 @@ class _Body:
     """A request's `receive`. What exceeds the size is read and dropped, for a client that is still sending
     hears no answer; then 413."""
 
-    def __init__(self, receive: Receive, size: int, seconds: float) -> None:
+    def __init__(self, receive: Receive, limits: Bodies) -> None:
         self._receive = receive
-        self._most = size
+        self._limits = limits
         self._size = 0
-        self._seconds = seconds
         self._deadline: float | None = None
         self._done = False
 
@@ -86,24 +97,23 @@ class _Body:
             message = await self._in_time()
             self._size += len(message.get("body", b""))
             self._done = message["type"] != "http.request" or not message.get("more_body", False)
-            if message["type"] == "http.request" and self._size > self._most:
+            if message["type"] == "http.request" and self._size > self._limits.size:
                 if not self._done:
                     continue
-                raise HTTPException(
-                    413, f"the body has {self._size} bytes, more than {self._most} (--max-body-size)"
-                )
+                most, flag = self._limits.size, self._limits.flag
+                raise HTTPException(413, f"the body has {self._size} bytes, more than {most} ({flag})")
             return message
         return await self._receive()
 
     async def _in_time(self) -> Message:
         loop = asyncio.get_running_loop()
         if self._deadline is None:
-            self._deadline = loop.time() + self._seconds
+            self._deadline = loop.time() + self._limits.seconds
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._receive()
         except TimeoutError:
             self._done = True
             raise HTTPException(
-                408, f"the body has not arrived within {self._seconds:.0f} s (--body-timeout)"
+                408, f"the body has not arrived within {self._limits.seconds:.0f} s (--body-timeout)"
             ) from None

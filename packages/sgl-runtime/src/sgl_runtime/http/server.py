@@ -32,6 +32,8 @@ from sgl_runtime.errors import EngineDied, Overloaded, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
 from sgl_runtime.http.connection import serve
+from sgl_runtime.http.openai.batches.runner import Runner
+from sgl_runtime.http.openai.batches.storage import Storage
 from sgl_runtime.messages import Capacity, FromReplica
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
@@ -71,13 +73,16 @@ async def serve_api(
     loop = asyncio.get_running_loop()
     closing = asyncio.Event()
     receiving = asyncio.create_task(api.client.run())
+    running = asyncio.create_task(Runner(api).run())
     serving = asyncio.create_task(_serve(api, listener, on_ready, closing))
     asked = asyncio.create_task(stop.wait())
     dead = loop.create_future() if died is None else died
     broken = (receiving, serving, dead)
     loop.set_exception_handler(_report)
     try:
-        await asyncio.wait((*broken, asked), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((*broken, running, asked), return_when=asyncio.FIRST_COMPLETED)
+        running.cancel()  # what batches have not answered they will at the next start
+        await asyncio.wait((running,))
         if not any(sign.done() for sign in broken):
             await _drain(api.client, broken, config.drain_timeout)
             await _write_profile(api, broken)
@@ -88,9 +93,10 @@ async def serve_api(
         closing.set()
         await asyncio.wait((serving,), timeout=_CLOSE_S + 1.0)
     finally:
-        for task in (receiving, serving, asked):
+        for task in (receiving, running, serving, asked):
             task.cancel()
-        outcomes = await asyncio.gather(receiving, serving, asked, return_exceptions=True)
+        outcomes = await asyncio.gather(receiving, running, serving, asked, return_exceptions=True)
+        await api.storage.close()
         loop.set_exception_handler(None)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
@@ -159,8 +165,19 @@ def build_api(
         dialect = load_dialect(
             chat_template, tokenizer, calls=config.tool_call_parser, reasoning=config.reasoning_parser
         )
+    storage = Storage(config.file_storage_path)
     return Api(
-        config, model, path, limits, capacities, client, preparation, tokenizer, chat_template, dialect
+        config,
+        model,
+        path,
+        limits,
+        capacities,
+        client,
+        preparation,
+        tokenizer,
+        chat_template,
+        dialect,
+        storage,
     )
 
 

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`File` and `Batch` as clients see them, and what clients send: the nouns of this package."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Status: TypeAlias = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+OPEN: tuple[Status, ...] = ("validating", "in_progress", "cancelling")  # there is work to do
+_Key: TypeAlias = Annotated[str, Meta(max_length=64)]
+_Value: TypeAlias = Annotated[str, Meta(max_length=512)]
+_DAY_S = 24 * 3600
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": _DAY_S}
+
+
+class File(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["file"] = "file"
+    bytes: int
+    created_at: int
+    expires_at: int | None
+    filename: str  # as the client called it; never part of a path
+    purpose: Literal["batch", "batch_output"]
+    status: Literal["processed"] = "processed"
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """Of lines. What is neither completed nor failed is still to do."""
+
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+class BatchError(msgspec.Struct, frozen=True):
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class BatchErrors(msgspec.Struct, frozen=True):
+    data: list[BatchError]
+    object: Literal["list"] = "list"
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["batch"] = "batch"
+    endpoint: str
+    errors: BatchErrors | None = None  # why it failed as a whole
+    input_file_id: str
+    completion_window: str
+    status: Status = "validating"
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    created_at: int
+    in_progress_at: int | None = None
+    expires_at: int
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    request_counts: Counts = Counts()
+    metadata: dict[str, str] | None = None
+
+
+class ExpiresAfter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Meta(ge=3600, le=30 * _DAY_S)]
+
+
+class BatchBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`POST /v1/batches`."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5}[smhd]$")]
+    metadata: Annotated[dict[_Key, _Value], Meta(max_length=16)] | None = None
+    output_expires_after: ExpiresAfter | None = None
+
+    @property
+    def window(self) -> int:
+        """Seconds."""
+        return int(self.completion_window[:-1]) * _SECONDS[self.completion_window[-1]]
+
+
+class FileFields(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    rename={"anchor": "expires_after[anchor]", "seconds": "expires_after[seconds]"},
+):
+    """The fields of `POST /v1/files` beside the file."""
+
+    purpose: Literal["batch"]
+    anchor: Literal["created_at"] | None = None
+    seconds: Annotated[int, Meta(ge=3600, le=30 * _DAY_S)] = 30 * _DAY_S
+
+
+class FileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /v1/files?…`"""
+
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+    order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
+class BatchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`GET /v1/batches?…`"""
+
+    after: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+
+
+def page(items: list[Any], *, more: bool) -> dict[str, Any]:
+    """A list as an answer; `more`: there are others behind it."""
+    return {
+        "object": "list",
+        "data": items,
+        "first_id": items[0].id if items else None,
+        "last_id": items[-1].id if items else None,
+        "has_more": more,
+    }

@@ -1,0 +1,433 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Store`: files and batches in one folder, and a database that says which of its bytes count.
+
+    SGLang_storage/
+        store.sqlite3       files, batches, and which lines of a batch are answered
+        files/<id>          contents; whatever the database does not know is removed at the start
+        uploads/            what is still arriving
+
+The answers of a batch are appended to its two files first and counted by the database afterwards, so what
+lies beyond the count (after a crash, on a full disk) is cut off, and a line is answered in the files exactly
+if it is in the database. Paths are made of ids, and ids are made here. Every method blocks; all belong to one
+thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from sgl_runtime.errors import Conflict, InvalidRequest, NotFound, StorageFailed
+from sgl_runtime.http.openai.batches.objects import (
+    OPEN,
+    Batch,
+    BatchBody,
+    BatchError,
+    BatchErrors,
+    BatchQuery,
+    Counts,
+    File,
+    FileFields,
+    FileQuery,
+    Status,
+)
+
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE files (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, expires_at INTEGER,
+    record BLOB NOT NULL
+);
+CREATE TABLE batches (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, open INTEGER NOT NULL,
+    input TEXT NOT NULL, record BLOB NOT NULL
+);
+CREATE INDEX open_batches ON batches (input) WHERE open;
+CREATE TABLE answered (batch TEXT NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (batch, line)) WITHOUT ROWID;
+PRAGMA user_version = {_VERSION};
+"""
+_T = TypeVar("_T", File, "_Kept")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Of one line of a batch."""
+
+    line: int  # from 0
+    text: bytes  # as it stands in a file, with its newline
+    completed: bool  # else it failed
+
+
+class _Sink(msgspec.Struct, frozen=True):
+    """A file of answers."""
+
+    id: str
+    bytes: int = 0  # those that count
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    """A batch, and what clients do not see of it while it is under way."""
+
+    batch: Batch
+    output: _Sink
+    errors: _Sink
+    keep_s: int | None  # how long its files are kept
+
+
+class Store:
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        """Make the folder, or take up what is in it. Raises StorageFailed if another server uses it, OSError
+        or sqlite3.DatabaseError if it cannot be used.
+        """
+        self._files = folder / "files"
+        self._uploads = folder / "uploads"
+        self._clock = clock
+        for part in (self._files, self._uploads):
+            part.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(folder / "store.sqlite3", timeout=0, isolation_level=None)
+        try:
+            self._open_database(folder)
+            self._remove_strays()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- files
+
+    def new_upload(self) -> Path:
+        """Where a file may be written on its way in."""
+        return self._uploads / uuid4().hex
+
+    def add_file(self, upload: Path, filename: str, fields: FileFields) -> File:
+        """Take what lies at `upload`, which must be on the disk by now."""
+        now = int(self._clock())
+        file = File(
+            id=_new_id("file"),
+            bytes=upload.stat().st_size,
+            created_at=now,
+            expires_at=now + fields.seconds,
+            filename=filename,
+            purpose=fields.purpose,
+        )
+        try:
+            upload.rename(self.path(file.id))
+            _sync_folder(self._files)
+            with self._transaction():
+                self._insert_file(file)
+        except BaseException:
+            self.path(file.id).unlink(missing_ok=True)
+            raise
+        return file
+
+    def file(self, id: str) -> File:
+        """Raises NotFound."""
+        found = self._db.execute(
+            "SELECT record FROM files WHERE id = ? AND (expires_at IS NULL OR expires_at > ?)",
+            (id, self._clock()),
+        ).fetchone()
+        if found is None:
+            raise NotFound(
+                f"file_id: there is no file {id[:100]!r}: it was deleted, has expired, or never was",
+                param="file_id",
+            )
+        return msgspec.json.decode(found[0], type=File)
+
+    def files(self, query: FileQuery) -> tuple[list[File], bool]:
+        """A page, and whether there are more. Raises InvalidRequest for an `after` that is not there."""
+        where = "(expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR purpose = ?)"
+        values: list[object] = [self._clock(), query.purpose, query.purpose]
+        return self._page("files", File, query.after, query.order, query.limit, where, values)
+
+    def path(self, id: str) -> Path:
+        """Where the content of a file lies, or of a batch's input."""
+        return self._files / id
+
+    def delete_file(self, id: str) -> None:
+        """Raises NotFound, and Conflict while a batch reads it."""
+        self.file(id)
+        reader = self._db.execute("SELECT id FROM batches WHERE open AND input = ?", (id,)).fetchone()
+        if reader is not None:
+            raise Conflict(
+                f"file_id: {id!r} is the input of {reader[0]!r}, which is under way: cancel that first",
+                param="file_id",
+            )
+        self._remove_files([id])
+
+    def expire_files(self) -> None:
+        """Remove those whose time is up, unless a batch reads them."""
+        found = self._db.execute(
+            "SELECT id FROM files WHERE expires_at <= ? AND id NOT IN (SELECT input FROM batches WHERE open)",
+            (self._clock(),),
+        )
+        self._remove_files([id for (id,) in found])
+
+    # -- batches
+
+    def add_batch(self, body: BatchBody) -> Batch:
+        """Raises NotFound and InvalidRequest for an input that is none."""
+        try:
+            purpose = self.file(body.input_file_id).purpose
+        except NotFound as error:
+            raise NotFound(
+                error.message.replace("file_id", "input_file_id", 1), param="input_file_id"
+            ) from None
+        if purpose != "batch":
+            raise InvalidRequest(
+                f"input_file_id: a file of purpose 'batch' is expected, this one's is {purpose!r}",
+                param="input_file_id",
+            )
+        now = int(self._clock())
+        batch = Batch(
+            id=_new_id("batch"),
+            endpoint=body.endpoint,
+            input_file_id=body.input_file_id,
+            completion_window=body.completion_window,
+            created_at=now,
+            expires_at=now + body.window,
+            metadata=body.metadata,
+        )
+        keep = None if body.output_expires_after is None else body.output_expires_after.seconds
+        kept = _Kept(batch, _Sink(_new_id("file")), _Sink(_new_id("file")), keep)
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO batches (id, open, input, record) VALUES (?, 1, ?, ?)",
+                (batch.id, batch.input_file_id, msgspec.json.encode(kept)),
+            )
+        return batch
+
+    def batch(self, id: str) -> Batch:
+        """Raises NotFound."""
+        return self._kept(id).batch
+
+    def batches(self, query: BatchQuery) -> tuple[list[Batch], bool]:
+        """A page, and whether there are more. Raises InvalidRequest for an `after` that is not there."""
+        kept, more = self._page("batches", _Kept, query.after, "desc", query.limit, "1", [])
+        return [each.batch for each in kept], more
+
+    def open_batches(self) -> list[Batch]:
+        """Those with work to do, the oldest first."""
+        found = self._db.execute("SELECT record FROM batches WHERE open ORDER BY seq")
+        return [msgspec.json.decode(record, type=_Kept).batch for (record,) in found]
+
+    def begin(self, id: str, total: int) -> Batch:
+        """It has so many lines, of which the first may be computed now; again after a restart."""
+        batch = self.batch(id)
+        counts = msgspec.structs.replace(batch.request_counts, total=total)
+        batch = msgspec.structs.replace(batch, request_counts=counts)
+        if batch.status == "validating":
+            batch = msgspec.structs.replace(batch, status="in_progress", in_progress_at=int(self._clock()))
+        return self._put(msgspec.structs.replace(self._kept(id), batch=batch))
+
+    def fail(self, id: str, error: BatchError) -> None:
+        """None of it can be computed."""
+        batch = msgspec.structs.replace(
+            self.batch(id), status="failed", failed_at=int(self._clock()), errors=BatchErrors([error])
+        )
+        self._put(msgspec.structs.replace(self._kept(id), batch=batch))
+
+    def answered(self, id: str) -> set[int]:
+        """The lines that need no answer any more."""
+        return {line for (line,) in self._db.execute("SELECT line FROM answered WHERE batch = ?", (id,))}
+
+    def record(self, id: str, answers: Sequence[Answer]) -> None:
+        """Keep answers of lines that have none. All of them or, if it raises, none."""
+        kept = self._kept(id)
+        completed = [answer for answer in answers if answer.completed]
+        failed = [answer for answer in answers if not answer.completed]
+        counts = kept.batch.request_counts
+        counts = Counts(counts.total, counts.completed + len(completed), counts.failed + len(failed))
+        kept = msgspec.structs.replace(
+            kept,
+            batch=msgspec.structs.replace(kept.batch, request_counts=counts),
+            output=self._append(kept.output, completed),
+            errors=self._append(kept.errors, failed),
+        )
+        with self._transaction():
+            self._db.executemany(
+                "INSERT INTO answered VALUES (?, ?)", [(id, answer.line) for answer in answers]
+            )
+            self._update(kept)
+
+    def cancel(self, id: str) -> Batch:
+        """Have it end soon. Raises NotFound, and Conflict if it has ended."""
+        kept = self._kept(id)
+        batch = kept.batch
+        if batch.status not in OPEN:
+            raise Conflict(f"batch_id: {id!r} has ended, it is {batch.status}", param="batch_id")
+        if batch.status == "cancelling":
+            return batch
+        batch = msgspec.structs.replace(batch, status="cancelling", cancelling_at=int(self._clock()))
+        return self._put(msgspec.structs.replace(kept, batch=batch))
+
+    def finish(self, id: str, status: Status) -> None:
+        """Every line is answered: `status` is how that came, "completed", "cancelled" or "expired". Its files
+        are files from now on, those of no line excepted.
+        """
+        kept = self._kept(id)
+        now = int(self._clock())
+        expires = None if kept.keep_s is None else now + kept.keep_s
+        sinks = {"output": kept.output, "errors": kept.errors}
+        files = {
+            name: File(
+                id=sink.id,
+                bytes=sink.bytes,
+                created_at=now,
+                expires_at=expires,
+                filename=f"{id}_{name}.jsonl",
+                purpose="batch_output",
+            )
+            for name, sink in sinks.items()
+            if sink.bytes
+        }
+        batch = msgspec.structs.replace(
+            kept.batch,
+            status=status,
+            finalizing_at=now,
+            output_file_id=files["output"].id if "output" in files else None,
+            error_file_id=files["errors"].id if "errors" in files else None,
+            **{f"{status}_at": now},
+        )
+        for file in files.values():
+            self._cut(file.id, file.bytes)
+        with self._transaction():
+            for file in files.values():
+                self._insert_file(file)
+            self._db.execute("DELETE FROM answered WHERE batch = ?", (id,))
+            self._update(msgspec.structs.replace(kept, batch=batch))
+
+    # -- inside
+
+    def _open_database(self, folder: Path) -> None:
+        try:
+            # The lock of a database that is opened exclusively is the lock of the folder.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise StorageFailed(
+                f"another server uses {folder}: start this one with a --file-storage-path of its own"
+            ) from None
+        self._db.execute("COMMIT")
+        self._db.execute("PRAGMA synchronous = FULL")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        elif version != _VERSION:
+            raise StorageFailed(
+                f"{folder} is of another version of this server: choose another --file-storage-path"
+            )
+
+    def _remove_strays(self) -> None:
+        """Files that a crash left: uploads, and contents whose record was not written or is gone."""
+        known = {id for (id,) in self._db.execute("SELECT id FROM files")}
+        for (record,) in self._db.execute("SELECT record FROM batches WHERE open"):
+            kept = msgspec.json.decode(record, type=_Kept)
+            known |= {kept.output.id, kept.errors.id}
+        for stray in [*self._uploads.iterdir(), *(p for p in self._files.iterdir() if p.name not in known)]:
+            stray.unlink()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:  # a full disk may have ended it
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _page(
+        self,
+        table: str,
+        kind: type[_T],
+        after: str | None,
+        order: str,
+        limit: int,
+        where: str,
+        values: list[object],
+    ) -> tuple[list[_T], bool]:
+        if after is not None:
+            found = self._db.execute(f"SELECT seq FROM {table} WHERE id = ?", (after,)).fetchone()
+            if found is None:
+                raise InvalidRequest(f"after: there is no {after[:100]!r} in this list", param="after")
+            where += " AND seq > ?" if order == "asc" else " AND seq < ?"
+            values = [*values, found[0]]
+        rows = self._db.execute(
+            f"SELECT record FROM {table} WHERE {where} ORDER BY seq {order} LIMIT ?", (*values, limit + 1)
+        ).fetchall()
+        return [msgspec.json.decode(record, type=kind) for (record,) in rows[:limit]], len(rows) > limit
+
+    def _insert_file(self, file: File) -> None:
+        self._db.execute(
+            "INSERT INTO files (id, purpose, expires_at, record) VALUES (?, ?, ?, ?)",
+            (file.id, file.purpose, file.expires_at, msgspec.json.encode(file)),
+        )
+
+    def _remove_files(self, ids: Sequence[str]) -> None:
+        """The record first: a content without one is a stray, a record without content would be a lie."""
+        with self._transaction():
+            self._db.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
+        for id in ids:
+            self.path(id).unlink(missing_ok=True)
+
+    def _kept(self, id: str) -> _Kept:
+        found = self._db.execute("SELECT record FROM batches WHERE id = ?", (id,)).fetchone()
+        if found is None:
+            raise NotFound(f"batch_id: there is no batch {id[:100]!r}", param="batch_id")
+        return msgspec.json.decode(found[0], type=_Kept)
+
+    def _put(self, kept: _Kept) -> Batch:
+        with self._transaction():
+            self._update(kept)
+        return kept.batch
+
+    def _update(self, kept: _Kept) -> None:
+        self._db.execute(
+            "UPDATE batches SET open = ?, record = ? WHERE id = ?",
+            (kept.batch.status in OPEN, msgspec.json.encode(kept), kept.batch.id),
+        )
+
+    def _append(self, sink: _Sink, answers: Sequence[Answer]) -> _Sink:
+        if not answers:
+            return sink
+        text = b"".join(answer.text for answer in answers)
+        self._cut(sink.id, sink.bytes)
+        with self.path(sink.id).open("ab") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if not sink.bytes:
+            _sync_folder(self._files)
+        return _Sink(sink.id, sink.bytes + len(text))
+
+    def _cut(self, id: str, size: int) -> None:
+        """Whatever an attempt that failed has left behind what counts."""
+        path = self.path(id)
+        if (path.stat().st_size if path.exists() else 0) > size:
+            os.truncate(path, size)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the names in it on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}-{uuid4().hex}" if kind == "file" else f"{kind}_{uuid4().hex}"
