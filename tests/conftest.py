@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from faults import Faults
 from live import ROOT, SERVE, START_S, Server, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--parity-full", action="store_true", help="compare with transformers in every setting")
+    parser.addoption("--faults-full", action="store_true", help="inject the large faults in their full size")
+    parser.addoption("--faults-table", type=Path, help="where to write what came of the faults")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, ROOT / "tools" / "tiny_checkpoint.py", folder], check=True, capture_output=True
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def faults(request: pytest.FixtureRequest) -> Iterator[Faults]:
+    faults = Faults(full=request.config.getoption("--faults-full"))
+    yield faults
+    if path := request.config.getoption("--faults-table"):
+        faults.write(path)
 
 
 @pytest.fixture

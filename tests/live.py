@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -27,22 +28,30 @@ def load_of(server_info: Any) -> dict[str, Any]:
 
 
 class Server:
-    """A running `sgl-runtime serve` on a port of its own."""
+    """A running `sgl-runtime serve` on a port of its own. `errors`: a file for its standard error;
+    `environment`: what it gets beside ours."""
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, errors: Path | None = None, **environment: str) -> None:
+        with ExitStack() as stack:
+            where = subprocess.PIPE if errors is None else stack.enter_context(errors.open("w"))
+            self._start(flags, where, environment)
+
+    def _start(self, flags: tuple[str, ...], errors: int | IO[str], environment: dict[str, str]) -> None:
         self.process = subprocess.Popen(
             [*SERVE, "--port", "0", *flags],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=errors,
             text=True,
             cwd=ROOT,
+            env={**os.environ, **environment},
         )
         self.out: list[str] = []
         self.err: list[str] = []
         self._ready = threading.Event()
         self._readers = [
-            threading.Thread(target=self._read, args=(self.process.stdout, self.out), daemon=True),
-            threading.Thread(target=self._read, args=(self.process.stderr, self.err), daemon=True),
+            threading.Thread(target=self._read, args=(stream, lines), daemon=True)
+            for stream, lines in ((self.process.stdout, self.out), (self.process.stderr, self.err))
+            if stream is not None
         ]
         for reader in self._readers:
             reader.start()
@@ -55,6 +64,10 @@ class Server:
         self.uds = place.removeprefix("unix:") if place.startswith("unix:") else None
         self.url = place if self.uds is None else "http://localhost"
         self.http = self.client()
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def client(self) -> httpx.Client:
         """Connections of its own."""
@@ -95,9 +108,9 @@ class Server:
         code = self.process.wait(60)
         for reader in self._readers:
             reader.join(10)
-        assert self.process.stdout is not None and self.process.stderr is not None
-        self.process.stdout.close()
-        self.process.stderr.close()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
         return code
 
     def _read(self, stream: Any, lines: list[str]) -> None:
@@ -110,8 +123,8 @@ class Server:
 
 
 @contextmanager
-def running(*flags: str) -> Iterator[Server]:
-    server = Server(*flags)
+def running(*flags: str, **environment: str) -> Iterator[Server]:
+    server = Server(*flags, **environment)
     try:
         yield server
     finally:

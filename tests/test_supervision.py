@@ -9,27 +9,78 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Faults
 from live import Server
 
 Refusal = Callable[..., str]
 
 
+@contextmanager
+def load_on(server: Server) -> Iterator[list[Any]]:
+    """Requests in flight, half of them streamed; in the end all their answers."""
+    answers: list[Any] = []
+    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
+
+    def ask(stream: bool) -> None:
+        answers.append(server.http.post("/generate", json={**body, "stream": stream}))
+
+    threads = [threading.Thread(target=ask, args=(n % 2 == 1,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    while in_flight(server) < len(threads):
+        time.sleep(0.002)
+    yield answers
+    for thread in threads:
+        thread.join(60)
+    assert len(answers) == len(threads)
+
+
+def in_flight(server: Server) -> int:
+    count: int = server.http.get("/server_info").json()["replicas"][0]["in_flight"]
+    return count
+
+
+def were_answered_in_full(answers: list[Any]) -> bool:
+    return all(answer.status_code == 200 and '"completion_tokens":400' in answer.text for answer in answers)
+
+
+def were_told(answers: list[Any]) -> bool:
+    """A status where none had been sent, else an event."""
+    failed = [answer for answer in answers if answer.status_code in (500, 503) or "data: " in answer.text]
+    return len(failed) == len(answers) and all('"error":' in answer.text for answer in answers)
+
+
+def gone(pids: Collection[int]) -> bool:
+    return not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
 @pytest.mark.parametrize("victim", ["rank0", "rank1", "api"])
-def test_a_killed_child_ends_the_whole_server(tiny: Path, victim: str) -> None:
-    server = Server("--model-path", str(tiny), "--tp", "2")
+def test_a_killed_child_ends_the_whole_server(tiny: Path, faults: Faults, victim: str) -> None:
+    server = Server("--model-path", str(tiny), *(("--tp", "2") if victim != "api" else ()))
     children = server.children()
-    killed = time.monotonic()
-    os.kill(children[victim], signal.SIGKILL)
-    assert server.process.wait(30) == 1
-    assert time.monotonic() - killed < 5
+    with load_on(server) if victim == "rank0" else nullcontext([]) as answers:
+        killed = time.monotonic()
+        os.kill(children[victim], signal.SIGKILL)
+        assert server.process.wait(30) == 1
+        took = time.monotonic() - killed
+    assert took < 5
     server.stop()
     assert "was killed by SIGKILL" in server.log
-    assert not [name for name, pid in children.items() if Path(f"/proc/{pid}").exists()]
+    assert gone(children.values())
+    assert were_told(answers)
+    faults.tell(
+        f"the {'api process' if victim == 'api' else f'process of {victim} of two'} is killed",
+        saw="the connection ends" if victim == "api" else "500 or an event, with the reason",
+        seconds=took,
+        lost="what was in flight",
+        test=test_a_killed_child_ends_the_whole_server,
+    )
 
 
 def test_a_dying_child_s_own_traceback_is_told(tiny: Path) -> None:
@@ -41,81 +92,120 @@ def test_a_dying_child_s_own_traceback_is_told(tiny: Path) -> None:
     assert "replica0 was killed by SIGABRT" in server.log
 
 
-def test_clients_of_a_dead_engine_get_an_answer(tiny: Path) -> None:
-    server = Server("--model-path", str(tiny))
-    answers: list[Any] = []
-
-    def ask() -> None:
-        body = {"text": "x", "sampling_params": {"max_new_tokens": 100_000, "ignore_eos": True}}
-        body["sampling_params"]["max_new_tokens"] = 400  # type: ignore[index]
-        for _ in range(1000):
-            answers.append(server.http.post("/generate", json=body))
-            if answers[-1].status_code != 200:
-                return
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    while not answers:
-        time.sleep(0.01)
-    os.kill(server.children()["rank0"], signal.SIGKILL)
-    asking.join(30)
-    assert not asking.is_alive()
-    assert answers[-1].status_code in (500, 503) and "error" in answers[-1].json()
+def test_a_step_that_hangs(tiny: Path, faults: Faults) -> None:
+    """One rank does not come to where the other waits for it."""
+    server = Server("--model-path", str(tiny), "--tp", "2", "--watchdog-timeout", "0.5")
+    children = server.children()
+    began = time.monotonic()
+    os.kill(children["rank1"], signal.SIGSTOP)
+    with load_on(server) as answers:
+        assert server.process.wait(30) == 1
+    took = time.monotonic() - began
     server.stop()
+    assert gone(children.values())
+    assert "a step has not ended within 0.5 s (--watchdog-timeout)" in server.log
+    assert were_told(answers)
+    faults.tell(
+        "a step hangs: one rank is stopped (`--watchdog-timeout 0.5`)",
+        saw="500, with the reason",
+        seconds=took,
+        lost="what was in flight",
+        test=test_a_step_that_hangs,
+    )
 
 
-def test_sigterm_drains(tiny: Path) -> None:
+def test_ctrl_c_drains(tiny: Path, faults: Faults) -> None:
     """What has begun is answered in full, what is new is refused, the exit code is 0."""
     server = Server("--model-path", str(tiny))
-    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
-    answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(server.http.post("/generate", json=body)))
-    asking.start()
-    while not server.load()["running"]:
-        time.sleep(0.002)
-    server.process.send_signal(signal.SIGTERM)
-    asking.join(60)
-    assert answers[0].status_code == 200
-    assert answers[0].json()["meta_info"]["completion_tokens"] == 400
-    assert server.process.wait(60) == 0
+    with load_on(server) as answers:
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        refused = server.http.post("/generate", json={"text": "x"})
+        while refused.status_code == 200:  # the signal is on its way
+            refused = server.http.post("/generate", json={"text": "x"})
+        assert refused.status_code == 503 and "shutting down" in refused.text
+        assert server.process.wait(60) == 0
+    took = time.monotonic() - began
     server.stop()
+    assert were_answered_in_full(answers)
+    faults.tell(
+        "Ctrl-C, or SIGTERM to the launcher, under load",
+        saw="all of its answer; 503 for what is new",
+        seconds=took,
+        lost="nothing",
+        test=test_ctrl_c_drains,
+    )
 
 
-def test_sigterm_to_every_process_drains_too(tiny: Path) -> None:
+def test_sigterm_to_every_process_drains_too(tiny: Path, faults: Faults) -> None:
     """As a service supervisor sends it: the replica, which the answer needs, outlives the api process."""
     server = Server("--model-path", str(tiny))
-    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
-    answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(server.http.post("/generate", json=body)))
-    asking.start()
-    while not server.load()["running"]:
-        time.sleep(0.002)
-    for pid in (*server.children().values(), server.process.pid):
-        os.kill(pid, signal.SIGTERM)
-    asking.join(60)
-    assert answers[0].json()["meta_info"]["completion_tokens"] == 400
-    assert server.process.wait(60) == 0
+    with load_on(server) as answers:
+        began = time.monotonic()
+        for pid in (*server.children().values(), server.process.pid):
+            os.kill(pid, signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    took = time.monotonic() - began
     server.stop()
+    assert were_answered_in_full(answers)
+    faults.tell(
+        "SIGTERM to every process of the server under load",
+        saw="all of its answer",
+        seconds=took,
+        lost="nothing",
+        test=test_sigterm_to_every_process_drains_too,
+    )
 
 
-def test_a_replica_that_dies_while_the_server_drains_is_noticed(tiny: Path) -> None:
+def test_a_replica_that_dies_while_the_server_drains_is_noticed(tiny: Path, faults: Faults) -> None:
     server = Server("--model-path", str(tiny))
     os.kill(server.children()["rank0"], signal.SIGSTOP)  # what has begun would never end
-    body = {"text": "x", "sampling_params": {"max_new_tokens": 400, "ignore_eos": True}}
-    answers: list[Any] = []
-    asking = threading.Thread(target=lambda: answers.append(server.http.post("/generate", json=body)))
-    asking.start()
-    while not server.http.get("/server_info").json()["replicas"][0]["in_flight"]:
-        time.sleep(0.002)
-    server.process.send_signal(signal.SIGTERM)
-    while "stopping;" not in server.log:
-        time.sleep(0.01)
+    with load_on(server) as answers:
+        server.process.send_signal(signal.SIGTERM)
+        while "stopping;" not in server.log:
+            time.sleep(0.01)
+        killed = time.monotonic()
+        os.kill(server.children()["rank0"], signal.SIGKILL)
+        assert server.process.wait(30) == 1
+        took = time.monotonic() - killed
+        assert took < 5
+    assert were_told(answers)
+    server.stop()
+    faults.tell(
+        "a replica is killed while the server drains",
+        saw="500, with the reason",
+        seconds=took,
+        lost="what was in flight",
+        test=test_a_replica_that_dies_while_the_server_drains_is_noticed,
+    )
+
+
+def test_logs_that_cannot_be_written_and_a_launcher_that_is_killed(tiny: Path, faults: Faults) -> None:
+    """Standard error is a disk without room: the server does not mind. Nothing outlives the launcher."""
+    server = Server("--model-path", str(tiny), "--log-requests", errors=Path("/dev/full"))
+    children = server.children()
+    began = time.monotonic()
+    assert server.generate(text="x", sampling_params={"max_new_tokens": 8, "ignore_eos": True})["text"]
+    assert server.http.post("/generate", json={"text": ""}).status_code == 400
+    faults.tell(
+        "no room on the disk for logs",
+        saw="nothing",
+        seconds=time.monotonic() - began,
+        lost="the lines",
+        test=test_logs_that_cannot_be_written_and_a_launcher_that_is_killed,
+    )
     killed = time.monotonic()
-    os.kill(server.children()["rank0"], signal.SIGKILL)
-    assert server.process.wait(30) == 1
-    assert time.monotonic() - killed < 5
-    asking.join(10)
-    assert answers[0].status_code in (500, 503)
+    server.process.kill()
+    while not gone(children.values()):
+        time.sleep(0.01)
+        assert time.monotonic() - killed < 20
+    faults.tell(
+        "the launcher is killed",
+        saw="the connection ends",
+        seconds=time.monotonic() - killed,
+        lost="what was in flight",
+        test=test_logs_that_cannot_be_written_and_a_launcher_that_is_killed,
+    )
     server.stop()
 
 
@@ -136,11 +226,6 @@ def test_a_unix_socket_is_there_while_the_server_is(tiny: Path, tmp_path: Path) 
     assert server.generate(text="x")["meta_info"]["completion_tokens"] == 128
     assert server.stop() == 0
     assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_ends_with_zero(tiny: Path) -> None:
-    server = Server("--model-path", str(tiny))
-    assert server.stop(signal.SIGINT) == 0
 
 
 def test_a_port_in_use(refusal: Refusal) -> None:

@@ -55,7 +55,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
 
     Raises ConfigError when the server cannot start as asked, EngineDied when one of its processes ends.
     """
-    started = time.time()
+    started = time.monotonic()
     log.configure("launcher", config.log_level)
     share_cores()
     children: list[Child] = []
@@ -70,11 +70,11 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
         stack.callback(_stop_all, children)
         try:
             config, model, path = resolve(config)
-            for program in _programs(config, model, path, folder, listener, time.time()):
+            for program in _programs(config, model, path, folder, listener, time.monotonic()):
                 children.append(Child(program))
             readies = _open(children)
             _logger.info("start-up: %s", _breakdown(children, readies))
-            announce(_welcome(config, path, listener, readies, time.time() - started))
+            announce(_welcome(config, path, listener, readies, time.monotonic() - started))
             raise _told(children[0], supervise(children))
         except (Terminated, KeyboardInterrupt):
             seconds = config.drain_timeout

@@ -92,7 +92,7 @@ def answers(tiny: Path, options: LatencyOptions, **config: Any) -> list[Answer]:
         path=tiny,
         rendezvous=None,
         leader="",
-        launched_at=time.time(),
+        launched_at=time.monotonic(),
         answers=theirs,
     )
     told: list[Answer] = []

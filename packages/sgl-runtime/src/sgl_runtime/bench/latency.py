@@ -155,7 +155,7 @@ def _programs(
         "path": path,
         "rendezvous": rendezvous,
         "leader": f"ipc://{folder}/leader",
-        "launched_at": time.time(),
+        "launched_at": time.monotonic(),
     }
     own = {"options": options, "answers": theirs}
     levels = {"log_level": config.log_level}

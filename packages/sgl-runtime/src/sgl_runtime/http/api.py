@@ -33,7 +33,8 @@ class Api:
     dialect: Dialect | None  # of the model's answers in a chat; None without a template
     storage: Storage
     responses: ResponseStore = field(default_factory=ResponseStore)
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.time)  # on the wall clock, which may jump
+    awake: float = field(default_factory=time.monotonic)  # the same on a clock that does not
 
     @property
     def model_path(self) -> str:

@@ -128,7 +128,7 @@ async def server_info(api: Api, request: Request) -> Response:
     answer: ServerInfo = {
         "version": version("sgl-runtime"),
         "model": api.model_name,
-        "uptime_seconds": round(time.time() - api.started, 3),
+        "uptime_seconds": round(time.monotonic() - api.awake, 3),
         "replicas": replicas,
     }
     return json_response(answer)

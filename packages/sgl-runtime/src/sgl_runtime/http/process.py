@@ -7,6 +7,7 @@ Knows how the parts of this side are put together; what they do is theirs. No to
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import socket
 import time
@@ -25,6 +26,7 @@ from sgl_runtime.text.tokenizer import Tokenizer, disagreements, load_tokenizer
 
 _TO_API = decoder(ToApi)
 _logger = log.logger(__name__)
+_CONNECTIONS = 65_536  # at once, if the system grants as many
 # What tokenizers tend to rewrite: spaces before punctuation and after apostrophes, runs of white space.
 _SAMPLES = (
     "Hello , world ! Isn 't it ?",
@@ -49,10 +51,11 @@ def run(
     """Answer HTTP on `listener` until SIGTERM or the launcher's `Died`.
 
     `inbox` is where the replicas send to, `replicas` their own inboxes, `launched_at` the launcher's
-    time.time().
+    time.monotonic().
     """
-    seconds = {"python": time.time() - launched_at}
-    start = time.time()
+    _allow_connections()
+    seconds = {"python": time.monotonic() - launched_at}
+    start = time.monotonic()
     tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
     template = None if tokenizer is None else load_chat_template(config.chat_template, tokenizer)
     for flag, given in (("tool-call", config.tool_call_parser), ("reasoning", config.reasoning_parser)):
@@ -62,13 +65,21 @@ def run(
         _logger.warning(
             "this tokenizer rewrites text while decoding, which answers do not: %r, not %r", *odd[0]
         )
-    seconds["tokenizer"] = time.time() - start
+    seconds["tokenizer"] = time.monotonic() - start
     message = _TO_API.decode(pipe.receive())
     if isinstance(message, Died):
         raise EngineDied(message.reason)
     asyncio.run(
         _answer(pipe, message, config, model, path, tokenizer, template, listener, inbox, replicas, seconds)
     )
+
+
+def _allow_connections() -> None:
+    """Each is an open file, of which many systems grant 1,024 until asked: beyond them nobody is let in."""
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTIONS if most == resource.RLIM_INFINITY else min(most, _CONNECTIONS)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), most))
 
 
 async def _answer(

@@ -51,7 +51,7 @@ class Phases:
         self._last = started
 
     def end(self, name: str) -> None:
-        now = time.time()
+        now = time.monotonic()
         self.seconds[name] = now - self._last
         self._last = now
 
@@ -74,7 +74,7 @@ def run(
 
     `rendezvous` is the address of the ranks' process group (None with one rank), `leader` that of the Fanout,
     `inbox` and `outbox` those of the channels from and to the api process; `launched_at` is the launcher's
-    time.time() when it started this process.
+    time.monotonic() when it started this process.
     """
     phases = Phases(launched_at)
     runner, tp = make_runner(config, model, path, phases, replica=replica, rank=rank, rendezvous=rendezvous)
@@ -136,7 +136,8 @@ def make_runner(
     phases.end("process group")
     # Its own lock is a semaphore of the system, which a killed process leaves behind.
     tqdm.set_lock(threading.RLock())
-    with tqdm(desc="loading weights", unit=" tensors", disable=rank > 0, leave=False) as bar:
+    silent = True if rank > 0 else None  # None: unless a person looks on; a log's disk may be full
+    with tqdm(desc="loading weights", unit=" tensors", disable=silent, leave=False) as bar:
         runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
     if not runner.generates:
         raise ConfigError(
@@ -145,7 +146,8 @@ def make_runner(
             param="model_path",
         )
     phases.end("weights and KV pool")
-    with tqdm(desc="capturing CUDA graphs", disable=rank > 0 or device.type == "cpu", leave=False) as bar:
+    silent = silent or (True if device.type == "cpu" else None)
+    with tqdm(desc="capturing CUDA graphs", disable=silent, leave=False) as bar:
         spent = runner.prepare(lambda done, total: _advance(bar, done, total))
     if device.type == "cuda":
         phases.end("CUDA graphs")
