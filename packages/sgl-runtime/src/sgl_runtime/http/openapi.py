@@ -82,7 +82,8 @@ def document(routes: Iterable[BaseRoute], *, key: bool) -> dict[str, Any]:
 
 def _described(routes: Iterable[BaseRoute]) -> Iterator[_Described]:
     for route in routes:
-        assert isinstance(route, Route), "the route table holds routes only"
+        if not isinstance(route, Route):
+            continue  # the files of the page
         endpoint = route.endpoint.func if isinstance(route.endpoint, partial) else route.endpoint
         found = operation_of(endpoint)
         if found is None:
@@ -108,13 +109,20 @@ def _schemas(described: list[_Described]) -> tuple[dict[Any, Any], dict[str, Any
     for one in described:
         reads = one.operation.reads
         types += [] if reads is None else [reads.type]
+        types += [type for type in (one.operation.query, one.operation.form) if type is not None]
         types += [
             type for type in (one.operation.answers, one.operation.streams) if not isinstance(type, str)
         ]
     found, components = msgspec.json.schema_components(
         types, schema_hook=_annotation, ref_template="#/components/schemas/{name}"
     )
-    return dict(zip(types, found, strict=True)), components
+    schemas = dict(zip(types, found, strict=True))
+    # Parameters stand one by one where they are taken, and the fields of a form beside the file.
+    for one in described:
+        for type in (one.operation.query, one.operation.form):
+            if type is not None and "$ref" in schemas[type]:
+                schemas[type] = components.pop(schemas[type]["$ref"].rpartition("/")[2])
+    return schemas, components
 
 
 def _annotation(type: Any) -> dict[str, Any]:
@@ -130,17 +138,26 @@ def _entry(one: _Described, schemas: dict[Any, Any], *, asks: bool) -> dict[str,
     entry: dict[str, Any] = {"tags": [protocol], "summary": one.title, "description": one.description}
     if one.path in OPEN:
         entry["security"] = []
-    if one.parameters:
-        entry["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-            for name in one.parameters
-        ]
+    parameters = _parameters(one, schemas)
+    if parameters:
+        entry["parameters"] = parameters
     if described.reads is not None:
         refuses = {**_BODY_REFUSALS, **refuses}
         body = {"schema": schemas[described.reads.type]}
         if described.example is not None:
             body["example"] = described.example
         entry["requestBody"] = {"required": not described.optional, "content": {"application/json": body}}
+    if described.form is not None:
+        refuses = {**_BODY_REFUSALS, **refuses}
+        fields = schemas[described.form]
+        form = {
+            **fields,
+            "properties": {"file": {"type": "string", "format": "binary"}, **fields["properties"]},
+            "required": ["file", *fields.get("required", [])],
+        }
+        entry["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    if described.query is not None:
+        refuses = {400: "A parameter is wrong.", **refuses}
     fault = {"application/json": {"schema": schemas[SHAPES[protocol]]}}
     entry["responses"] = {
         "200": _answer(described, schemas),
@@ -148,6 +165,25 @@ def _entry(one: _Described, schemas: dict[Any, Any], *, asks: bool) -> dict[str,
         "5XX": {"description": _FAILURE, "content": fault},
     }
     return entry
+
+
+def _parameters(one: _Described, schemas: dict[Any, Any]) -> list[dict[str, Any]]:
+    text = {"type": "string", "minLength": 1}
+    of_path = [{"name": name, "in": "path", "required": True, "schema": text} for name in one.parameters]
+    if one.operation.query is None:
+        return of_path
+    shape = schemas[one.operation.query]
+    required = shape.get("required", [])
+    return of_path + [
+        {"name": name, "in": "query", "required": name in required, "schema": _not_null(schema)}
+        for name, schema in shape["properties"].items()
+    ]
+
+
+def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without null, which a query cannot say."""
+    others = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
+    return others[0] if len(others) == 1 else {k: v for k, v in schema.items() if v is not None}
 
 
 def _answer(described: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:

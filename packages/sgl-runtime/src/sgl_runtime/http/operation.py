@@ -21,13 +21,16 @@ NOTHING = ""  # the media type of an answer without a body
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """reads: what decodes the body, None if there is none. answers: the type of a 200's JSON, or a media type
-    that is none. streams: the type of an event's JSON, if the answer may be a stream. refuses: statuses and
-    why, beside those that every endpoint has. example: a body that is answered. optional: the body may be
-    left out.
+    """reads: what decodes the body, None if there is none. query, form: the type of the query's parameters,
+    and of the fields of a form that come with a file. answers: the type of a 200's JSON, or a media type that
+    is none. streams: the type of an event's JSON, if the answer may be a stream. refuses: statuses and why,
+    beside those that every endpoint has. example: a body that is answered. optional: the body may be left
+    out.
     """
 
     reads: msgspec.json.Decoder[Any] | None = None
+    query: type[msgspec.Struct] | None = None
+    form: type[msgspec.Struct] | None = None
     answers: Any
     streams: Any = None
     refuses: Mapping[int, str]
@@ -38,6 +41,8 @@ class Operation:
 def operation(
     *,
     reads: msgspec.json.Decoder[Any] | None = None,
+    query: type[msgspec.Struct] | None = None,
+    form: type[msgspec.Struct] | None = None,
     answers: Any,
     streams: Any = None,
     refuses: Mapping[int, str] | None = None,
@@ -50,6 +55,8 @@ def operation(
         assert endpoint.__doc__, "a docstring is an operation's title"
         endpoint.operation = Operation(  # type: ignore[attr-defined]
             reads=reads,
+            query=query,
+            form=form,
             answers=answers,
             streams=streams,
             refuses=refuses or {},

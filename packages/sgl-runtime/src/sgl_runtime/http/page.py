@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from sgl_runtime.http.operation import operation
+
 FOLDER = "/page"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -42,7 +44,9 @@ class PageFiles(StaticFiles):
         return response
 
 
+@operation(answers="text/html")
 async def page(files: PageFiles, request: Request) -> Response:
+    """The page for people. It loads its files from `/page/` and asks the endpoints of this server."""
     return await files.get_response("index.html", request.scope)
 
 

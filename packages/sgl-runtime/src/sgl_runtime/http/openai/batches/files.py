@@ -13,12 +13,18 @@ from sgl_runtime.errors import SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import convert
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.batches.objects import File, FileFields, FileQuery, page
+from sgl_runtime.http.openai.batches.objects import DeletedFile, File, FileFields, FileList, FileQuery, ends
 from sgl_runtime.http.openai.batches.store import Store
 from sgl_runtime.http.openai.batches.upload import Upload
+from sgl_runtime.http.operation import operation
+
+_UNKNOWN = {404: "There is no such file."}
+_FULL = {507: "The file cannot be kept: the disk is full, or does not allow it."}
 
 
+@operation(form=FileFields, answers=File, refuses=_FULL)
 async def create_file(api: Api, request: Request) -> Response:
+    """Keep a file of requests for batches. Its name is remembered and part of no path."""
     pieces = request.stream()
     try:
         return json_response(await _create(api, request, pieces))
@@ -28,25 +34,34 @@ async def create_file(api: Api, request: Request) -> Response:
         raise
 
 
+@operation(query=FileQuery, answers=FileList, refuses=_UNKNOWN)
 async def list_files(api: Api, request: Request) -> Response:
+    """List the files, the latest first unless asked otherwise."""
     files, more = await api.storage.do(Store.files, convert(request.query_params, FileQuery))
-    return json_response(page(files, more=more))
+    first, last = ends(files)
+    return json_response(FileList(data=files, first_id=first, last_id=last, has_more=more))
 
 
+@operation(answers=File, refuses=_UNKNOWN)
 async def get_file(api: Api, request: Request) -> Response:
+    """Describe a file."""
     return json_response(await api.storage.do(Store.file, request.path_params["id"]))
 
 
+@operation(answers="application/octet-stream", refuses=_UNKNOWN)
 async def get_content(api: Api, request: Request) -> Response:
+    """Send what is in a file."""
     file = await api.storage.do(Store.file, request.path_params["id"])
     path = await api.storage.do(Store.path, file.id)
     return FileResponse(path, media_type="application/octet-stream")
 
 
+@operation(answers=DeletedFile, refuses={**_UNKNOWN, 409: "A batch still needs the file."})
 async def delete_file(api: Api, request: Request) -> Response:
+    """Delete a file."""
     id = request.path_params["id"]
     await api.storage.do(Store.delete_file, id)
-    return json_response({"id": id, "object": "file", "deleted": True})
+    return json_response(DeletedFile(id=id))
 
 
 async def _create(api: Api, request: Request, pieces: AsyncIterator[bytes]) -> File:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -121,12 +122,32 @@ class BatchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
-def page(items: list[Any], *, more: bool) -> dict[str, Any]:
-    """A list as an answer; `more`: there are others behind it."""
-    return {
-        "object": "list",
-        "data": items,
-        "first_id": items[0].id if items else None,
-        "last_id": items[-1].id if items else None,
-        "has_more": more,
-    }
+class FileList(msgspec.Struct, frozen=True, kw_only=True):
+    """has_more: there are others behind the last one."""
+
+    object: Literal["list"] = "list"
+    data: list[File]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class BatchList(msgspec.Struct, frozen=True, kw_only=True):
+    """As FileList."""
+
+    object: Literal["list"] = "list"
+    data: list[Batch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedFile(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["file"] = "file"
+    deleted: Literal[True] = True
+
+
+def ends(items: Sequence[File | Batch]) -> tuple[str | None, str | None]:
+    """first_id and last_id of a list."""
+    return (items[0].id, items[-1].id) if items else (None, None)
