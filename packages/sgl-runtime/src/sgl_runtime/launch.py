@@ -193,8 +193,10 @@ def _welcome(
     )
     body = json.dumps({**prompt, "sampling_params": {"max_new_tokens": 16, "temperature": 0}})
     key = ' \\\n  -H "Authorization: Bearer <the --api-key>"' if config.api_key else ""
+    for_people = config.uds is None and not config.skip_tokenizer_init
+    invitation = "Open it in a browser, or try it here:" if for_people else "Try it:"
     return (
-        f"\nsgl is ready after {seconds:.1f} s: {name} at {place}, {_total(capacities)}. Try it:\n\n"
+        f"\nsgl is ready after {seconds:.1f} s: {name} at {place}, {_total(capacities)}. {invitation}\n\n"
         f"{reach} {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"
     )
 

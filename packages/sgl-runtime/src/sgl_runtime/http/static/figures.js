@@ -56,7 +56,8 @@ function summed(info) {
 function show(now) {
   // A server that has started again counts from zero.
   const since = last && last.at < now.at ? last : now;
-  const speed = now.at > since.at ? (now.generated_tokens - since.generated_tokens) / (now.at - since.at) : 0;
+  const made = Math.max(now.generated_tokens - since.generated_tokens, 0);
+  const speed = made && made / (now.at - since.at);
   last = now;
   write("speed", rounded(speed));
   write("running", now.running.toLocaleString());
