@@ -10,11 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import SglError
-from sgl_runtime.http import errors, info, metrics, native, openapi, profile, tokens
+from sgl_runtime.http import errors, info, metrics, native, openapi, page, profile, tokens
 from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
@@ -24,16 +24,14 @@ from sgl_runtime.http.openai.batches import endpoint as batches
 from sgl_runtime.http.openai.batches import files
 from sgl_runtime.http.openai.batches.upload import FORM_SIZE
 from sgl_runtime.http.openai.responses import endpoint as responses
-from sgl_runtime.http.page import FOLDER, PageFiles, page
 
 
 def build_app(api: Api) -> Starlette:
     """The ASGI application."""
-    page_files = PageFiles()
     app = Starlette(
         routes=[
-            Route("/", partial(page, page_files)),
-            Mount(FOLDER, page_files),
+            Route("/", partial(page.page, api)),
+            Route("/page/{name}", partial(page.page_file, api)),
             Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
             Route("/health_generate", partial(info.health_generate, api)),

@@ -7,17 +7,16 @@ endpoints. The browser may load them from here only, speak to here only, and mak
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from sgl_runtime.http.api import Api
 from sgl_runtime.http.operation import operation
 
-FOLDER = "/page"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -32,24 +31,33 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
 }
 
-
-class PageFiles(StaticFiles):
-    def __init__(self) -> None:
-        # Some installers make links of a package's files.
-        super().__init__(directory=Path(__file__).parent / "static", follow_symlink=True)
-
-    async def get_response(self, path: str, scope: MutableMapping[str, Any]) -> Response:
-        response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
-        return response
+_FOLDER = Path(__file__).parent / "static"
+_NAMES = frozenset(file.name for file in _FOLDER.iterdir())
+# Some installers make links of a package's files.
+_FILES = StaticFiles(directory=_FOLDER, follow_symlink=True)
 
 
 @operation(answers="text/html")
-async def page(files: PageFiles, request: Request) -> Response:
+async def page(api: Api, request: Request) -> Response:
     """The page for people. It loads its files from `/page/` and asks the endpoints of this server."""
-    return await files.get_response("index.html", request.scope)
+    return await _file("index.html", request)
+
+
+@operation(answers="*/*", refuses={404: "The page has no such file."})
+async def page_file(api: Api, request: Request) -> Response:
+    """A file of the page."""
+    return await _file(request.path_params["name"], request)
+
+
+async def _file(name: str, request: Request) -> Response:
+    """With its validators, or 304 to a request that has them."""
+    if name not in _NAMES:
+        raise HTTPException(404)
+    response = await _FILES.get_response(name, request.scope)
+    response.headers.update(_HEADERS)
+    return response
 
 
 def is_page(path: str) -> bool:
     """Whether a request's path is that of the page or of its files."""
-    return path == "/" or path.startswith(FOLDER + "/")
+    return path == "/" or path.startswith("/page/")
