@@ -106,6 +106,13 @@ async def test_a_batch(tmp_path: Path) -> None:
         )
 
 
+async def test_text_of_all_kinds_stays_on_its_line(tmp_path: Path) -> None:
+    said = "a\u2028b\u2029c\x85d\x0b\x1ce\r\nf🙂"
+    async with client_of(tmp_path) as client:
+        batch = await client.ended(await client.batch(line("a", said)))
+        assert said.upper() in text((await client.results(batch.output_file_id))["a"])
+
+
 async def test_other_endpoints(tmp_path: Path) -> None:
     async with client_of(tmp_path) as client:
         one = json.dumps(

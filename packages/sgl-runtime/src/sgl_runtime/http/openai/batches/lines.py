@@ -32,6 +32,8 @@ ENDPOINTS: Final[dict[str, Callable[[Api, Request], Awaitable[ASGIApp]]]] = {
     "/v1/completions": completions.completions,
     "/v1/responses": responses.responses,
 }
+# Ends of lines for some clients and none for JSON, where they can only stand in strings.
+_LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
 
 
 async def answer(api: Api, line: Line) -> Answer:
@@ -58,7 +60,10 @@ def _answer(
     id = uuid4().hex
     told = None if response is None else {"request_id": f"req_{id}", **response}
     result = {"id": f"batch_req_{id}", "custom_id": line.custom_id, "response": told, "error": error}
-    return Answer(line.number, msgspec.json.encode(result) + b"\n", completed)
+    text = msgspec.json.encode(result)
+    for character, escape in _LINE_ENDS:
+        text = text.replace(character, escape)
+    return Answer(line.number, text + b"\n", completed)
 
 
 async def _respond(api: Api, ask: Ask) -> Response:

@@ -14,18 +14,16 @@ thread.
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 from uuid import uuid4
 
 import msgspec
 
-from sgl_runtime.errors import Conflict, InvalidRequest, NotFound, StorageFailed
+from sgl_runtime.errors import Conflict, InvalidRequest, NotFound
+from sgl_runtime.http.openai.batches.contents import Contents
+from sgl_runtime.http.openai.batches.database import Database
 from sgl_runtime.http.openai.batches.objects import (
     OPEN,
     Batch,
@@ -39,22 +37,6 @@ from sgl_runtime.http.openai.batches.objects import (
     FileQuery,
     Status,
 )
-
-_VERSION = 1
-_SCHEMA = f"""
-CREATE TABLE files (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, purpose TEXT NOT NULL, expires_at INTEGER,
-    record BLOB NOT NULL
-);
-CREATE TABLE batches (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, open INTEGER NOT NULL,
-    input TEXT NOT NULL, record BLOB NOT NULL
-);
-CREATE INDEX open_batches ON batches (input) WHERE open;
-CREATE TABLE answered (batch TEXT NOT NULL, line INTEGER NOT NULL, PRIMARY KEY (batch, line)) WITHOUT ROWID;
-PRAGMA user_version = {_VERSION};
-"""
-_T = TypeVar("_T", File, "_Kept")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -86,15 +68,11 @@ class Store:
         """Make the folder, or take up what is in it. Raises StorageFailed if another server uses it, OSError
         or sqlite3.DatabaseError if it cannot be used.
         """
-        self._files = folder / "files"
-        self._uploads = folder / "uploads"
         self._clock = clock
-        for part in (self._files, self._uploads):
-            part.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(folder / "store.sqlite3", timeout=0, isolation_level=None)
+        self._contents = Contents(folder)
+        self._db = Database(folder)
         try:
-            self._open_database(folder)
-            self._remove_strays()
+            self._contents.remove_strays(self._known())
         except BaseException:
             self._db.close()
             raise
@@ -106,7 +84,7 @@ class Store:
 
     def new_upload(self) -> Path:
         """Where a file may be written on its way in."""
-        return self._uploads / uuid4().hex
+        return self._contents.new_upload()
 
     def add_file(self, upload: Path, filename: str, fields: FileFields) -> File:
         """Take what lies at `upload`, which must be on the disk by now."""
@@ -120,12 +98,11 @@ class Store:
             purpose=fields.purpose,
         )
         try:
-            upload.rename(self.path(file.id))
-            _sync_folder(self._files)
-            with self._transaction():
+            self._contents.take(upload, file.id)
+            with self._db.transaction():
                 self._insert_file(file)
         except BaseException:
-            self.path(file.id).unlink(missing_ok=True)
+            self._contents.remove(file.id)
             raise
         return file
 
@@ -144,13 +121,19 @@ class Store:
 
     def files(self, query: FileQuery) -> tuple[list[File], bool]:
         """A page, and whether there are more. Raises InvalidRequest for an `after` that is not there."""
-        where = "(expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR purpose = ?)"
-        values: list[object] = [self._clock(), query.purpose, query.purpose]
-        return self._page("files", File, query.after, query.order, query.limit, where, values)
+        records, more = self._db.page(
+            "files",
+            "(expires_at IS NULL OR expires_at > ?) AND (? IS NULL OR purpose = ?)",
+            (self._clock(), query.purpose, query.purpose),
+            after=query.after,
+            order=query.order,
+            limit=query.limit,
+        )
+        return [msgspec.json.decode(record, type=File) for record in records], more
 
     def path(self, id: str) -> Path:
         """Where the content of a file lies, or of a batch's input."""
-        return self._files / id
+        return self._contents.path(id)
 
     def delete_file(self, id: str) -> None:
         """Raises NotFound, and Conflict while a batch reads it."""
@@ -198,7 +181,7 @@ class Store:
         )
         keep = None if body.output_expires_after is None else body.output_expires_after.seconds
         kept = _Kept(batch, _Sink(_new_id("file")), _Sink(_new_id("file")), keep)
-        with self._transaction():
+        with self._db.transaction():
             self._db.execute(
                 "INSERT INTO batches (id, open, input, record) VALUES (?, 1, ?, ?)",
                 (batch.id, batch.input_file_id, msgspec.json.encode(kept)),
@@ -211,8 +194,8 @@ class Store:
 
     def batches(self, query: BatchQuery) -> tuple[list[Batch], bool]:
         """A page, and whether there are more. Raises InvalidRequest for an `after` that is not there."""
-        kept, more = self._page("batches", _Kept, query.after, "desc", query.limit, "1", [])
-        return [each.batch for each in kept], more
+        records, more = self._db.page("batches", "1", (), after=query.after, order="desc", limit=query.limit)
+        return [msgspec.json.decode(record, type=_Kept).batch for record in records], more
 
     def open_batches(self) -> list[Batch]:
         """Those with work to do, the oldest first."""
@@ -252,7 +235,7 @@ class Store:
             output=self._append(kept.output, completed),
             errors=self._append(kept.errors, failed),
         )
-        with self._transaction():
+        with self._db.transaction():
             self._db.executemany(
                 "INSERT INTO answered VALUES (?, ?)", [(id, answer.line) for answer in answers]
             )
@@ -298,8 +281,8 @@ class Store:
             **{f"{status}_at": now},
         )
         for file in files.values():
-            self._cut(file.id, file.bytes)
-        with self._transaction():
+            self._contents.cut(file.id, file.bytes)
+        with self._db.transaction():
             for file in files.values():
                 self._insert_file(file)
             self._db.execute("DELETE FROM answered WHERE batch = ?", (id,))
@@ -307,68 +290,13 @@ class Store:
 
     # -- inside
 
-    def _open_database(self, folder: Path) -> None:
-        try:
-            # The lock of a database that is opened exclusively is the lock of the folder.
-            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise
-            raise StorageFailed(
-                f"another server uses {folder}: start this one with a --file-storage-path of its own"
-            ) from None
-        self._db.execute("COMMIT")
-        self._db.execute("PRAGMA synchronous = FULL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        elif version != _VERSION:
-            raise StorageFailed(
-                f"{folder} is of another version of this server: choose another --file-storage-path"
-            )
-
-    def _remove_strays(self) -> None:
-        """Files that a crash left: uploads, and contents whose record was not written or is gone."""
+    def _known(self) -> set[str]:
+        """The ids of all contents that count."""
         known = {id for (id,) in self._db.execute("SELECT id FROM files")}
         for (record,) in self._db.execute("SELECT record FROM batches WHERE open"):
             kept = msgspec.json.decode(record, type=_Kept)
             known |= {kept.output.id, kept.errors.id}
-        for stray in [*self._uploads.iterdir(), *(p for p in self._files.iterdir() if p.name not in known)]:
-            stray.unlink()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk may have ended it
-                self._db.execute("ROLLBACK")
-            raise
-
-    def _page(
-        self,
-        table: str,
-        kind: type[_T],
-        after: str | None,
-        order: str,
-        limit: int,
-        where: str,
-        values: list[object],
-    ) -> tuple[list[_T], bool]:
-        if after is not None:
-            found = self._db.execute(f"SELECT seq FROM {table} WHERE id = ?", (after,)).fetchone()
-            if found is None:
-                raise InvalidRequest(f"after: there is no {after[:100]!r} in this list", param="after")
-            where += " AND seq > ?" if order == "asc" else " AND seq < ?"
-            values = [*values, found[0]]
-        rows = self._db.execute(
-            f"SELECT record FROM {table} WHERE {where} ORDER BY seq {order} LIMIT ?", (*values, limit + 1)
-        ).fetchall()
-        return [msgspec.json.decode(record, type=kind) for (record,) in rows[:limit]], len(rows) > limit
+        return known
 
     def _insert_file(self, file: File) -> None:
         self._db.execute(
@@ -378,10 +306,10 @@ class Store:
 
     def _remove_files(self, ids: Sequence[str]) -> None:
         """The record first: a content without one is a stray, a record without content would be a lie."""
-        with self._transaction():
+        with self._db.transaction():
             self._db.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
         for id in ids:
-            self.path(id).unlink(missing_ok=True)
+            self._contents.remove(id)
 
     def _kept(self, id: str) -> _Kept:
         found = self._db.execute("SELECT record FROM batches WHERE id = ?", (id,)).fetchone()
@@ -390,7 +318,7 @@ class Store:
         return msgspec.json.decode(found[0], type=_Kept)
 
     def _put(self, kept: _Kept) -> Batch:
-        with self._transaction():
+        with self._db.transaction():
             self._update(kept)
         return kept.batch
 
@@ -404,29 +332,7 @@ class Store:
         if not answers:
             return sink
         text = b"".join(answer.text for answer in answers)
-        self._cut(sink.id, sink.bytes)
-        with self.path(sink.id).open("ab") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if not sink.bytes:
-            _sync_folder(self._files)
-        return _Sink(sink.id, sink.bytes + len(text))
-
-    def _cut(self, id: str, size: int) -> None:
-        """Whatever an attempt that failed has left behind what counts."""
-        path = self.path(id)
-        if (path.stat().st_size if path.exists() else 0) > size:
-            os.truncate(path, size)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the names in it on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return _Sink(sink.id, self._contents.append(sink.id, sink.bytes, text))
 
 
 def _new_id(kind: str) -> str:
