@@ -44,7 +44,7 @@ DOCUMENT = asyncio.run(_document())
 OPERATIONS = {
     found.ok().label: found.ok() for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
 }
-WITH_BODIES = [label for label, operation in OPERATIONS.items() if operation.body]
+WITH_FIELDS = [label for label, operation in OPERATIONS.items() if operation.body or operation.query]
 
 
 class Visited:
@@ -90,7 +90,7 @@ def check_events(case: schemathesis.Case, response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("mode", [*schemathesis.GenerationMode])
-@pytest.mark.parametrize("label", WITH_BODIES)
+@pytest.mark.parametrize("label", WITH_FIELDS)
 @settings(
     max_examples=12,
     deadline=None,
@@ -110,10 +110,10 @@ def test_answers_are_as_described(
         check_events(case, response)
 
 
-@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITH_BODIES])
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITH_FIELDS])
 @settings(max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(data=st.data())
-def test_answers_to_requests_without_a_body_are_too(
+def test_answers_to_requests_without_fields_are_too(
     visited: Visited, label: str, data: st.DataObject
 ) -> None:
     case = data.draw(OPERATIONS[label].as_strategy())
