@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from scripted import Script, byte_tokenizer
 from served import ROOMY, TOOL_TEMPLATE, Served, listening, served
 
-HANGS_S = 60.0
+HANGS_S = 120.0
 FULL_EXAMPLES = 100  # per operation
 
 
@@ -71,8 +71,13 @@ class Visited:
 
 
 @pytest.fixture(scope="module")
-def visited() -> Iterator[Visited]:
-    context = served(Script(), tokenizer=byte_tokenizer(template=TOOL_TEMPLATE), capacity=ROOMY)
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visited]:
+    context = served(
+        Script(),
+        tokenizer=byte_tokenizer(template=TOOL_TEMPLATE),
+        capacity=ROOMY,
+        file_storage_path=str(tmp_path_factory.mktemp("files")),
+    )
     with asyncio.Runner() as loop:
         server = loop.run(context.__aenter__())
         yield Visited(server, loop)
@@ -139,11 +144,15 @@ def test_events_are_as_described(visited: Visited) -> None:
 
 async def _visit(folder: Path) -> subprocess.CompletedProcess[str]:
     async with listening(
-        Script(), tokenizer=byte_tokenizer(template=TOOL_TEMPLATE), capacity=ROOMY
+        Script(),
+        tokenizer=byte_tokenizer(template=TOOL_TEMPLATE),
+        capacity=ROOMY,
+        file_storage_path=str(folder / "files"),
     ) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         options = [
             f"--max-examples={FULL_EXAMPLES}",
+            f"--request-timeout={HANGS_S}",
             "--exclude-checks=positive_data_acceptance",
             "--no-color",
         ]
