@@ -27,8 +27,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from scripted import Script, byte_tokenizer
 from served import ROOMY, TOOL_TEMPLATE, Served, listening, served
 
-HANGS_S = 60.0
-FULL_EXAMPLES = 300  # per operation
+HANGS_S = 120.0
+FULL_EXAMPLES = 100  # per operation
 
 
 async def _document() -> Any:
@@ -44,7 +44,7 @@ DOCUMENT = asyncio.run(_document())
 OPERATIONS = {
     found.ok().label: found.ok() for found in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()
 }
-WITH_BODIES = [label for label, operation in OPERATIONS.items() if operation.body]
+WITH_FIELDS = [label for label, operation in OPERATIONS.items() if operation.body or operation.query]
 
 
 class Visited:
@@ -71,8 +71,13 @@ class Visited:
 
 
 @pytest.fixture(scope="module")
-def visited() -> Iterator[Visited]:
-    context = served(Script(), tokenizer=byte_tokenizer(template=TOOL_TEMPLATE), capacity=ROOMY)
+def visited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Visited]:
+    context = served(
+        Script(),
+        tokenizer=byte_tokenizer(template=TOOL_TEMPLATE),
+        capacity=ROOMY,
+        file_storage_path=str(tmp_path_factory.mktemp("files")),
+    )
     with asyncio.Runner() as loop:
         server = loop.run(context.__aenter__())
         yield Visited(server, loop)
@@ -90,7 +95,7 @@ def check_events(case: schemathesis.Case, response: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("mode", [*schemathesis.GenerationMode])
-@pytest.mark.parametrize("label", WITH_BODIES)
+@pytest.mark.parametrize("label", WITH_FIELDS)
 @settings(
     max_examples=12,
     deadline=None,
@@ -110,10 +115,10 @@ def test_answers_are_as_described(
         check_events(case, response)
 
 
-@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITH_BODIES])
+@pytest.mark.parametrize("label", [label for label in OPERATIONS if label not in WITH_FIELDS])
 @settings(max_examples=5, deadline=None, derandomize=True, database=None, phases=[Phase.generate])
 @given(data=st.data())
-def test_answers_to_requests_without_a_body_are_too(
+def test_answers_to_requests_without_fields_are_too(
     visited: Visited, label: str, data: st.DataObject
 ) -> None:
     case = data.draw(OPERATIONS[label].as_strategy())
@@ -139,11 +144,15 @@ def test_events_are_as_described(visited: Visited) -> None:
 
 async def _visit(folder: Path) -> subprocess.CompletedProcess[str]:
     async with listening(
-        Script(), tokenizer=byte_tokenizer(template=TOOL_TEMPLATE), capacity=ROOMY
+        Script(),
+        tokenizer=byte_tokenizer(template=TOOL_TEMPLATE),
+        capacity=ROOMY,
+        file_storage_path=str(folder / "files"),
     ) as server:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"]
         options = [
             f"--max-examples={FULL_EXAMPLES}",
+            f"--request-timeout={HANGS_S}",
             "--exclude-checks=positive_data_acceptance",
             "--no-color",
         ]
@@ -152,6 +161,7 @@ async def _visit(folder: Path) -> subprocess.CompletedProcess[str]:
         )
 
 
+@pytest.mark.timeout(3600)
 def test_schemathesis_finds_nothing_at_length(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     if not request.config.getoption("--fuzz-full", default=False):
         pytest.skip("--fuzz-full")

@@ -33,7 +33,19 @@ Protocol: TypeAlias = "Http1 | Http2"
 
 
 class Http1(H11Protocol):
-    """Looks for the preface of HTTP/2 alone."""
+    """Looks for the preface of HTTP/2 alone. A request for a websocket is a request like any other: hypercorn
+    would take the connection for one, and hold it for good if its handshake is wrong.
+    """
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
+        plain = h11.Request(
+            method=request.method,
+            target=request.target,
+            headers=headers,
+            http_version=request.http_version,
+        )
+        await super()._create_stream(plain)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI":

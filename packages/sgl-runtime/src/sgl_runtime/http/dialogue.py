@@ -17,10 +17,11 @@ import msgspec
 from sgl_constrain.errors import ConstrainError
 from sgl_constrain.structural import structural_tag
 
+from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.sampling import SamplingBody, Spell
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.messages import Constraint
+from sgl_runtime.messages import Constraint, LogprobSpec
 from sgl_runtime.text.answer.dialect import Dialect, ReasoningState
 from sgl_runtime.text.answer.formats import CallFormat, short_id
 from sgl_runtime.text.answer.plain import text_of, without_tools
@@ -82,6 +83,21 @@ class Composed(msgspec.Struct, frozen=True, kw_only=True):
     spell: Spell  # the fields of `sampling`, also those that are made of others
     shown: frozenset[int]  # special tokens that the reader must see
     reader: Callable[[], Reader] | None  # None: the answer is text and nothing else
+
+    def ask(self, id: str, source: str, logprobs: LogprobSpec | None = None) -> Ask:
+        """`source`: the field that the prompt is made of."""
+        return Ask(
+            prompt=self.prompt,
+            source=source,
+            sampling=self.sampling,
+            spell=self.spell,
+            id=id,
+            rid=id,
+            default_length=None,
+            add_special=False,
+            logprobs=logprobs,
+            shown=self.shown,
+        )
 
 
 async def compose(api: Api, dialogue: Dialogue, sampling: SamplingBody, spell: Spell) -> Composed:

@@ -112,13 +112,13 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     where = f"{request.method[:_TOLD]} {request.scope['path'][:_TOLD]}"
     response = error_response(request, error.status_code, f"{where}: {error.detail}")
     response.headers.update(error.headers or {})
-    if error.status_code == 405:
-        response.headers["allow"] = ", ".join(sorted(_methods(request)))
+    if error.status_code == 405 and (methods := _methods(request)):
+        response.headers["allow"] = ", ".join(sorted(methods))
     return response
 
 
 def _methods(request: Request) -> set[str]:
-    """Those of the request's path, which may be a route for each of them."""
+    """Those of the request's path, which may be a route for each of them; none for a file of the page."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return {method for route in matching for method in route.methods or ()}

@@ -13,17 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.sampling import SamplingBody
 from sgl_runtime.http.anthropic.answer import AnsweredMessage, MessageWriter
 from sgl_runtime.http.anthropic.request import dialogue_of
 from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import Composed, compose
 from sgl_runtime.http.errors import anthropic_error, json_response
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_text_request
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.reading import AnswerReader
 from sgl_runtime.http.stream import EventStream, named_frame, while_connected
@@ -59,12 +57,10 @@ _EXAMPLE = {"model": "default", "messages": [{"role": "user", "content": "Hello!
 )
 async def messages(api: Api, request: Request) -> ASGIApp:
     """Answer a chat, with tools if there are any: Anthropic's protocol."""
-    body = await read(request, _MESSAGES)
-    check_model(api, body.model)
-    tokenizer_of(api)
+    body, _ = await read_text_request(api, request, _MESSAGES)
     id = f"msg_{uuid4().hex}"
     composed = await _compose(api, body)
-    prepared = await api.preparation.prepare([_ask(composed, id)])
+    prepared = await api.preparation.prepare([composed.ask(id, "messages")])
     display = None if body.thinking is None else body.thinking.display
     writer = MessageWriter(
         id,
@@ -82,9 +78,7 @@ async def messages(api: Api, request: Request) -> ASGIApp:
 @operation(reads=_COUNT, answers=CountAnswer, refuses=UNKNOWN_MODEL, example=_EXAMPLE)
 async def count_tokens(api: Api, request: Request) -> Response:
     """How many tokens the prompt of a message would have."""
-    body = await read(request, _COUNT)
-    check_model(api, body.model)
-    tokenizer = tokenizer_of(api)
+    body, tokenizer = await read_text_request(api, request, _COUNT)
     composed = await compose(api, dialogue_of(api, body), SamplingBody(), _spell)
     tokens = await asyncio.to_thread(tokenizer.encode, composed.prompt, add_special=False)
     answer: CountAnswer = {"input_tokens": len(tokens)}
@@ -121,20 +115,6 @@ async def _compose(api: Api, body: MessagesBody) -> Composed:
         json_schema=None if format is None else format.schema,
     )
     return await compose(api, dialogue_of(api, body), sampling, _spell)
-
-
-def _ask(composed: Composed, id: str) -> Ask:
-    return Ask(
-        prompt=composed.prompt,
-        source="messages",
-        sampling=composed.sampling,
-        spell=composed.spell,
-        id=id,
-        rid=id,
-        default_length=None,
-        add_special=False,
-        shown=composed.shown,
-    )
 
 
 def _spell(field: str) -> str:

@@ -9,12 +9,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import Composed, compose, template_of
 from sgl_runtime.http.errors import json_response, openai_error
 from sgl_runtime.http.openai.answer import (
@@ -29,7 +27,7 @@ from sgl_runtime.http.openai.answer import (
 )
 from sgl_runtime.http.openai.logprobs import Entry, chat_entries
 from sgl_runtime.http.openai.messages import dialogue_of
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_text_request
 from sgl_runtime.http.openai.schema import ChatBody, check_common, sampling_body, spelling
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.reading import AnswerReader
@@ -107,16 +105,15 @@ class ChatCompletionEvent(Event[ChatEventChoice]): ...
 )
 async def chat_completions(api: Api, request: Request) -> ASGIApp:
     """Answer a chat, with tools if there are any: OpenAI's protocol."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body, tokenizer = await read_text_request(api, request, _DECODER)
     check_common(body)
-    tokenizer = tokenizer_of(api)
     template_of(api)
     envelope = Envelope(
         "chatcmpl", "chat.completion.chunk" if body.stream else "chat.completion", api.model_name
     )
     composed = await _compose(api, body)
-    prepared = await api.preparation.prepare([_ask(body, composed, envelope.id)])
+    logprobs = LogprobSpec(top=body.top_logprobs or 0) if body.logprobs else None
+    prepared = await api.preparation.prepare([composed.ask(envelope.id, "messages", logprobs)])
     choices = _Choices(api, tokenizer, composed, prepared)
     if not body.stream:
         whole = answer(api, prepared, envelope, choices.whole, details=choices.details)
@@ -139,21 +136,6 @@ async def _compose(api: Api, body: ChatBody) -> Composed:
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     spell = spelling(body, max_new_tokens=field, top_logprobs_num="top_logprobs")
     return await compose(api, dialogue_of(api, body), sampling, spell)
-
-
-def _ask(body: ChatBody, composed: Composed, id: str) -> Ask:
-    return Ask(
-        prompt=composed.prompt,
-        source="messages",
-        sampling=composed.sampling,
-        spell=composed.spell,
-        id=id,
-        rid=id,
-        default_length=None,
-        add_special=False,
-        logprobs=LogprobSpec(top=body.top_logprobs or 0) if body.logprobs else None,
-        shown=composed.shown,
-    )
 
 
 class _Choices:

@@ -16,7 +16,6 @@ from sgl_runtime.engine.request import PreparedRequest, Prompt
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response, openai_error
 from sgl_runtime.http.openai.answer import (
     Answer,
@@ -28,7 +27,7 @@ from sgl_runtime.http.openai.answer import (
     finish_reason,
 )
 from sgl_runtime.http.openai.logprobs import CompletionLogprobs, Lists, joined
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model, tokenizer_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_text_request
 from sgl_runtime.http.openai.schema import CompletionBody, check_common, sampling_body, spelling
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.stream import EventStream, while_connected
@@ -61,11 +60,9 @@ class CompletionEvent(Event[CompletionChoice]): ...
 )
 async def completions(api: Api, request: Request) -> ASGIApp:
     """Complete a prompt, or each of a list: OpenAI's older protocol."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body, tokenizer = await read_text_request(api, request, _DECODER)
     check_common(body)
     _check_best_of(body)
-    tokenizer = tokenizer_of(api)
     envelope = Envelope("cmpl", "text_completion", api.model_name)
     prepared = await api.preparation.prepare(_asks(body, envelope.id))
     choice = _choices(body, prepared, tokenizer)

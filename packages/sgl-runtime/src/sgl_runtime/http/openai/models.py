@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, Protocol, TypedDict, TypeVar
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from sgl_runtime.errors import InvalidRequest, NotFound
 from sgl_runtime.http.api import Api
+from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
 from sgl_runtime.http.operation import operation
 from sgl_runtime.text.tokenizer import Tokenizer
@@ -43,6 +45,24 @@ async def get_model(api: Api, request: Request) -> Response:
     """A model by its name. `{id}` may hold slashes, as hub ids do."""
     check_model(api, request.path_params["id"])
     return json_response(_card(api))
+
+
+class _Body(Protocol):
+    model: str
+
+
+B = TypeVar("B", bound=_Body)
+
+
+async def read_text_request(
+    api: Api, request: Request, decoder: msgspec.json.Decoder[B]
+) -> tuple[B, Tokenizer]:
+    """The body of a request to the model that is served, to be answered in text. Raises what `read`,
+    `check_model` and `tokenizer_of` do.
+    """
+    body = await read(request, decoder)
+    check_model(api, body.model)
+    return body, tokenizer_of(api)
 
 
 def check_model(api: Api, name: str) -> None:

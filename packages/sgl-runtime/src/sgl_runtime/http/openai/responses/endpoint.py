@@ -13,15 +13,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.sampling import SamplingBody, SamplingFields
 from sgl_runtime.errors import SglError
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
-from sgl_runtime.http.dialogue import Composed, compose
+from sgl_runtime.http.dialogue import compose
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import check_model, tokenizer_of
+from sgl_runtime.http.openai.models import read_text_request
 from sgl_runtime.http.openai.responses.answer import ResponseWriter
 from sgl_runtime.http.openai.responses.request import dialogue_of, turns_of
 from sgl_runtime.http.openai.responses.schema import ResponsesBody, SchemaFormat, check
@@ -54,16 +52,14 @@ class DeletedResponse(TypedDict):
 )
 async def responses(api: Api, request: Request) -> ASGIApp:
     """Answer items, with tools if there are any: OpenAI's newer protocol."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body, _ = await read_text_request(api, request, _DECODER)
     check(body)
-    tokenizer_of(api)
     turns = turns_of(body.input)
     if body.previous_response_id is not None:
         turns = api.responses.get(body.previous_response_id, "previous_response_id").turns + turns
     composed = await compose(api, dialogue_of(api, body, turns), _sampling(body), _spell)
     id = f"resp_{uuid4().hex}"
-    prepared = await api.preparation.prepare([_ask(composed, id)])
+    prepared = await api.preparation.prepare([composed.ask(id, "input")])
     writer = ResponseWriter(AnswerReader(api, composed), _fields(api, body, id))
     kept = None if body.store is False else turns
     events = _events(api, prepared, writer, kept, streaming=bool(body.stream))
@@ -127,20 +123,6 @@ def _sampling(body: ResponsesBody) -> SamplingBody:
         case SchemaFormat(schema=schema):
             alike["json_schema"] = schema
     return SamplingBody(**alike, max_new_tokens=body.max_output_tokens)
-
-
-def _ask(composed: Composed, id: str) -> Ask:
-    return Ask(
-        prompt=composed.prompt,
-        source="input",
-        sampling=composed.sampling,
-        spell=composed.spell,
-        id=id,
-        rid=id,
-        default_length=None,
-        add_special=False,
-        shown=composed.shown,
-    )
 
 
 def _spell(field: str) -> str:
