@@ -5,12 +5,14 @@ tokenizer."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
+import torch
 from live import running
+from transformers import AutoModel, AutoTokenizer
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 
@@ -60,8 +62,24 @@ def test_every_policy_and_mixed_batches_answer_everything(tiny: Path, policy: st
     assert [answer["text"] for answer in answers[:2]] == alone
 
 
-def test_a_model_without_text_is_refused(tiny: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_text((tiny / name).read_text().replace("LlamaForCausalLM", "LlamaModel"))
-    message = refusal("--model-path", str(tmp_path), "--load-format", "dummy", "--device", "cpu")
-    assert "LlamaModel answers with vectors" in message and "serve a model that generates text" in message
+def test_embeddings_are_those_of_transformers(tiny: Path) -> None:
+    flags = ("--is-embedding", "--dtype", "float32", "--chunked-prefill-size", "16", "--dp", "2")
+    texts = [f"query: {'shared prefix ' * 4}number {n}" for n in range(8)]
+    with running("--model-path", str(tiny), *flags) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        for _ in range(2):  # the second time from the prefix cache
+            answer = client.embeddings.create(model="default", input=texts)
+        encoded = server.http.post("/encode", json={"text": texts[0]}).json()
+        info = server.http.get("/get_model_info").json()
+        refused = server.http.post("/generate", json={"text": "x"})
+        assert server.http.get("/health_generate").status_code == 200
+        assert f"curl {server.url}/encode" in server.log
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModel.from_pretrained(tiny)
+    for text, entry in zip(texts, answer.data, strict=True):
+        with torch.no_grad():
+            last = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+        torch.testing.assert_close(torch.tensor(entry.embedding), last / last.norm(), atol=1e-5, rtol=0)
+    assert encoded["embedding"] == pytest.approx(answer.data[0].embedding, abs=1e-5)
+    assert encoded["meta_info"]["cached_tokens"] == encoded["meta_info"]["prompt_tokens"] - 1
+    assert info["is_generation"] is False
+    assert refused.status_code == 400 and "/v1/embeddings" in refused.text
