@@ -281,7 +281,7 @@ class HashRunner:
     ) -> Result:
         if self._pools:
             vectors = [vector(spelled[request][-1], self._invalid) for request in batch.sampled.tolist()]
-            pooled = np.stack(vectors) if vectors else None
+            pooled = np.stack(vectors) if vectors and not self.failed else None
             return Result(np.zeros(len(vectors), np.int32), pooled=pooled)
         sampling = batch.sampling
         allowed: list[Collection[int]] = [range(V) for _ in batch.sampled]

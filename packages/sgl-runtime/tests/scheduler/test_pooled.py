@@ -63,3 +63,13 @@ def test_what_is_no_vector_ends_its_request_and_stays_out_of_the_cache() -> None
     finish = replica.answers[rid].finish
     assert isinstance(finish, Aborted) and "NaN or infinity" in finish.reason
     assert replica.cache.size == 0
+
+
+def test_a_pass_that_cannot_be_computed_has_no_vectors() -> None:
+    replica = Replica(answers="embeddings")
+    rid = replica.add(PROMPT, POOLED)
+    replica.runner.failing = {0}
+    replica.finish()
+    finish = replica.answers[rid].finish
+    assert isinstance(finish, Aborted) and finish.overloaded
+    replica.check_all_free()
