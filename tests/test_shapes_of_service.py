@@ -5,24 +5,62 @@ tokenizer."""
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 import torch
-from live import running
-from transformers import AutoModel, AutoTokenizer
+from live import Server, running
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 
 
-def test_two_replicas_share_the_work_and_say_the_same(tiny: Path) -> None:
+@pytest.fixture(scope="module")
+def twins(tiny: Path) -> Iterator[Server]:
+    """Two replicas."""
     with running("--model-path", str(tiny), "--dp", "2", "--dtype", "float32") as server:
-        texts = {server.generate(text="The same", sampling_params=GREEDY)["text"] for _ in range(4)}
-        replicas = server.http.get("/server_info").json()["replicas"]
+        yield server
+
+
+def test_two_replicas_share_the_work_and_say_the_same(twins: Server) -> None:
+    texts = {twins.generate(text="The same", sampling_params=GREEDY)["text"] for _ in range(4)}
+    replicas = twins.http.get("/server_info").json()["replicas"]
     assert len(texts) == 1
     assert [replica["load"]["generated_tokens"] for replica in replicas] == [24, 24]
+
+
+def test_scores_and_decisions_are_those_of_transformers(twins: Server, tiny: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
+
+    def logprobs(text: str) -> Any:
+        """[tokens, vocabulary], of the token behind each."""
+        with torch.no_grad():
+            return model(**tokenizer(text, return_tensors="pt")).logits[0].log_softmax(-1)
+
+    query, items, labels = "Is it in the list? ", ["the first one", "another"], [70, 71, 99]
+    body = {"query": query, "items": items, "label_token_ids": labels}
+    answer = twins.http.post("/v1/score", json=body).json()
+    shares = twins.http.post("/v1/score", json={**body, "apply_softmax": True}).json()
+    for item, row, share in zip(items, answer["scores"], shares["scores"], strict=True):
+        expected = logprobs(query + item)[-1, labels]
+        assert row == pytest.approx(expected.exp().tolist(), rel=1e-3)
+        assert share == pytest.approx(expected.softmax(-1).tolist(), rel=1e-3)
+
+    prompt, choices = "Choose one of", [" the", " them all", " in"]  # of some the blank is part of a token
+    decision = twins.http.post("/v1/decisions", json={"prompt": prompt, "choices": choices}).json()
+    means = []
+    for choice, told in zip(choices, decision["choices"], strict=True):
+        ids = tokenizer(prompt + choice)["input_ids"]
+        start = len(tokenizer(prompt)["input_ids"])
+        expected = logprobs(prompt + choice)[range(start - 1, len(ids) - 1), ids[start:]]
+        assert told["tokens"] == ids[start:]
+        assert told["token_logprobs"] == pytest.approx(expected.tolist(), abs=1e-3)
+        assert told["score"] == pytest.approx(expected.mean().item(), abs=1e-3)
+        means.append(expected.mean().item())
+    assert decision["index"] == means.index(max(means))
 
 
 def test_ranks_with_uneven_shares_say_what_one_rank_says(tiny: Path) -> None:

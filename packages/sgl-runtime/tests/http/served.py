@@ -113,16 +113,17 @@ async def served(
     tokenizer: Tokenizer | None = None,
     capacity: Capacity = CAPACITY,
     raw: dict[str, Any] | None = None,
+    bos: int | None = MODEL.bos,
     **config: Any,
 ) -> AsyncIterator[Served]:
-    """Without sockets. `raw`: the model's config.json, `config`: fields of ServeConfig."""
+    """Without sockets. `raw`: the model's config.json; `bos` is in it; `config`: fields of ServeConfig."""
     script = script or Script()
     settings = ServeConfig(**config)
     if not settings.skip_tokenizer_init:
         tokenizer = tokenizer or byte_tokenizer()
     template = None if tokenizer is None else load_chat_template(settings.chat_template, tokenizer)
     capacities = [capacity for _ in script.senders]
-    model = msgspec.structs.replace(MODEL, raw=raw or {})
+    model = msgspec.structs.replace(MODEL, raw=raw or {}, bos=bos)
     api = build_api(settings, model, tokenizer, template, capacities, script.senders, script, path=PATH)
     receiving = asyncio.create_task(api.client.run())
     transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)

@@ -197,6 +197,8 @@ async def test_what_a_model_does_not_answer_is_refused_with_what_it_does() -> No
         "/v1/chat/completions": chat,
         "/v1/responses": {"input": "a"},
         "/v1/messages": {**chat, "max_tokens": 5},
+        "/v1/score": {"query": "a", "items": "b", "label_token_ids": [1]},
+        "/v1/decisions": {"prompt": "a", "choices": ["b", "c"]},
     }
     asked = {"/encode": {"text": "a"}, "/v1/embeddings": {"input": "a"}, "/v1/classify": {"input": "a"}}
     cases = [

@@ -20,7 +20,7 @@ from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
 from sgl_runtime.http.kinds import for_embeddings, for_scores, for_text, for_vectors
 from sgl_runtime.http.limits import Bodies, Limits
-from sgl_runtime.http.openai import chat, classify, completions, embeddings, models
+from sgl_runtime.http.openai import chat, classify, completions, decisions, embeddings, models, score
 from sgl_runtime.http.openai.batches import endpoint as batches
 from sgl_runtime.http.openai.batches import files
 from sgl_runtime.http.openai.batches.upload import FORM_SIZE
@@ -55,6 +55,8 @@ def build_app(api: Api) -> Starlette:
             Route("/v1/completions", for_text(api, completions.completions), methods=["POST"]),
             Route("/v1/chat/completions", for_text(api, chat.chat_completions), methods=["POST"]),
             Route("/v1/embeddings", for_embeddings(api, embeddings.embeddings), methods=["POST"]),
+            Route("/v1/score", for_text(api, score.score), methods=["POST"]),
+            Route("/v1/decisions", for_text(api, decisions.decisions), methods=["POST"]),
             Route("/v1/classify", for_scores(api, classify.classify), methods=["POST"]),
             Route("/v1/responses", for_text(api, responses.responses), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.get_response, api)),
