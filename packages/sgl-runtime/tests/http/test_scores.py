@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/v1/score and /v1/decisions over the scripted engine: tokens are bytes, log-probabilities `logprob` of each."""
+"""/v1/score and /v1/decisions over the scripted engine: a token is a byte, its log-probability `logprob`."""
 
 from __future__ import annotations
 
