@@ -6,7 +6,7 @@ Field names are those of SGLang 0.2.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 from starlette.requests import Request
@@ -15,14 +15,15 @@ from starlette.types import ASGIApp
 from sgl_runtime.engine.prefill import Pool, pooling
 from sgl_runtime.engine.prepare import Given
 from sgl_runtime.engine.stream import Output
-from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.native import finish_reason
+from sgl_runtime.http.native import FinishReason, finish_reason
+from sgl_runtime.http.operation import operation
 from sgl_runtime.http.prefill import outputs_of, vector_of
 from sgl_runtime.http.prompts import names, prompts_of
 from sgl_runtime.http.stream import while_connected
+from sgl_runtime.http.unsupported import Unsupported, refuse_unsupported, unless
 
 
 class EncodeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -30,19 +31,31 @@ class EncodeBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     text: str | list[str] | None = None
     input_ids: list[int | list[int]] | None = None
-    image_data: Any = None
-    sampling_params: Any = None
+    image_data: Unsupported = None
+    sampling_params: Annotated[Any, unless({})] = None
     rid: str | list[str] | None = None
+
+
+class EncodedMeta(TypedDict):
+    id: str
+    prompt_tokens: int
+    cached_tokens: int
+    finish_reason: FinishReason
+
+
+class Encoded(TypedDict):
+    embedding: list[float]
+    meta_info: EncodedMeta
 
 
 _DECODER = msgspec.json.Decoder(EncodeBody)
 
 
+@operation(reads=_DECODER, answers=Encoded | list[Encoded], example={"text": "The sun is"})
 async def encode(api: Api, request: Request) -> ASGIApp:
+    """The vector of one text or of many: an embedding, or scores of classes."""
     body = await read(request, _DECODER)
-    for field in ("image_data", "sampling_params"):
-        if getattr(body, field) not in (None, {}):
-            raise InvalidRequest(f"{field}: a vector is made of text alone; leave the field out", param=field)
+    refuse_unsupported(body)
     given = prompts_of(body.text, body.input_ids)
     tokens = await api.preparation.tokens(
         [Given(prompt=prompt, source=given.source(i)) for i, prompt in enumerate(given.prompts)]
@@ -60,9 +73,9 @@ async def encode(api: Api, request: Request) -> ASGIApp:
     return json_response(answers if given.many else answers[0])
 
 
-def _answer(output: Output) -> dict[str, Any]:
+def _answer(output: Output) -> Encoded:
     assert output.finish is not None, "it has ended"
-    meta = {
+    meta: EncodedMeta = {
         "id": output.sample.id,
         "prompt_tokens": len(output.sample.generate.tokens),
         "cached_tokens": output.cached_tokens,

@@ -46,10 +46,11 @@ def for_vectors(api: Api, endpoint: Callable[[Api, Request], Awaitable[ASGIApp]]
 
 def _only(api: Api, endpoint: Callable[[Api, Request], Awaitable[ASGIApp]], *kinds: Answers) -> Endpoint:
     answers = api.limits.answers
-    return partial(endpoint if answers in kinds else _refuse, api)
+    return partial(endpoint if answers in kinds else refuse, api)
 
 
-async def _refuse(api: Api, request: Request) -> ASGIApp:
+async def refuse(api: Api, request: Request) -> ASGIApp:
+    """Raises InvalidRequest with what this model does answer."""
     await request.body()  # a connection with an unread body serves no other request
     raise InvalidRequest(
         f"model: {api.model_name!r} {_INSTEAD[api.limits.answers]}; {request.url.path} is not for it",

@@ -3,11 +3,24 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.errors import Unanswered
 from sgl_runtime.http.api import Api
 from sgl_runtime.messages import F32, Aborted, Pooled
+
+
+class PromptUsage(TypedDict):
+    """Nothing is generated: the two are the same."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+def usage_of(tokens: int) -> PromptUsage:
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
 
 
 async def outputs_of(api: Api, prepared: PreparedRequest) -> list[Output]:

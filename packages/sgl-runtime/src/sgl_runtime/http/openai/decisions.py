@@ -9,7 +9,7 @@ up one token, that is before the prompt's end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -24,12 +24,13 @@ from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import template_of
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.answer import Envelope
+from sgl_runtime.http.openai.answer import Choice, Envelope
 from sgl_runtime.http.openai.messages import turns_of
-from sgl_runtime.http.openai.models import check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
 from sgl_runtime.http.openai.schema import ChatMessage
 from sgl_runtime.http.openai.score import softmax
-from sgl_runtime.http.prefill import logprobs_of, outputs_of
+from sgl_runtime.http.operation import operation
+from sgl_runtime.http.prefill import PromptUsage, logprobs_of, outputs_of, usage_of
 from sgl_runtime.http.stream import while_connected
 
 _MAX_CHOICES = 1024
@@ -46,6 +47,31 @@ class DecisionBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
 
 
+class ScoredChoice(Choice):
+    """`logprob` is the sum of `token_logprobs`; `probability` is among the choices."""
+
+    choice: str | list[int]
+    score: float
+    probability: float
+    logprob: float
+    tokens: list[int]
+    token_logprobs: list[float]
+
+
+class Decision(TypedDict):
+    """`index` and `choice` are those of the highest `score`."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    index: int
+    choice: str | list[int]
+    method: Method
+    choices: list[ScoredChoice]
+    usage: PromptUsage
+
+
 class _Compared(NamedTuple):
     """Tokens of the prompt and a choice, for each choice; from `start` on they are compared."""
 
@@ -56,7 +82,14 @@ class _Compared(NamedTuple):
 _DECODER = msgspec.json.Decoder(DecisionBody)
 
 
+@operation(
+    reads=_DECODER,
+    answers=Decision,
+    refuses=UNKNOWN_MODEL,
+    example={"prompt": "Question: is the sky green? Answer:", "choices": [" yes", " no"]},
+)
 async def decisions(api: Api, request: Request) -> ASGIApp:
+    """Which of several texts goes on best after a prompt or a chat."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     compared = await _compare(api, body)
@@ -70,13 +103,22 @@ async def decisions(api: Api, request: Request) -> ASGIApp:
     alone = [logprobs_of(output) for output in outputs[len(body.choices) :]] or [[]] * len(after)
     choices = _choices(body, compared, [Scored(*each) for each in zip(after, alone, strict=True)])
     best = max(choices, key=lambda choice: choice["score"])
-    tokens = prompt_tokens(prepared)
-    usage = {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens}
-    said = {"index": best["index"], "choice": best["choice"], "method": body.method}
-    return json_response(envelope.wrap(choices, **said, usage=usage))
+    around = envelope.wrap(choices)
+    answer: Decision = {
+        "id": around["id"],
+        "object": around["object"],
+        "created": around["created"],
+        "model": around["model"],
+        "index": best["index"],
+        "choice": best["choice"],
+        "method": body.method,
+        "choices": choices,
+        "usage": usage_of(prompt_tokens(prepared)),
+    }
+    return json_response(answer)
 
 
-def _choices(body: DecisionBody, compared: _Compared, scored: list[Scored]) -> list[dict[str, Any]]:
+def _choices(body: DecisionBody, compared: _Compared, scored: list[Scored]) -> list[ScoredChoice]:
     logprobs = [sum(each.after) for each in scored]
     columns = (
         body.choices,
@@ -94,7 +136,7 @@ def _choices(body: DecisionBody, compared: _Compared, scored: list[Scored]) -> l
             "probability": probability,
             "logprob": logprob,
             "tokens": tokens[compared.start :],
-            "token_logprobs": each.after,
+            "token_logprobs": list(each.after),
         }
         for index, (choice, score, probability, logprob, tokens, each) in enumerate(
             zip(*columns, strict=True)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -19,10 +20,11 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
 from sgl_runtime.http.openai.pooled import prepare
 from sgl_runtime.http.openai.prompts import Prompts
-from sgl_runtime.http.prefill import outputs_of, vector_of
+from sgl_runtime.http.operation import operation
+from sgl_runtime.http.prefill import PromptUsage, outputs_of, usage_of, vector_of
 from sgl_runtime.http.stream import while_connected
 from sgl_runtime.messages import F32
 
@@ -35,23 +37,46 @@ class EmbeddingsBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
 
 
+class Embedding(TypedDict):
+    """As numbers, or as the float32 bytes of them in base64."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Embeddings(TypedDict):
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: PromptUsage
+
+
 _DECODER = msgspec.json.Decoder(EmbeddingsBody)
 
 
+@operation(
+    reads=_DECODER, answers=Embeddings, refuses=UNKNOWN_MODEL, example={"input": ["The sun is", "It rains"]}
+)
 async def embeddings(api: Api, request: Request) -> ASGIApp:
+    """The embeddings of texts, each of length 1."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     size = _size(api.model, body.dimensions)
     prepared = await prepare(api, body.input, f"embd-{uuid4().hex}")
     outputs = await while_connected(request.receive, outputs_of(api, prepared))
-    encode = _base64 if body.encoding_format == "base64" else _numbers
-    data = [
+    encode: Callable[[F32], list[float] | str] = _base64 if body.encoding_format == "base64" else _numbers
+    data: list[Embedding] = [
         {"object": "embedding", "index": index, "embedding": encode(_cut(vector_of(output), size))}
         for index, output in enumerate(outputs)
     ]
-    tokens = prompt_tokens(prepared)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return json_response({"object": "list", "data": data, "model": api.model_name, "usage": usage})
+    answer: Embeddings = {
+        "object": "list",
+        "data": data,
+        "model": api.model_name,
+        "usage": usage_of(prompt_tokens(prepared)),
+    }
+    return json_response(answer)
 
 
 def _size(model: ModelConfig, dimensions: int | None) -> int:
@@ -86,10 +111,11 @@ def _cut(vector: F32, size: int) -> F32:
     return shorter
 
 
-def _numbers(vector: F32) -> Any:
-    return vector.tolist()
+def _numbers(vector: F32) -> list[float]:
+    numbers: list[float] = vector.tolist()
+    return numbers
 
 
-def _base64(vector: F32) -> Any:
+def _base64(vector: F32) -> str:
     """float32, little-endian."""
     return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -8,7 +8,7 @@ cache has the prompt for all tokens but the first.
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal, TypedDict
 from uuid import uuid4
 
 import msgspec
@@ -23,8 +23,9 @@ from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import check_model
-from sgl_runtime.http.prefill import logprobs_of, outputs_of
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
+from sgl_runtime.http.operation import operation
+from sgl_runtime.http.prefill import PromptUsage, logprobs_of, outputs_of, usage_of
 from sgl_runtime.http.stream import while_connected
 
 
@@ -42,10 +43,26 @@ class ScoreBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
 
 
+class Scores(TypedDict):
+    """A row for each item, a number for each label."""
+
+    object: Literal["scoring"]
+    model: str
+    scores: list[list[float]]
+    usage: PromptUsage
+
+
 _DECODER = msgspec.json.Decoder(ScoreBody)
 
 
+@operation(
+    reads=_DECODER,
+    answers=Scores,
+    refuses=UNKNOWN_MODEL,
+    example={"query": "Is it a fruit? ", "items": ["apple", "brick"], "label_token_ids": [9, 10]},
+)
 async def score(api: Api, request: Request) -> ASGIApp:
+    """How likely each of some tokens is behind each of some texts."""
     body = await read(request, _DECODER)
     check_model(api, body.model)
     labels = body.label_token_ids
@@ -59,15 +76,13 @@ async def score(api: Api, request: Request) -> ASGIApp:
     outputs = await while_connected(request.receive, outputs_of(api, scoring(groups, f"score-{uuid4().hex}")))
     logprobs = [logprobs_of(output)[0] for output in outputs]
     rows = [logprobs[i : i + len(labels)] for i in range(0, len(logprobs), len(labels))]
-    tokens = sum(map(len, prompts))
-    return json_response(
-        {
-            "object": "scoring",
-            "model": api.model_name,
-            "scores": [softmax(row) if body.apply_softmax else list(map(math.exp, row)) for row in rows],
-            "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
-        }
-    )
+    answer: Scores = {
+        "object": "scoring",
+        "model": api.model_name,
+        "scores": [softmax(row) if body.apply_softmax else list(map(math.exp, row)) for row in rows],
+        "usage": usage_of(sum(map(len, prompts))),
+    }
+    return json_response(answer)
 
 
 def softmax(logprobs: list[float]) -> list[float]:
