@@ -5,22 +5,62 @@ tokenizer."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
-from live import running
+import torch
+from live import Server, running
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 
 
-def test_two_replicas_share_the_work_and_say_the_same(tiny: Path) -> None:
+@pytest.fixture(scope="module")
+def twins(tiny: Path) -> Iterator[Server]:
+    """Two replicas."""
     with running("--model-path", str(tiny), "--dp", "2", "--dtype", "float32") as server:
-        texts = {server.generate(text="The same", sampling_params=GREEDY)["text"] for _ in range(4)}
-        replicas = server.http.get("/server_info").json()["replicas"]
+        yield server
+
+
+def test_two_replicas_share_the_work_and_say_the_same(twins: Server) -> None:
+    texts = {twins.generate(text="The same", sampling_params=GREEDY)["text"] for _ in range(4)}
+    replicas = twins.http.get("/server_info").json()["replicas"]
     assert len(texts) == 1
     assert [replica["load"]["generated_tokens"] for replica in replicas] == [24, 24]
+
+
+def test_scores_and_decisions_are_those_of_transformers(twins: Server, tiny: Path) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModelForCausalLM.from_pretrained(tiny)
+
+    def logprobs(text: str) -> Any:
+        """[tokens, vocabulary], of the token behind each."""
+        with torch.no_grad():
+            return model(**tokenizer(text, return_tensors="pt")).logits[0].log_softmax(-1)
+
+    query, items, labels = "Is it in the list? ", ["the first one", "another"], [70, 71, 99]
+    body = {"query": query, "items": items, "label_token_ids": labels}
+    answer = twins.http.post("/v1/score", json=body).json()
+    shares = twins.http.post("/v1/score", json={**body, "apply_softmax": True}).json()
+    for item, row, share in zip(items, answer["scores"], shares["scores"], strict=True):
+        expected = logprobs(query + item)[-1, labels]
+        assert row == pytest.approx(expected.exp().tolist(), rel=1e-3)
+        assert share == pytest.approx(expected.softmax(-1).tolist(), rel=1e-3)
+
+    prompt, choices = "Choose one of", [" the", " them all", " in"]  # of some the blank is part of a token
+    decision = twins.http.post("/v1/decisions", json={"prompt": prompt, "choices": choices}).json()
+    means = []
+    for choice, told in zip(choices, decision["choices"], strict=True):
+        ids = tokenizer(prompt + choice)["input_ids"]
+        start = len(tokenizer(prompt)["input_ids"])
+        expected = logprobs(prompt + choice)[range(start - 1, len(ids) - 1), ids[start:]]
+        assert told["tokens"] == ids[start:]
+        assert told["token_logprobs"] == pytest.approx(expected.tolist(), abs=1e-3)
+        assert told["score"] == pytest.approx(expected.mean().item(), abs=1e-3)
+        means.append(expected.mean().item())
+    assert decision["index"] == means.index(max(means))
 
 
 def test_ranks_with_uneven_shares_say_what_one_rank_says(tiny: Path) -> None:
@@ -60,8 +100,24 @@ def test_every_policy_and_mixed_batches_answer_everything(tiny: Path, policy: st
     assert [answer["text"] for answer in answers[:2]] == alone
 
 
-def test_a_model_without_text_is_refused(tiny: Path, tmp_path: Path, refusal: Callable[..., str]) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        (tmp_path / name).write_text((tiny / name).read_text().replace("LlamaForCausalLM", "LlamaModel"))
-    message = refusal("--model-path", str(tmp_path), "--load-format", "dummy", "--device", "cpu")
-    assert "LlamaModel answers with vectors" in message and "serve a model that generates text" in message
+def test_embeddings_are_those_of_transformers(tiny: Path) -> None:
+    flags = ("--is-embedding", "--dtype", "float32", "--chunked-prefill-size", "16", "--dp", "2")
+    texts = [f"query: {'shared prefix ' * 4}number {n}" for n in range(8)]
+    with running("--model-path", str(tiny), *flags) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+        for _ in range(2):  # the second time from the prefix cache
+            answer = client.embeddings.create(model="default", input=texts)
+        encoded = server.http.post("/encode", json={"text": texts[0]}).json()
+        info = server.http.get("/get_model_info").json()
+        refused = server.http.post("/generate", json={"text": "x"})
+        assert server.http.get("/health_generate").status_code == 200
+        assert f"curl {server.url}/encode" in server.log
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModel.from_pretrained(tiny)
+    for text, entry in zip(texts, answer.data, strict=True):
+        with torch.no_grad():
+            last = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+        torch.testing.assert_close(torch.tensor(entry.embedding), last / last.norm(), atol=1e-5, rtol=0)
+    assert encoded["embedding"] == pytest.approx(answer.data[0].embedding, abs=1e-5)
+    assert encoded["meta_info"]["cached_tokens"] == encoded["meta_info"]["prompt_tokens"] - 1
+    assert info["is_generation"] is False
+    assert refused.status_code == 400 and "/v1/embeddings" in refused.text

@@ -63,6 +63,7 @@ UNIONS: dict[Any, list[m.Message]] = {
         m.Step([m.Delta("r", [4, 5], m.StoppedByConstraint(), forced=1)], m.Load(forced_tokens=1)),
         m.Step([m.Delta("r", [], m.Aborted("no grammar", invalid=True))], m.Load()),
         m.Step([m.Delta("r", [2], m.StoppedByToken(2)), m.Delta("s", [1], m.StoppedByLength(4))], m.Load()),
+        m.Step([m.Delta("r", [], m.Pooled(f32(0.5, -2)), cached=2)], m.Load()),
         m.Flushed("r", True),
         m.Profiled("r", "a/trace.json", "a table"),
         m.Profiled("r", error="no profile is being recorded", conflict=True),

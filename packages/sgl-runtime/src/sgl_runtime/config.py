@@ -67,6 +67,13 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     context_length: Annotated[
         int | None, _flag("tokens of prompt and output together; none: what the model states")
     ] = None
+    is_embedding: Annotated[
+        bool,
+        _flag(
+            "of a model that generates text, answer with embeddings: the last token's hidden state, of "
+            "length 1"
+        ),
+    ] = False
     served_model_name: Annotated[str | None, _flag("the name in /v1/models; none: the model path")] = None
     chat_template: Annotated[
         str | None, _flag("a built-in name, or a .jinja or .json file, in place of the model's own template")

@@ -7,6 +7,7 @@
     ├── Conflict         409  what is there does not allow it now
     ├── Overloaded       503  a limit of this server is reached; the same request may succeed later
     ├── StorageFailed    507  files cannot be kept: the disk is full, or does not allow it
+    ├── Unanswered       500  a request has ended, or was ended, before there was an answer to give
     ├── EngineDied       500  a process of the server ended; no request can be answered any more
     └── ConfigError      the server cannot start as asked: exit with one line, no traceback
 
@@ -46,6 +47,11 @@ class Conflict(SglError):
 class Overloaded(SglError):
     status = 503
     kind = "overloaded_error"
+
+
+class Unanswered(SglError):
+    status = 500
+    kind = "unanswered"
 
 
 class StorageFailed(SglError):

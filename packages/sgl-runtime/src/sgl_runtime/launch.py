@@ -188,16 +188,17 @@ def _welcome(
     if config.uds is not None:
         place, reach = f"unix:{config.uds}", f"curl --unix-socket {shlex.quote(config.uds)}"
     name = config.served_model_name or config.model_path or path.stem
-    prompt: dict[str, Any] = (
-        {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}
-    )
-    body = json.dumps({**prompt, "sampling_params": {"max_new_tokens": 16, "temperature": 0}})
+    body: dict[str, Any] = {"input_ids": [1]} if config.skip_tokenizer_init else {"text": "Once upon a time"}
+    route = "encode"
+    if capacities[0].answers == "text":
+        route = "generate"
+        body["sampling_params"] = {"max_new_tokens": 16, "temperature": 0}
     key = ' \\\n  -H "Authorization: Bearer <the --api-key>"' if config.api_key else ""
-    for_people = config.uds is None and not config.skip_tokenizer_init
+    for_people = config.uds is None and route == "generate" and not config.skip_tokenizer_init
     invitation = "Open it in a browser, or try it here:" if for_people else "Try it:"
     return (
         f"\nsgl is ready after {seconds:.1f} s: {name} at {place}, {_total(capacities)}. {invitation}\n\n"
-        f"{reach} {url}/generate -H \"Content-Type: application/json\"{key} \\\n  -d '{body}'\n"
+        f"{reach} {url}/{route} -H \"Content-Type: application/json\"{key} \\\n  -d '{json.dumps(body)}'\n"
     )
 
 

@@ -23,6 +23,8 @@ I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 F32: TypeAlias = NDArray[np.float32]
 
+Answers: TypeAlias = Literal["text", "embeddings", "scores"]  # what a model gives: the last are of classes
+
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """A member of one of the unions below; its class name is its tag on the wire."""
@@ -122,7 +124,15 @@ class Aborted(Message, frozen=True):
     invalid: bool = False  # the request asks for what cannot be done
 
 
-Finish: TypeAlias = StoppedByToken | StoppedByString | StoppedByLength | StoppedByConstraint | Aborted
+class Pooled(Message, frozen=True):
+    """The answer of a model that generates no text: the end of its prompt's computation."""
+
+    vector: F32  # [size] finite; an embedding of length 1, or scores of classes
+
+
+Finish: TypeAlias = (
+    StoppedByToken | StoppedByString | StoppedByLength | StoppedByConstraint | Aborted | Pooled
+)
 
 
 class Logprobs(Value, frozen=True):
@@ -298,12 +308,13 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 
 class Capacity(Value, frozen=True):
-    """What a replica can hold; request limits are checked against it before anything is sent."""
+    """What a replica can hold and answer; requests are checked against it before anything is sent."""
 
     slots: int  # KV slots: tokens over all requests
     rows: int  # requests running at once
     context_length: int  # tokens of one request, prompt and output together
     vocab_size: int
+    answers: Answers = "text"  # if vectors, every request gets that of its last token, and no token
 
 
 class Ready(Message, frozen=True):

@@ -184,6 +184,12 @@ def test_a_batch_that_would_not_run_as_one_is_refused(options: dict[str, Any], t
         static_batch.check_room(LatencyOptions(**options), CAPACITY)
 
 
+def test_a_model_of_vectors_has_nothing_to_time() -> None:
+    capacity = msgspec.structs.replace(CAPACITY, answers="embeddings")
+    with pytest.raises(ConfigError, match="answers with embeddings"):
+        static_batch.check_room(LatencyOptions(), capacity)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

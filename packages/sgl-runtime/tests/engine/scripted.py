@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -26,6 +27,7 @@ from sgl_runtime.messages import (
     Load,
     Logprobs,
     Message,
+    Pooled,
     Profile,
     Profiled,
     Step,
@@ -67,6 +69,13 @@ def answer_to(generate: Generate) -> list[int]:
     return [*(text[shift:] + text[:shift]), EOS]
 
 
+def vector_to(generate: Generate) -> list[float]:
+    """What a model that pools answers: 64 numbers that depend on every token, of length 1."""
+    numbers = np.random.default_rng(generate.tokens).normal(size=64)
+    vector: list[float] = (numbers / np.linalg.norm(numbers)).tolist()
+    return vector
+
+
 def logprob(token: int) -> float:
     return -0.25 - token / 1024
 
@@ -79,7 +88,9 @@ def logprobs_of(tokens: Iterable[int], top: int) -> Logprobs:
 
 
 class Script:
-    """`replicas` senders and one receiver. `per_step`: tokens in a Step; None: the test answers."""
+    """`replicas` senders and one receiver. `per_step`: tokens in a Step; None: the test answers. `vector`: of
+    a model that pools, in place of an answer.
+    """
 
     def __init__(
         self,
@@ -87,11 +98,13 @@ class Script:
         replicas: int = 1,
         answer: Callable[[Generate], list[int]] = answer_to,
         per_step: int | None = 3,
+        vector: Callable[[Generate], list[float]] | None = None,
     ) -> None:
         self.received: list[tuple[int, Message]] = []
         self.senders = [_Inbox(self, replica) for replica in range(replicas)]
         self.answer = answer
         self.per_step = per_step
+        self.vector = vector
         self.flushes = True  # what a Flush is answered with
         self.pauses = 10  # turns of the event loop between two Steps: time for readers to keep up
         self._outbox: asyncio.Queue[FromReplica | Exception] = asyncio.Queue()
@@ -143,6 +156,8 @@ class Script:
 
     def deltas(self, generate: Generate, per_step: int) -> list[Delta]:
         """The whole answer in steps of `per_step` tokens."""
+        if self.vector is not None:
+            return [Delta(generate.rid, [], Pooled(np.array(self.vector(generate), np.float32)), 1)]
         tokens, finish = _cut(generate, self.answer(generate))
         spec, prompt = generate.logprobs, generate.tokens
         of_prompt = None

@@ -53,6 +53,8 @@ MODEL = ModelConfig(
     raw={},
 )
 PATH = Path("models/tiny.gguf")
+EMBEDDINGS = msgspec.structs.replace(CAPACITY, answers="embeddings")
+SCORES = msgspec.structs.replace(CAPACITY, answers="scores")
 ROOMY = Capacity(slots=65536, rows=8, context_length=8192, vocab_size=260)
 # Writes tools, calls and results, and thinks if it is told to.
 TOOL_TEMPLATE = (
@@ -110,16 +112,19 @@ async def served(
     *,
     tokenizer: Tokenizer | None = None,
     capacity: Capacity = CAPACITY,
+    raw: dict[str, Any] | None = None,
+    bos: int | None = MODEL.bos,
     **config: Any,
 ) -> AsyncIterator[Served]:
-    """Without sockets. `config`: fields of ServeConfig."""
+    """Without sockets. `raw`: the model's config.json; `bos` is in it; `config`: fields of ServeConfig."""
     script = script or Script()
     settings = ServeConfig(**config)
     if not settings.skip_tokenizer_init:
         tokenizer = tokenizer or byte_tokenizer()
     template = None if tokenizer is None else load_chat_template(settings.chat_template, tokenizer)
     capacities = [capacity for _ in script.senders]
-    api = build_api(settings, MODEL, tokenizer, template, capacities, script.senders, script, path=PATH)
+    model = msgspec.structs.replace(MODEL, raw=raw or {}, bos=bos)
+    api = build_api(settings, model, tokenizer, template, capacities, script.senders, script, path=PATH)
     receiving = asyncio.create_task(api.client.run())
     transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
     try:

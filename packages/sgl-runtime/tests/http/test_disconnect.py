@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from scripted import Script
-from served import listening
+from scripted import CAPACITY, Script
+from served import EMBEDDINGS, listening
 
-from sgl_runtime.messages import Delta
+from sgl_runtime.messages import Capacity, Delta
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,27 @@ async def test_leaving(
         await until(lambda: script.aborts)
         assert sorted(script.aborts) == sorted(sent)
     assert [record for record in caplog.records if record.levelname != "INFO"] == [], "it is no incident"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "capacity", "samples"),
+    [
+        ("/encode", {"text": "a"}, EMBEDDINGS, 1),
+        ("/v1/embeddings", {"input": ["a", "b"]}, EMBEDDINGS, 2),
+        ("/v1/score", {"query": "a", "items": ["b", "c"], "label_token_ids": [1, 2]}, CAPACITY, 4),
+        ("/v1/decisions", {"prompt": "a", "choices": ["b", "c"]}, CAPACITY, 2),
+    ],
+)
+async def test_leaving_what_is_computed_and_not_generated(
+    path: str, body: dict[str, Any], capacity: Capacity, samples: int
+) -> None:
+    script = Script(per_step=None)
+    async with listening(script, capacity=capacity) as server:
+        _, writer = await ask(server.port, path, body)
+        await until(lambda: len(script.generates) == samples)
+        writer.close()
+        await until(lambda: len(script.aborts) == samples)
+        assert sorted(script.aborts) == sorted(generate.rid for generate in script.generates)
 
 
 async def test_leaving_while_the_server_cannot_write() -> None:

@@ -7,17 +7,24 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import Script, byte_tokenizer
+from scripted import Script, byte_tokenizer, vector_to
 from served import ROOMY, TOOL_TEMPLATE, served
 
 from sgl_runtime.engine.sampling import SamplingBody
 from sgl_runtime.http.anthropic.schema import CountBody, MessagesBody, ToolResultBlock
+from sgl_runtime.http.encode import EncodeBody
 from sgl_runtime.http.native import GenerateBody
+from sgl_runtime.http.openai.classify import ClassifyBody
+from sgl_runtime.http.openai.decisions import DecisionBody
+from sgl_runtime.http.openai.embeddings import EmbeddingsBody
 from sgl_runtime.http.openai.responses.schema import Item, ResponsesBody
 from sgl_runtime.http.openai.schema import ChatBody, ChatMessage, CompletionBody, Function, ToolCall
+from sgl_runtime.http.openai.score import ScoreBody
+from sgl_runtime.messages import Answers
 
 TOKENIZER = byte_tokenizer(template=TOOL_TEMPLATE)
 STRUCTS: dict[str, Any] = {
@@ -27,6 +34,11 @@ STRUCTS: dict[str, Any] = {
     "/v1/responses": ResponsesBody,
     "/v1/messages": MessagesBody,
     "/v1/messages/count_tokens": CountBody,
+    "/v1/score": ScoreBody,
+    "/v1/decisions": DecisionBody,
+    "/encode": EncodeBody,
+    "/v1/embeddings": EmbeddingsBody,
+    "/v1/classify": ClassifyBody,
 }
 BASES: dict[str, dict[str, Any]] = {
     "/generate": {"text": "a"},
@@ -35,6 +47,16 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "a"},
     "/v1/messages": {"model": "default", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}]},
     "/v1/messages/count_tokens": {"model": "default", "messages": [{"role": "user", "content": "a"}]},
+    "/v1/score": {"query": "a", "items": ["b"], "label_token_ids": [1]},
+    "/v1/decisions": {"prompt": "a", "choices": ["b", "c"]},
+    "/encode": {"text": "a"},
+    "/v1/embeddings": {"input": "a"},
+    "/v1/classify": {"input": "a"},
+}
+ANSWERS: dict[str, Answers] = {
+    "/encode": "embeddings",
+    "/v1/embeddings": "embeddings",
+    "/v1/classify": "scores",
 }
 NAMES = sorted(
     {
@@ -72,8 +94,10 @@ VALUES = st.recursive(
 
 
 async def _answered_or_refused(path: str, bodies: list[bytes]) -> None:
-    script = Script()
-    async with served(script, tokenizer=TOKENIZER, capacity=ROOMY) as server:
+    answers = ANSWERS.get(path, "text")
+    script = Script(vector=None if answers == "text" else vector_to)
+    capacity = msgspec.structs.replace(ROOMY, answers=answers)
+    async with served(script, tokenizer=TOKENIZER, capacity=capacity) as server:
         for body in bodies:
             before = len(script.received)
             response = await server.post(path, body)

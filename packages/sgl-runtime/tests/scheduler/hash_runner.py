@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
+import numpy as np
 from sgl_constrain import Compiler, Matcher, Vocabulary
 
 from sgl_runtime.messages import (
+    F32,
     Aborted,
     Batch,
     Capacity,
@@ -28,6 +30,7 @@ from sgl_runtime.messages import (
     Generate,
     Logprobs,
     Masks,
+    Pooled,
     Result,
     Sampling,
     SamplingArrays,
@@ -145,6 +148,13 @@ def top_logprobs(prefix: int, count: int) -> list[tuple[int, float]]:
     return sorted(scores, key=lambda score: -score[1])[:count]
 
 
+def vector(prefix: int, invalid: int) -> F32:
+    """What is pooled after a prefix, [4]: its hash in four pieces, or one that is no vector."""
+    if is_invalid(prefix, invalid):
+        return np.full(4, math.nan, np.float32)
+    return np.array([prefix >> shift & 0xFFFF for shift in (0, 16, 32, 48)], np.float32)
+
+
 class HashRunner:
     """Executes batches in the order of the calls."""
 
@@ -152,6 +162,7 @@ class HashRunner:
         """`truth(row)`: tokens known of the request that is in this row now. `invalid`: after one prefix in
         so many the logits are NaN; 0: after none."""
         self._invalid = invalid
+        self._pools = capacity.answers != "text"
         self._truth = truth
         self._kv: list[int | None] = [None] * capacity.slots
         self._page: list[list[int]] = [[-1] * capacity.context_length for _ in range(capacity.rows)]
@@ -268,6 +279,10 @@ class HashRunner:
         spelled: list[list[int]],
         masks: Masks | None,
     ) -> Result:
+        if self._pools:
+            vectors = [vector(spelled[request][-1], self._invalid) for request in batch.sampled.tolist()]
+            pooled = np.stack(vectors) if vectors and not self.failed else None
+            return Result(np.zeros(len(vectors), np.int32), pooled=pooled)
         sampling = batch.sampling
         allowed: list[Collection[int]] = [range(V) for _ in batch.sampled]
         if masks is not None:
@@ -375,6 +390,10 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool
     hashes = [EMPTY_PREFIX]
     for token in prompt:
         hashes.append(mix(hashes[-1], token))
+    if capacity.answers != "text":
+        pooled = vector(hashes[-1], invalid)
+        answer.finish = Aborted("not a number") if np.isnan(pooled).any() else Pooled(pooled)
+        return answer
     spec = message.logprobs
     if spec is not None and spec.start >= 0:
         positions = range(spec.start, len(prompt))

@@ -18,12 +18,14 @@ from sgl_runtime.cache.prefix import NoCache, Node
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.messages import (
     Aborted,
+    Answers,
     Capacity,
     Constraint,
     Delta,
     Generate,
     LogprobSpec,
     Masks,
+    Pooled,
     Result,
     Sampling,
 )
@@ -76,9 +78,13 @@ class Replica:
         overlap: bool = False,
         invalid: int = 0,
         jumps: bool = True,
+        answers: Answers = "text",
         **options: Any,
     ) -> None:
-        self.capacity = Capacity(slots=slots, rows=rows, context_length=context_length, vocab_size=V)
+        self.pools = answers != "text"
+        self.capacity = Capacity(
+            slots=slots, rows=rows, context_length=context_length, vocab_size=V, answers=answers
+        )
         self.cache = RadixCache() if radix else NoCache()
         self.grammars = LateGrammars()
         self.jumps = jumps
@@ -204,6 +210,9 @@ class Replica:
             if isinstance(expected.finish, Aborted):
                 assert isinstance(told.finish, Aborted) and told.finish.reason, f"{rid}: {told.finish}"
                 assert not told.finish.overloaded
+            elif isinstance(expected.finish, Pooled):
+                assert isinstance(told.finish, Pooled), f"{rid}: {told.finish}"
+                assert told.finish.vector.tolist() == expected.finish.vector.tolist()
             else:
                 assert told.finish == expected.finish, f"{rid}: {told.finish} instead of {expected.finish}"
                 assert told.input_logprobs == expected.input_logprobs

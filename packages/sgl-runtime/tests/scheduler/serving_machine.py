@@ -25,6 +25,7 @@ from serving import Replica
 
 from sgl_runtime.messages import LogprobSpec, Sampling
 
+POOLED = Sampling(max_new_tokens=0)
 SYSTEM = [1 + (7 * i + i * i // 3) % (V - 1) for i in range(44)]
 
 
@@ -37,6 +38,7 @@ def configurations() -> st.SearchStrategy[dict[str, Any]]:
             "radix": st.sampled_from([True, True, False]),
             "overlap": st.booleans(),
             "invalid": st.sampled_from([0, 199]),
+            "answers": st.sampled_from(["text", "text", "text", "embeddings"]),
             "jumps": st.sampled_from([True, True, False]),
             "chunked_prefill_size": st.sampled_from([8, 64, 3, 1, 0]),
             "max_prefill_tokens": st.sampled_from([16, 256, 5, 1]),
@@ -124,6 +126,8 @@ class Serving(RuleBasedStateMachine):
 
     @rule(prompt=prompts(), sampling=samplings(), logprobs=logprob_specs(), copies=st.sampled_from([1, 2, 4]))
     def add(self, prompt: list[int], sampling: Sampling, logprobs: LogprobSpec | None, copies: int) -> None:
+        if self.replica.pools:
+            sampling, logprobs = POOLED, None
         room = self.replica.capacity.context_length - (1 if sampling.max_new_tokens else 0)
         prompt = prompt[: min(room, self.replica.capacity.slots)]
         if logprobs is not None and logprobs.start > len(prompt):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import Phase, Verbosity, settings
@@ -17,10 +18,10 @@ from serving_machine import CI, Serving
 from sgl_runtime.cache.prefix import Match, Node
 from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.cache.slots import SlotPool
-from sgl_runtime.messages import I32
+from sgl_runtime.messages import I32, Delta, Result
 from sgl_runtime.scheduler import batch as batch_module
 from sgl_runtime.scheduler import scheduler as scheduler_module
-from sgl_runtime.scheduler.batch import Chunk
+from sgl_runtime.scheduler.batch import Chunk, Planned
 from sgl_runtime.scheduler.constraint import Constrained
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.request import Request
@@ -243,6 +244,16 @@ def _lenient_unpin(self: RadixCache, node: Node) -> None:
                 self._queue_if_leaf(each)
 
 
+def vectors_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    commit = Scheduler._commit_pooled
+
+    def mutant(self: Scheduler, step: Planned, result: Result) -> list[Delta]:
+        pooled = None if result.pooled is None else result.pooled[::-1]
+        return commit(self, step, msgspec.structs.replace(result, pooled=pooled))
+
+    patch.setattr(Scheduler, "_commit_pooled", mutant)
+
+
 MEMORY = [
     runs_of_rows_with_slots_of_their_own,
     runs_of_requests_that_have_left,
@@ -265,6 +276,7 @@ OTHERS = [
     penalties_that_do_not_see_a_jump,
     mask_that_is_a_token_late,
     grammar_that_starts_again_after_retraction,
+    vectors_in_another_order,
 ]
 
 
@@ -290,7 +302,7 @@ def test_the_property_test_catches(
     behind it. penalties_that_do_not_see_a_jump: the runner counts what it sampled alone.
     mask_that_is_a_token_late: a token is sampled under the mask of the one before, as it would be if masks
     were asked for before that one is known. grammar_that_starts_again_after_retraction: the output goes on,
-    its grammar does not.
+    its grammar does not. vectors_in_another_order: requests that end in one pass get each other's.
     """
     bug(monkeypatch)
     with pytest.raises((AssertionError, IndexError, KeyError)):

@@ -184,7 +184,12 @@ def points(options: LatencyOptions) -> list[tuple[int, int, int]]:
 
 
 def check_room(options: LatencyOptions, capacity: Capacity) -> None:
-    """Refuse a batch that would not run as one. Raises ConfigError."""
+    """Refuse a batch that would not run as one, and a model without tokens to time. Raises ConfigError."""
+    if capacity.answers != "text":
+        raise ConfigError(
+            f"bench latency times the generation of text, and this model answers with {capacity.answers}",
+            param="model_path",
+        )
     if options.correctness_test:
         return
     for batch_size, input_len, output_len in points(options):

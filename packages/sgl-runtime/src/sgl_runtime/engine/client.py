@@ -32,6 +32,7 @@ from sgl_runtime.messages import (
     Generate,
     Load,
     Message,
+    Pooled,
     Profile,
     Profiled,
     Sampling,
@@ -85,7 +86,7 @@ class EngineClient:
         self._flights = Flights(len(replicas))
         self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
         self._asked: dict[str, asyncio.Future[Flushed | Profiled]] = {}
-        self._token_at = [0.0] * len(replicas)  # when each replica last produced a token, time.monotonic
+        self._token_at = [0.0] * len(replicas)  # when each replica last answered anything, time.monotonic
         self._closed: SglError | None = None  # why nothing new is accepted
 
     # -- requests
@@ -161,8 +162,8 @@ class EngineClient:
                 del self._asked[rid]
 
     async def probe(self, seconds: float) -> None:
-        """Return when every replica has produced a token after the call. Raises EngineDied naming one that
-        has not.
+        """Return when every replica has produced a token after the call, or a vector. Raises EngineDied
+        naming one that has not.
 
         Each replica gets a request of one token; a replica so busy that it does not come to it in time but
         answers others is healthy, too.
@@ -299,7 +300,7 @@ class EngineClient:
             if delta.rid in self._waiting:
                 self._deliver_first(delta)
             elif (flight := self._flights.get(delta.rid)) is not None:
-                if delta.tokens:
+                if delta.tokens or isinstance(delta.finish, Pooled):
                     self._token_at[flight.replica] = now
                 if delta.finish is not None:
                     self._flights.strike(flight.stream)

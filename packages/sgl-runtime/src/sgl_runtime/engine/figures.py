@@ -15,6 +15,7 @@ from sgl_runtime.messages import (
     Aborted,
     Delta,
     Finish,
+    Pooled,
     StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
@@ -59,7 +60,9 @@ class Figures:
         self.inter_token = Histogram(_BETWEEN)
         self.end_to_end = Histogram(_WHOLE)
         self.queue = Histogram(_FIRST)
-        self.finished: Counter[str] = Counter({"stop": 0, "length": 0, "abort": 0, "error": 0})
+        self.finished: Counter[str] = Counter(
+            dict.fromkeys(("stop", "length", "pooled", "abort", "error"), 0)
+        )
         self.refused = 0  # requests turned away since too many waited, or the server was ending
 
     def waited(self, seconds: Iterable[float]) -> None:
@@ -96,5 +99,7 @@ def _name(finish: Finish) -> str:
             return "stop"
         case StoppedByLength():
             return "length"
+        case Pooled():
+            return "pooled"
         case Aborted():
             return "error"  # the engine gave it up

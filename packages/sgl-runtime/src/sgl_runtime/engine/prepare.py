@@ -26,17 +26,22 @@ MAX_TOP_LOGPROBS = 256
 _SHORT_TEXT = 4096  # characters; shorter ones are tokenised at once, in less time than a thread takes to wake
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
-    """One prompt with its parameters, as an endpoint understood them; only the types are certain."""
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt, as an endpoint understood it; only the types are certain."""
 
     prompt: str | list[int]
     source: str  # the field the prompt came from, for errors: `text[2]`
+    add_special: bool = True  # begin-of-sequence and the like; chat templates write their own
+
+
+class Ask(Given, frozen=True, kw_only=True):
+    """The same with the parameters of what follows it."""
+
     sampling: SamplingBody
     spell: Spell
     id: str  # the user's name for the answer; with n > 1 a number follows
     rid: str  # what the user may abort it by
     default_length: int | None  # of the answer, when no maximum is given; None: what fits
-    add_special: bool = True  # begin-of-sequence and the like; chat templates write their own
     logprobs: LogprobSpec | None = None
     shown: frozenset[int] = frozenset()  # special tokens that are text of the answer even so
 
@@ -56,7 +61,7 @@ class Preparation:
     async def prepare(self, asks: Sequence[Ask]) -> PreparedRequest:
         """The samples of all asks, prompt by prompt. Raises InvalidRequest naming the field."""
         check_count(sum(ask.sampling.n or 1 for ask in asks), asks[0].spell("n"))
-        tokens = await self._tokenize(asks)
+        tokens = await self.tokens(asks)
         prompts: list[Prompt] = []
         index = 0
         for ask, prompt in zip(asks, tokens, strict=True):
@@ -78,7 +83,19 @@ class Preparation:
             return False
         return True
 
-    async def _tokenize(self, asks: Sequence[Ask]) -> list[list[int]]:
+    async def tokens(self, asks: Sequence[Given]) -> list[list[int]]:
+        """Each prompt's tokens, which the model has and the server holds. Raises InvalidRequest naming the
+        field.
+        """
+        tokens = await self._tokenize(asks)
+        for ask, prompt in zip(asks, tokens, strict=True):
+            if not prompt:
+                raise InvalidRequest(f"{ask.source}: the prompt holds no token", param=ask.source)
+            check_prompt(len(prompt), self._limits, ask.source)
+            check_tokens(prompt, self._limits.vocab_size, ask.source)
+        return tokens
+
+    async def _tokenize(self, asks: Sequence[Given]) -> list[list[int]]:
         for ask in asks:
             if not ask.prompt:
                 raise InvalidRequest(f"{ask.source}: the prompt is empty", param=ask.source)
@@ -97,7 +114,7 @@ class Preparation:
             return [self._tokens(ask) for ask in asks]
         return await asyncio.to_thread(lambda: [self._tokens(ask) for ask in asks])
 
-    def _tokens(self, ask: Ask) -> list[int]:
+    def _tokens(self, ask: Given) -> list[int]:
         if not isinstance(ask.prompt, str):
             return ask.prompt
         assert self._tokenizer is not None, "checked in _tokenize"
@@ -105,10 +122,6 @@ class Preparation:
 
     def _expand(self, ask: Ask, tokens: list[int], index: int) -> Prompt:
         limits = self._limits
-        if not tokens:
-            raise InvalidRequest(f"{ask.source}: the prompt holds no token", param=ask.source)
-        check_prompt(len(tokens), limits, ask.source)
-        check_tokens(tokens, limits.vocab_size, ask.source)
         sampling = resolve(
             ask.sampling,
             prompt=len(tokens),
@@ -188,4 +201,5 @@ def tightest(capacities: Sequence[Capacity]) -> Capacity:
         rows=min(capacity.rows for capacity in capacities),
         context_length=min(capacity.context_length for capacity in capacities),
         vocab_size=min(capacity.vocab_size for capacity in capacities),
+        answers=capacities[0].answers,
     )

@@ -38,7 +38,7 @@ class RequestLog:
         times, finish, sample = stream.times, stream.finish, stream.sample
         line = {
             "id": sample.id,
-            "prompt_tokens": len(prompt.tokens),
+            "prompt_tokens": len(sample.generate.tokens),
             "cached_tokens": stream.cached_tokens,
             "completion_tokens": stream.completion_tokens,
             "finish": "its reader left" if finish is None else type(finish).__name__,

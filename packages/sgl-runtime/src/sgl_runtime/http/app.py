@@ -14,12 +14,13 @@ from starlette.routing import Route
 
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import SglError
-from sgl_runtime.http import errors, info, metrics, native, openapi, page, profile, tokens
+from sgl_runtime.http import encode, errors, info, metrics, native, openapi, page, profile, tokens
 from sgl_runtime.http.anthropic import messages
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.auth import BearerKey
+from sgl_runtime.http.kinds import for_embeddings, for_scores, for_text, for_vectors
 from sgl_runtime.http.limits import Bodies, Limits
-from sgl_runtime.http.openai import chat, completions, models
+from sgl_runtime.http.openai import chat, classify, completions, decisions, embeddings, models, score
 from sgl_runtime.http.openai.batches import endpoint as batches
 from sgl_runtime.http.openai.batches import files
 from sgl_runtime.http.openai.batches.upload import FORM_SIZE
@@ -32,7 +33,8 @@ def build_app(api: Api) -> Starlette:
         routes=[
             Route("/", partial(page.page, api)),
             Route("/page/{name}", partial(page.page_file, api)),
-            Route("/generate", partial(native.generate, api), methods=["POST", "PUT"]),
+            Route("/generate", for_text(api, native.generate), methods=["POST", "PUT"]),
+            Route("/encode", for_vectors(api, encode.encode), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
             Route("/health_generate", partial(info.health_generate, api)),
             Route("/get_model_info", partial(info.get_model_info, api)),
@@ -48,9 +50,13 @@ def build_app(api: Api) -> Starlette:
             Route("/detokenize", partial(tokens.detokenize, api), methods=["POST"]),
             Route("/v1/models", partial(models.list_models, api)),
             Route("/v1/models/{id:path}", partial(models.get_model, api)),
-            Route("/v1/completions", partial(completions.completions, api), methods=["POST"]),
-            Route("/v1/chat/completions", partial(chat.chat_completions, api), methods=["POST"]),
-            Route("/v1/responses", partial(responses.responses, api), methods=["POST"]),
+            Route("/v1/completions", for_text(api, completions.completions), methods=["POST"]),
+            Route("/v1/chat/completions", for_text(api, chat.chat_completions), methods=["POST"]),
+            Route("/v1/embeddings", for_embeddings(api, embeddings.embeddings), methods=["POST"]),
+            Route("/v1/score", for_text(api, score.score), methods=["POST"]),
+            Route("/v1/decisions", for_text(api, decisions.decisions), methods=["POST"]),
+            Route("/v1/classify", for_scores(api, classify.classify), methods=["POST"]),
+            Route("/v1/responses", for_text(api, responses.responses), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.get_response, api)),
             Route("/v1/responses/{id}", partial(responses.delete_response, api), methods=["DELETE"]),
             Route("/v1/files", partial(files.create_file, api), methods=["POST"]),
@@ -62,7 +68,7 @@ def build_app(api: Api) -> Starlette:
             Route("/v1/batches", partial(batches.list_batches, api)),
             Route("/v1/batches/{id}", partial(batches.get_batch, api)),
             Route("/v1/batches/{id}/cancel", partial(batches.cancel_batch, api), methods=["POST"]),
-            Route("/v1/messages", partial(messages.messages, api), methods=["POST"]),
+            Route("/v1/messages", for_text(api, messages.messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", partial(messages.count_tokens, api), methods=["POST"]),
         ],
         middleware=_middleware(api.config),

@@ -73,7 +73,7 @@ async def health(api: Api, request: Request) -> Response:
 
 @operation(answers=NOTHING)
 async def health_generate(api: Api, request: Request) -> Response:
-    """Have every replica produce a token. 503 with the reason if one does not."""
+    """Have every replica produce a token, or a vector. 503 with the reason if one does not."""
     try:
         await while_connected(request.receive, api.client.probe(PROBE_S))
     except SglError as error:
@@ -87,7 +87,7 @@ async def get_model_info(api: Api, request: Request) -> Response:
     answer: ModelInfo = {
         "model_path": api.model_path,
         "served_model_name": api.model_name,
-        "is_generation": True,
+        "is_generation": api.limits.answers == "text",
         "architecture": api.model.architecture,
         "model_type": api.model.model_type,
         "context_length": api.limits.context_length,

@@ -9,14 +9,13 @@ they belong to. Field names are those of SGLang 0.2.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import NotRequired, TypeAlias, TypedDict, TypeVar
-from uuid import uuid4
+from typing import NotRequired, TypeAlias, TypedDict
 
 import msgspec
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prepare import Ask, check_count
+from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.sampling import SamplingBody
 from sgl_runtime.engine.stream import Output
@@ -26,6 +25,7 @@ from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response, native_error
 from sgl_runtime.http.logprobs import Triple, Triples
 from sgl_runtime.http.operation import operation
+from sgl_runtime.http.prompts import names, prompts_of, spread
 from sgl_runtime.http.stream import EventStream, while_connected
 from sgl_runtime.http.unsupported import Unsupported
 from sgl_runtime.messages import (
@@ -33,16 +33,14 @@ from sgl_runtime.messages import (
     Finish,
     Logprobs,
     LogprobSpec,
+    Pooled,
     StoppedByConstraint,
     StoppedByLength,
     StoppedByString,
     StoppedByToken,
 )
 
-T = TypeVar("T")
-
 DEFAULT_MAX_NEW_TOKENS = 128
-_MAX_RID = 256  # characters
 
 
 class GenerateBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +70,11 @@ class CutShort(msgspec.Struct, tag_field="type", tag="abort"):
     message: str
 
 
-FinishReason: TypeAlias = Stopped | Full | CutShort
+class Computed(msgspec.Struct, tag_field="type", tag="pooled"):
+    """The prompt was all there was to compute."""
+
+
+FinishReason: TypeAlias = Stopped | Full | CutShort | Computed
 
 
 class MetaLogprobs(TypedDict, total=False):
@@ -196,6 +198,8 @@ def finish_reason(finish: Finish) -> FinishReason:
             return Stopped(None)
         case StoppedByLength(length):
             return Full(length)
+        case Pooled():
+            return Computed()
         case Aborted(reason):
             return CutShort(reason)
 
@@ -206,19 +210,17 @@ def _asks(body: GenerateBody) -> tuple[list[Ask], bool]:
         raise InvalidRequest(
             "image_data: this build serves text models only; leave the field out", param="image_data"
         )
-    if (body.text is None) == (body.input_ids is None):
-        raise InvalidRequest("give exactly one of text and input_ids", param="text")
-    field = "text" if body.input_ids is None else "input_ids"
-    prompts, many = _prompts(body)
-    given = SamplingBody() if body.sampling_params is None else body.sampling_params
-    sampling = _spread(given, "sampling_params", len(prompts), many)
-    wanted = _spread(body.return_logprob, "return_logprob", len(prompts), many)
-    starts = _spread(body.logprob_start_len, "logprob_start_len", len(prompts), many)
-    tops = _spread(body.top_logprobs_num, "top_logprobs_num", len(prompts), many)
+    given = prompts_of(body.text, body.input_ids)
+    prompts, many = given.prompts, given.many
+    params = SamplingBody() if body.sampling_params is None else body.sampling_params
+    sampling = spread(params, "sampling_params", len(prompts), many)
+    wanted = spread(body.return_logprob, "return_logprob", len(prompts), many)
+    starts = spread(body.logprob_start_len, "logprob_start_len", len(prompts), many)
+    tops = spread(body.top_logprobs_num, "top_logprobs_num", len(prompts), many)
     asks = [
         Ask(
             prompt=prompt,
-            source=f"{field}[{i}]" if many else field,
+            source=given.source(i),
             sampling=sampling[i],
             spell=_spelling(i if isinstance(body.sampling_params, list) else None),
             id=name,
@@ -227,54 +229,10 @@ def _asks(body: GenerateBody) -> tuple[list[Ask], bool]:
             logprobs=LogprobSpec(start=starts[i], top=tops[i]) if wanted[i] else None,
         )
         for i, (prompt, (name, rid)) in enumerate(
-            zip(prompts, _names(body.rid, len(prompts), many), strict=True)
+            zip(prompts, names(body.rid, len(prompts), many), strict=True)
         )
     ]
     return asks, many
-
-
-def _prompts(body: GenerateBody) -> tuple[list[str | list[int]], bool]:
-    if isinstance(body.text, str):
-        return [body.text], False
-    if body.text is not None:
-        if not body.text:
-            raise InvalidRequest("text: the list of prompts is empty", param="text")
-        check_count(len(body.text), "text")
-        return list(body.text), True
-    assert body.input_ids is not None, "one of the two is there"
-    single = [entry for entry in body.input_ids if isinstance(entry, int)]
-    lists = [entry for entry in body.input_ids if isinstance(entry, list)]
-    if single and lists:
-        raise InvalidRequest("input_ids: token ids and lists of token ids are mixed", param="input_ids")
-    check_count(len(lists), "input_ids")
-    return (list(lists), True) if lists else ([single], False)
-
-
-def _spread(value: T | list[T], field: str, prompts: int, many: bool) -> list[T]:
-    """A field's value for each prompt."""
-    if not isinstance(value, list):
-        return [value] * prompts
-    if not many:
-        raise InvalidRequest(
-            f"{field}: a list goes with a list of prompts, and there is one prompt", param=field
-        )
-    if len(value) != prompts:
-        raise InvalidRequest(f"{field}: {len(value)} entries for {prompts} prompts", param=field)
-    return value
-
-
-def _names(given: str | list[str] | None, prompts: int, many: bool) -> list[tuple[str, str]]:
-    """For each prompt its id, and the rid by which it may be aborted."""
-    if given is None:
-        return [(name, name) for name in (uuid4().hex for _ in range(prompts))]
-    rids = _spread(given, "rid", prompts, many)
-    if any(not 0 < len(rid) <= _MAX_RID for rid in rids):
-        raise InvalidRequest(f"rid: a name has 1 to {_MAX_RID} characters", param="rid")
-    if isinstance(given, str):
-        return [(f"{given}-{i}" if many else given, given) for i in range(prompts)]
-    if len(set(rids)) < prompts:
-        raise InvalidRequest("rid: the names of the prompts must differ", param="rid")
-    return [(rid, rid) for rid in rids]
 
 
 def _spelling(index: int | None) -> Callable[[str], str]:

@@ -21,7 +21,7 @@ from sgl_runtime.layers.logits import LogitsHead
 from sgl_runtime.layers.mlp import MLP, GatedMLP
 from sgl_runtime.layers.moe import MoE, Router
 from sgl_runtime.layers.norm import RMSNorm
-from sgl_runtime.layers.pooler import ClassHead, Normalise
+from sgl_runtime.layers.pooler import ClassHead, normalise
 from sgl_runtime.layers.rotary import Rotary, Rotation
 
 __all__ = [
@@ -43,7 +43,6 @@ __all__ = [
     "Linear",
     "LogitsHead",
     "MoE",
-    "Normalise",
     "PagedAttention",
     "QKVLinear",
     "RMSNorm",
@@ -51,4 +50,5 @@ __all__ = [
     "Rotation",
     "Router",
     "RowLinear",
+    "normalise",
 ]

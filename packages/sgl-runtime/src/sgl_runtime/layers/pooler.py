@@ -12,11 +12,9 @@ from sgl_runtime.layers.build import Build
 from sgl_runtime.parallel.shard import Part, Shard
 
 
-class Normalise(nn.Module):
+def normalise(hidden: Tensor) -> Tensor:
     """[rows, hidden] -> the same, float32, each of length 1."""
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return functional.normalize(hidden.float(), dim=-1)
+    return functional.normalize(hidden.float(), dim=-1)
 
 
 class ClassHead(nn.Module):

@@ -14,7 +14,8 @@ from typing import ClassVar, TypeAlias
 from torch import Tensor, nn
 
 from sgl_runtime.checkpoint.config import ModelConfig
-from sgl_runtime.layers import AttentionSpec, Build, Inputs, PagedAttention
+from sgl_runtime.layers import AttentionSpec, Build, Inputs, LogitsHead, PagedAttention, normalise
+from sgl_runtime.messages import Answers
 from sgl_runtime.parallel.shard import PartName
 
 
@@ -68,8 +69,7 @@ class Model(nn.Module):
     # Endings of names that a checkpoint may store and that no parameter takes.
     skip: tuple[str, ...] = ()
     skip_under: tuple[str, ...] = ()  # beginnings of such names
-    # Whether it answers with text; if not, with vectors: embeddings, or scores of classes.
-    generates: ClassVar[bool] = True
+    answers: Answers = "text"
     # Whether the logits use the embedding's matrix when the config does not say.
     tied: ClassVar[bool] = False
 
@@ -81,6 +81,14 @@ class Model(nn.Module):
     def is_tied(cls, config: ModelConfig) -> bool:
         """Do the logits use the embedding's matrix?"""
         return config.tie_embeddings or (cls.tied and not config.own.has("tie_word_embeddings"))
+
+    def drop_head(self) -> None:
+        """Answer with embeddings from now on, without a matrix for logits. Called before it is loaded."""
+        self.answers = "embeddings"
+        for name, module in list(self.named_children()):
+            if isinstance(module, LogitsHead):
+                delattr(self, name)
+                self.skip = (*self.skip, f"{self.paths.get(name, name)}.weight")
 
     def attention_specs(self) -> list[AttentionSpec]:
         """One per layer of the KV pool, with this rank's heads."""
@@ -101,5 +109,5 @@ class Model(nn.Module):
 
     def pool(self, hidden: Tensor) -> Tensor:
         """[rows, hidden] of the last tokens of requests -> [rows, size] float32: what a model answers that
-        does not generate; the others have no such thing. Called as `logits`."""
-        raise NotImplementedError
+        does not generate text, by default an embedding. Called as `logits`."""
+        return normalise(hidden)

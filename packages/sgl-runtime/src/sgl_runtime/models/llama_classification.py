@@ -9,12 +9,13 @@ from torch import Tensor
 
 from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import Build, ClassHead
+from sgl_runtime.messages import Answers
 from sgl_runtime.models import llama
 from sgl_runtime.models.base import Model
 
 
 class LlamaForSequenceClassification(llama.LlamaForCausalLM):
-    generates: ClassVar = False
+    answers: Answers = "scores"
     skip: tuple[str, ...] = (*llama.LlamaForCausalLM.skip, "lm_head.weight")
 
     def __init__(self, build: Build) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor
-
-from sgl_runtime.layers import Build, Normalise
+from sgl_runtime.layers import Build
+from sgl_runtime.messages import Answers
 from sgl_runtime.models import llama
 from sgl_runtime.models.base import Model
 
 
 class LlamaModel(llama.LlamaForCausalLM):
-    generates: ClassVar = False
+    answers: Answers = "embeddings"
     paths: ClassVar = {
         "model.embed_tokens": "embed_tokens",
         "model.layers": "layers",
@@ -26,10 +25,6 @@ class LlamaModel(llama.LlamaForCausalLM):
     def __init__(self, build: Build) -> None:
         Model.__init__(self, build)  # no logits
         self.model = self.decoder(build)
-        self.pooler = Normalise()
-
-    def pool(self, hidden: Tensor) -> Tensor:
-        return self.pooler(hidden)
 
 
 class MistralModel(LlamaModel):

@@ -23,7 +23,6 @@ from sgl_runtime.cache.radix import RadixCache
 from sgl_runtime.channel import Fanout, Pull, Push, Tap
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
-from sgl_runtime.errors import ConfigError
 from sgl_runtime.messages import Capacity, Ready, ToFollower, ToReplica
 from sgl_runtime.parallel.rendezvous import choose_device, join
 from sgl_runtime.parallel.tensor import TensorParallel
@@ -139,12 +138,6 @@ def make_runner(
     silent = True if rank > 0 else None  # None: unless a person looks on; a log's disk may be full
     with tqdm(desc="loading weights", unit=" tensors", disable=silent, leave=False) as bar:
         runner = Runner(config, model, path, tp, progress=lambda done, total: _advance(bar, done, total))
-    if not runner.generates:
-        raise ConfigError(
-            f"{model.architecture} answers with vectors, and no endpoint of this server returns any yet: "
-            "serve a model that generates text",
-            param="model_path",
-        )
     phases.end("weights and KV pool")
     silent = silent or (True if device.type == "cpu" else None)
     with tqdm(desc="capturing CUDA graphs", disable=silent, leave=False) as bar:
@@ -163,8 +156,9 @@ def _advance(bar: tqdm[Never], done: int, total: int) -> None:
 def _scheduler(
     config: ServeConfig, model: ModelConfig, path: Path, capacity: Capacity, kind: str
 ) -> Scheduler:
-    tokenizer = None if config.skip_tokenizer_init else load_tokenizer(Path(config.tokenizer_path or path))
-    grammars = encode = None
+    tokenizer = grammars = encode = None
+    if capacity.answers == "text" and not config.skip_tokenizer_init:
+        tokenizer = load_tokenizer(Path(config.tokenizer_path or path))
     if tokenizer is not None:
         compiler = token_compiler(tokenizer, eos=model.eos, vocab_size=capacity.vocab_size)
         grammars = Grammars(partial(compile_constraint, compiler))

@@ -56,7 +56,6 @@ def load_model(
 
     Raises ConfigError if the model, its weights or its size cannot be served as asked.
     """
-    make = model_class(model)
     dtype = choose_dtype(config.dtype, model.dtype, tp.device)
     build = Build(
         config=model,
@@ -67,15 +66,31 @@ def load_model(
         context_length=config.context_length or model.context_length,
     )
     # Parameters without memory; a table for one position, since tables are computed.
-    _check_size(make(replace(build, device=torch.device("meta"), context_length=1)), build)
-    built = make(build)
+    _check_size(_make(config, replace(build, device=torch.device("meta"), context_length=1)), build)
+    built = _make(config, build)
+    wanted = places(built)
     if config.load_format == "dummy":
-        shapes = {name: place.shape for name, place in places(built).items()}
+        shapes = {name: place.shape for name, place in wanted.items()}
         tensors = dummy_tensors(shapes, dtype, tp.device)
     else:
         tensors = stored_tensors(path, config.load_format)
+    if config.is_embedding and wanted.keys().isdisjoint(tensor.name for tensor in tensors):
+        # Published as the decoder alone.
+        tensors = [replace(tensor, name=f"model.{tensor.name}") for tensor in tensors]
     fill(built, tensors, progress)
     return built, dtype
+
+
+def _make(config: ServeConfig, build: Build) -> Model:
+    model = model_class(build.config)(build)
+    if config.is_embedding and model.answers == "scores":
+        raise ConfigError(
+            f"--is-embedding: {build.config.architecture} answers with scores of classes; leave the flag out",
+            param="is_embedding",
+        )
+    if config.is_embedding:
+        model.drop_head()
+    return model
 
 
 def _check_size(model: Model, build: Build) -> None:

@@ -48,7 +48,7 @@ def measure_reserve(
     torch.cuda.reset_peak_memory_stats(device)
     _, hidden = Passes(model, rows, kv, attention, specs).run(describe(_prompts(requests), rows))
     last = hidden[: rows_at_once(config, device.type)]
-    if model.generates:
+    if model.answers == "text":
         arrays = sampling_arrays(len(last), 1.0, biased=1)
         sampler(model.logits(last), np.arange(len(last), dtype=np.int32), arrays)
     peak = torch.cuda.max_memory_allocated(device) - before

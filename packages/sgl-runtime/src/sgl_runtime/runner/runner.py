@@ -56,14 +56,13 @@ class Runner:
     """The model in `path`, served as `config` asks, on `tp.device`. Every rank makes one of the same
     arguments.
 
-    capacity: the same on every rank. asynchronous: whether `forward` returns before the pass has ended.
-    generates: whether the model samples tokens; if not, results are `pooled`. Raises ConfigError when the
-    model cannot be served as asked, or does not fit.
+    capacity: the same on every rank; if it answers with vectors, results are `pooled`. asynchronous: whether
+    `forward` returns before the pass has ended. Raises ConfigError when the model cannot be served as asked,
+    or does not fit.
     """
 
     capacity: Capacity
     asynchronous: bool
-    generates: bool
 
     @torch.inference_mode()
     def __init__(
@@ -83,7 +82,6 @@ class Runner:
         tp, before = self._tp, free_memory(self._tp.device)
         self._model, dtype = load_model(config, model, path, tp, progress)
         self._dtype, self._hidden_size = dtype, model.hidden_size
-        self.generates = self._model.generates
         specs = self._model.attention_specs()
         attention = choose_attention(config, specs, tp.device)
         self._sampler = Sampler(model.vocab_size, tp.device, config.sampling_backend)
@@ -119,7 +117,7 @@ class Runner:
         self._rows = Rows(room.rows, room.width, tp.device)
         forward = torch.compile(self._model, dynamic=True) if config.enable_torch_compile else self._model
         self._passes = Passes(forward, self._rows, kv, attention, specs)
-        self.capacity = Capacity(room.slots, room.rows, context_length, model.vocab_size)
+        self.capacity = Capacity(room.slots, room.rows, context_length, model.vocab_size, self._model.answers)
         self.asynchronous = tp.device.type == "cuda"
         self._graphs = None
         if self.asynchronous and not config.disable_cuda_graph and attention.refills != "none":
@@ -140,7 +138,7 @@ class Runner:
         if not self.asynchronous:
             return self._spent
         with on_stream(self._stream):
-            sampler = self._sampler if self._tp.leads and self.generates else None
+            sampler = self._sampler if self._tp.leads and self._generates else None
             warm(self._passes, self._answer, sampler, self.capacity.vocab_size, self._budget)
             if self._graphs is not None:
                 self._graphs.prepare(progress)
@@ -167,6 +165,10 @@ class Runner:
     def stream(self) -> torch.cuda.Stream | None:
         """Where the passes run; None on a CPU."""
         return self._stream
+
+    @property
+    def _generates(self) -> bool:
+        return self._model.answers == "text"
 
     def _forward(self, batch: Batch, masks: Callable[[], Masks | None] | None) -> Pending:
         if self._tp.leads:
@@ -215,7 +217,7 @@ class Runner:
                 return Pending(rows, None, of_prompt, failed=failed)
             hidden = hidden.index_select(0, last)
         answers = self._answer(hidden)
-        if not self.generates:
+        if not self._generates:
             return Pending(torch.zeros_like(rows), pooled=answers, failed=failed)
         tokens = self._choose(batch, answers, None if masks is None else masks())
         self._rows.remember(rows, tokens)
@@ -226,7 +228,7 @@ class Runner:
 
     def _answer(self, hidden: Tensor) -> Tensor:
         """hidden [m, hidden] -> logits [m, vocabulary], or what is pooled [m, size]."""
-        return self._model.logits(hidden) if self.generates else self._model.pool(hidden)
+        return self._model.logits(hidden) if self._generates else self._model.pool(hidden)
 
     def _choose(self, batch: Batch, logits: Tensor, masks: Masks | None) -> Tensor:
         """logits [m, V] -> tokens [m] int32, the same on every rank."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from sgl_runtime.messages import Aborted, Delta, Logprobs, Result
+import numpy as np
+
+from sgl_runtime.messages import F32, Aborted, Delta, Logprobs, Pooled, Result
 from sgl_runtime.scheduler.request import Request
 
 Entry: TypeAlias = "tuple[float, list[tuple[int, float]]]"
@@ -46,6 +48,16 @@ def delta(request: Request, tokens: list[int], entry: Entry | None = None) -> De
         output_logprobs = Logprobs(tokens, [entry[0]], [entry[1]])
     cached = request.cached or 0
     return Delta(request.rid, tokens, request.finish, cached, prompt_logprobs, output_logprobs, forced)
+
+
+def vector_of(request: Request, vector: F32) -> Pooled | Aborted:
+    """The end of a request that has been answered with a vector, [size]."""
+    if np.isfinite(vector).all():
+        return Pooled(vector)
+    return Aborted(
+        f"the model computed no vector for the prompt of {len(request.prompt)} tokens, but NaN or infinity: "
+        "its weights may be damaged, or overflow in this dtype (try --dtype bfloat16 or float32)"
+    )
 
 
 def no_valid_token(request: Request) -> Aborted:

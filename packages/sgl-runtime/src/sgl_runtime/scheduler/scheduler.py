@@ -7,6 +7,7 @@
     decode             one token behind
     retraction         `computed` back to 0, the request to the front of the line, its tokens to the cache
     max_new_tokens=0   catches up with the prompt and ends
+    vectors            of a model that pools: ends where the first token would have been sampled
     jump               several tokens behind, since a grammar has left no choice about them
 
 Who goes when is decided by `policy` (order of the line) and `admission` (how far down it), the shape of a
@@ -45,6 +46,7 @@ from sgl_runtime.messages import (
     Generate,
     Load,
     Masks,
+    Pooled,
     Result,
     SharedRun,
     StoppedByConstraint,
@@ -60,7 +62,14 @@ from sgl_runtime.scheduler.guidance import Guidance
 from sgl_runtime.scheduler.intake import Intake
 from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
-from sgl_runtime.scheduler.outputs import INVALID_TOKEN, collect_scores, delta, no_memory, no_valid_token
+from sgl_runtime.scheduler.outputs import (
+    INVALID_TOKEN,
+    collect_scores,
+    delta,
+    no_memory,
+    no_valid_token,
+    vector_of,
+)
 from sgl_runtime.scheduler.policy import load_policy, overdue_at
 from sgl_runtime.scheduler.request import Request, out_of_memory, refusal
 from sgl_runtime.scheduler.scores import PromptScores
@@ -100,6 +109,7 @@ class Scheduler:
         with them, None: of none; `seed`: of the random policy alone.
         """
         self._capacity = capacity
+        self._pools = capacity.answers != "text"
         self._memory = Memory(capacity, cache)
         self._eos = frozenset(eos)
         self._vocabulary = vocabulary
@@ -279,11 +289,27 @@ class Scheduler:
         """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
         step = self._in_flight.popleft()
         assert len(result.tokens) == len(step.requests), "a token for every row that samples"
+        collect_scores(step.scored, result)
+        deltas = self._commit_pooled(step, result) if self._pools else self._commit_sampled(step, result)
+        for request in step.ended:
+            if request.finish is None:
+                self._end(request, StoppedByLength(0))
+                deltas.append(delta(request, []))
+        self._counters.steps += 1
+        self._counters.generated_tokens += sum(len(each.tokens) for each in deltas)
+        self._counters.forced_tokens += sum(each.forced for each in deltas)
+        self._forecast.stepped()
+        if self._counters.steps % _RECONSIDER == 0:
+            self._intake.reconsider()
+        return deltas
+
+    # -------------------------------------------------------------------------------------------- inside
+
+    def _commit_sampled(self, step: Planned, result: Result) -> list[Delta]:
         table = self._memory.table
         # A row may have a new owner by now: its request ended after this batch had been planned.
         alive = table.owner[step.rows] == step.owners
         table.append(step.rows[alive], result.tokens[alive])
-        collect_scores(step.scored, result)
         deltas: list[Delta] = []
         entries = repeat(None) if result.output_logprobs is None else result.output_logprobs
         sampled = zip(step.requests, alive.tolist(), result.tokens.tolist(), entries, strict=False)
@@ -301,19 +327,18 @@ class Scheduler:
             if finish is not None:
                 self._end(request, finish)
             deltas.append(delta(request, [token], entry))
-        for request in step.ended:
-            if request.finish is None:
-                self._end(request, StoppedByLength(0))
-                deltas.append(delta(request, []))
-        self._counters.steps += 1
-        self._counters.generated_tokens += sum(len(each.tokens) for each in deltas)
-        self._counters.forced_tokens += sum(each.forced for each in deltas)
-        self._forecast.stepped()
-        if self._counters.steps % _RECONSIDER == 0:
-            self._intake.reconsider()
         return deltas
 
-    # -------------------------------------------------------------------------------------------- inside
+    def _commit_pooled(self, step: Planned, result: Result) -> list[Delta]:
+        deltas: list[Delta] = []
+        if result.pooled is None:  # nobody has caught up, or nothing was computed
+            return deltas
+        for request, vector in zip(step.requests, result.pooled, strict=True):
+            if request.finish is None:  # neither aborted nor failed
+                finish = vector_of(request, vector)
+                self._end(request, finish, keep=isinstance(finish, Pooled))
+                deltas.append(delta(request, []))
+        return deltas
 
     def _refusal(self, message: Generate) -> Aborted | None:
         # Those who will find a row in the next plan do not really wait.
@@ -331,7 +356,10 @@ class Scheduler:
     def _request(self, message: Generate) -> Request:
         prompt = np.array(message.tokens, np.int32)
         sampling, asked = message.sampling, message.logprobs
-        limit = min(sampling.max_new_tokens, self._capacity.context_length - len(prompt))
+        # What is pooled takes the place of a first and last token, which needs no room.
+        limit = (
+            1 if self._pools else min(sampling.max_new_tokens, self._capacity.context_length - len(prompt))
+        )
         stop = Stop(sampling, limit=limit, eos=self._eos, vocabulary=self._vocabulary)
         scores = None
         if asked is not None and asked.start >= 0:

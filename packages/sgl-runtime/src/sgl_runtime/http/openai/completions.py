@@ -11,7 +11,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prepare import Ask, check_count
+from sgl_runtime.engine.prepare import Ask
 from sgl_runtime.engine.request import PreparedRequest, Prompt
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.errors import InvalidRequest
@@ -28,6 +28,7 @@ from sgl_runtime.http.openai.answer import (
 )
 from sgl_runtime.http.openai.logprobs import CompletionLogprobs, Lists, joined
 from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_text_request
+from sgl_runtime.http.openai.prompts import prompts_of
 from sgl_runtime.http.openai.schema import CompletionBody, check_common, sampling_body, spelling
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.stream import EventStream, while_connected
@@ -89,7 +90,7 @@ def _check_best_of(body: CompletionBody) -> None:
 
 
 def _asks(body: CompletionBody, id: str) -> list[Ask]:
-    prompts = _prompts(body.prompt)
+    prompts = prompts_of(body.prompt, "prompt")
     many = len(prompts) > 1
     sampling = sampling_body(body, None if body.max_tokens is UNSET else body.max_tokens)
     logprobs = None
@@ -111,20 +112,6 @@ def _asks(body: CompletionBody, id: str) -> list[Ask]:
         )
         for i, prompt in enumerate(prompts)
     ]
-
-
-def _prompts(prompt: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    if isinstance(prompt, str):
-        return [prompt]
-    numbers = [entry for entry in prompt if isinstance(entry, int)]
-    texts = [entry for entry in prompt if isinstance(entry, str)]
-    lists = [entry for entry in prompt if isinstance(entry, list)]
-    if (bool(numbers), bool(texts), bool(lists)).count(True) > 1:
-        raise InvalidRequest(
-            "prompt: a list holds texts, token ids, or lists of token ids, not a mixture", param="prompt"
-        )
-    check_count(len(texts) + len(lists), "prompt")
-    return [*texts] or [*lists] or [numbers]
 
 
 def _choices(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sgl_runtime.errors import InvalidRequest
@@ -22,8 +23,7 @@ from sgl_runtime.http.unsupported import refuse_unsupported
 
 def dialogue_of(api: Api, body: ChatBody) -> Dialogue:
     """Raises InvalidRequest for what is not text, is no turn of a chat, or is no tool of ours."""
-    if not body.messages:
-        raise InvalidRequest("messages: the list is empty", param="messages")
+    turns = turns_of(body.messages)
     if body.continue_final_message and body.messages[-1].role != "assistant":
         raise InvalidRequest(
             "continue_final_message: the last message must be the assistant's", param="continue_final_message"
@@ -37,7 +37,7 @@ def dialogue_of(api: Api, body: ChatBody) -> Dialogue:
         case AllowedChoice(allowed_tools=given):
             choice, allowed = given.mode, frozenset(tool.function.name for tool in given.tools)
     return Dialogue(
-        messages=[_message(message, f"messages[{i}]") for i, message in enumerate(body.messages)],
+        messages=turns,
         tools=[
             Tool(
                 name=tool.function.name,
@@ -54,6 +54,13 @@ def dialogue_of(api: Api, body: ChatBody) -> Dialogue:
         reasoning=body.separate_reasoning is not False,
         variables={**effort(api, body.reasoning_effort), **(body.chat_template_kwargs or {})},
     )
+
+
+def turns_of(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
+    """As templates expect them. Raises InvalidRequest for what is not text or no turn of a chat."""
+    if not messages:
+        raise InvalidRequest("messages: the list is empty", param="messages")
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
 
 
 def _message(message: ChatMessage, where: str) -> dict[str, Any]:

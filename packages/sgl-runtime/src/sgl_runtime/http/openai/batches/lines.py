@@ -8,29 +8,32 @@ mistakes, is what a client on the line would be told. Knows nothing of other lin
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message
+from starlette.types import Message
 
 from sgl_runtime import log
 from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.errors import on_bug, on_sgl_error
-from sgl_runtime.http.openai import chat, completions
+from sgl_runtime.http.kinds import Endpoint, for_embeddings, for_text
+from sgl_runtime.http.openai import chat, completions, embeddings
 from sgl_runtime.http.openai.batches.input import Ask, Line
 from sgl_runtime.http.openai.batches.store import Answer
 from sgl_runtime.http.openai.responses import endpoint as responses
 
 _logger = log.logger(__name__)
-ENDPOINTS: Final[dict[str, Callable[[Api, Request], Awaitable[ASGIApp]]]] = {
-    "/v1/chat/completions": chat.chat_completions,
-    "/v1/completions": completions.completions,
-    "/v1/responses": responses.responses,
+ENDPOINTS: Final[dict[str, Callable[[Api], Endpoint]]] = {
+    "/v1/chat/completions": partial(for_text, endpoint=chat.chat_completions),
+    "/v1/completions": partial(for_text, endpoint=completions.completions),
+    "/v1/responses": partial(for_text, endpoint=responses.responses),
+    "/v1/embeddings": partial(for_embeddings, endpoint=embeddings.embeddings),
 }
 # Ends of lines for some clients and none for JSON, where they can only stand in strings.
 _LINE_ENDS = tuple((end.encode(), b"\\u%04x" % ord(end)) for end in "\x85\u2028\u2029")
@@ -68,7 +71,7 @@ def _answer(
 
 async def _respond(api: Api, ask: Ask) -> Response:
     request = _request(ask.url, bytes(ask.body))
-    (said,) = await asyncio.gather(ENDPOINTS[ask.url](api, request), return_exceptions=True)
+    (said,) = await asyncio.gather(ENDPOINTS[ask.url](api)(request), return_exceptions=True)
     match said:
         case Response():
             return said
