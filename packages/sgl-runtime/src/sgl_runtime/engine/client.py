@@ -8,15 +8,18 @@ messages; whether sockets or a test's script lie behind `Sender` and `Receiver` 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
-from uuid import uuid4
+
+import msgspec
 
 from sgl_runtime.engine.figures import Figures
 from sgl_runtime.engine.flights import Flights
+from sgl_runtime.engine.peers import FromPeer, Peers, Question, Reply
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
 from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import Router
@@ -37,6 +40,7 @@ from sgl_runtime.messages import (
     Profiled,
     Sampling,
     Step,
+    new_rid,
 )
 
 _PROBE_LOOK_S = 0.05  # how often a probe looks whether somebody else's tokens have answered it
@@ -50,9 +54,17 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """Where all replicas answer: `channel.AsyncPull`."""
+    """Where all replicas answer, and other api processes speak: `channel.AsyncPull`."""
 
-    async def receive(self) -> FromReplica: ...
+    async def receive(self) -> FromReplica | FromPeer: ...
+
+
+class State(msgspec.Struct):
+    """What one api process knows that the others do not."""
+
+    pid: int
+    figures: Figures
+    in_flight: list[int]  # unfinished samples, per replica
 
 
 class EngineClient:
@@ -69,10 +81,14 @@ class EngineClient:
         max_queued: int | None = None,
         stream_interval: int = 1,
         log: RequestLog | None = None,
+        peers: Peers | None = None,
     ) -> None:
         """`rows`: samples that all replicas together compute at once; `max_queued`: how many more may wait;
-        `detokenizer`: None where answers are token ids.
+        `detokenizer`: None where answers are token ids; `peers`: None where this is the only api process.
         """
+        self.peers = peers or Peers()
+        self.peers.answer("abort", self.abort)
+        self.peers.answer("state", lambda name: self._state())
         self.loads = [Load() for _ in replicas]
         self.figures = Figures()
         self._replicas = replicas
@@ -131,6 +147,14 @@ class EngineClient:
             stream.push(Delta(stream.sample.generate.rid, [], Aborted(reason)))
         return len(streams)
 
+    async def abort_everywhere(self, name: str | None) -> int:
+        """The same in every api process."""
+        return self.abort(name) + sum(await self.peers.ask("abort", name, kind=int))
+
+    async def states(self) -> list[State]:
+        """Of all api processes, this one's first."""
+        return [self._state(), *await self.peers.ask("state", kind=State)]
+
     async def flush(self) -> bool:
         """Empty the prefix caches. False: requests were running somewhere, and nothing was emptied there."""
         if self._closed is not None:
@@ -147,7 +171,7 @@ class EngineClient:
         """What the replicas answer to `question(rid)`, in their order. Raises Overloaded if one does not."""
         loop = asyncio.get_running_loop()
         answers: dict[str, asyncio.Future[Flushed | Profiled]] = {
-            uuid4().hex: loop.create_future() for _ in self._replicas
+            new_rid(self.peers.home): loop.create_future() for _ in self._replicas
         }
         self._asked.update(answers)
         try:
@@ -171,7 +195,7 @@ class EngineClient:
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         asked = time.monotonic()
-        samples = [_probe(replica) for replica in range(len(self._replicas))]
+        samples = [_probe(replica, new_rid(self.peers.home)) for replica in range(len(self._replicas))]
         generation = Generation(samples, None, every=0)
         for replica, stream in enumerate(generation.streams):
             self._flights.enter(stream, replica)
@@ -218,6 +242,8 @@ class EngineClient:
                 case Flushed() | Profiled() as said:
                     if (answer := self._asked.get(said.rid)) is not None and not answer.done():
                         answer.set_result(said)
+                case Question() | Reply() as said:
+                    self.peers.hear(said)
 
     def refuse(self, error: SglError) -> None:
         """Accept nothing from now on; what is in flight goes on."""
@@ -292,10 +318,15 @@ class EngineClient:
         for stream in generation.streams:
             self._cancel(stream)
 
+    def _state(self) -> State:
+        return State(os.getpid(), self.figures, self.in_flight)
+
     def _deliver(self, step: Step) -> None:
+        now = time.monotonic()
+        if step.load.generated_tokens > self.loads[step.replica].generated_tokens:
+            self._token_at[step.replica] = now  # for this api process or another
         self.loads[step.replica] = step.load
         self.figures.waited(step.waits)
-        now = time.monotonic()
         for delta in step.deltas:
             if delta.rid in self._waiting:
                 self._deliver_first(delta)
@@ -327,8 +358,7 @@ class EngineClient:
                 self._replicas[flight.replica].send(stream.sample.generate)
 
 
-def _probe(replica: int) -> Sample:
+def _probe(replica: int, rid: str) -> Sample:
     """One greedy token after token 0, which every vocabulary has."""
-    rid = uuid4().hex
     generate = Generate(rid, [0], Sampling(max_new_tokens=1, temperature=0.0))
     return Sample(index=replica, id=rid, rid=rid, generate=generate, text=TextOptions())

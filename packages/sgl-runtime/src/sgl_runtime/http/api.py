@@ -12,7 +12,7 @@ from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.prepare import Preparation
 from sgl_runtime.http.openai.batches.storage import Storage
-from sgl_runtime.http.openai.responses.store import ResponseStore
+from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity
 from sgl_runtime.text.answer.dialect import Dialect
 from sgl_runtime.text.chat import ChatTemplate
@@ -32,7 +32,7 @@ class Api:
     chat_template: ChatTemplate | None
     dialect: Dialect | None  # of the model's answers in a chat; None without a template
     storage: Storage
-    responses: ResponseStore = field(default_factory=ResponseStore)
+    responses: ResponseBook
     started: float = field(default_factory=time.time)  # on the wall clock, which may jump
     awake: float = field(default_factory=time.monotonic)  # the same on a clock that does not
 

@@ -24,6 +24,7 @@ from sgl_runtime.channel import AsyncPull, Push
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient, Receiver, Sender
+from sgl_runtime.engine.peers import FromPeer, Peers
 from sgl_runtime.engine.prepare import Preparation, tightest
 from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import load_router
@@ -34,6 +35,7 @@ from sgl_runtime.http.app import build_app
 from sgl_runtime.http.connection import serve
 from sgl_runtime.http.openai.batches.runner import Runner
 from sgl_runtime.http.openai.batches.storage import Storage
+from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity, FromReplica
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
@@ -52,9 +54,10 @@ async def serve_api(
     chat_template: ChatTemplate | None,
     capacities: list[Capacity],
     pushes: list[Push],
-    pull: AsyncPull[FromReplica],
+    pull: AsyncPull[FromReplica | FromPeer],
     *,
     path: Path,
+    peers: Peers | None = None,
     listener: socket.socket,
     on_ready: Callable[[], None],
     stop: asyncio.Event,
@@ -69,7 +72,7 @@ async def serve_api(
     The result of `died` is a sentence: every request in flight fails with it. Raises what breaks the channel
     from the replicas.
     """
-    api = build_api(config, model, tokenizer, chat_template, capacities, pushes, pull, path=path)
+    api = build_api(config, model, tokenizer, chat_template, capacities, pushes, pull, path=path, peers=peers)
     loop = asyncio.get_running_loop()
     closing = asyncio.Event()
     receiving = asyncio.create_task(api.client.run())
@@ -115,8 +118,10 @@ async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], se
 
 
 async def _write_profile(api: Api, broken: Sequence[asyncio.Future[Any]]) -> None:
-    """What `--profile` has recorded, unless something broke or somebody has asked for it already."""
-    if api.config.profile is None or any(sign.done() for sign in broken):
+    """What `--profile` has recorded, unless something broke or somebody has asked for it already. Of several
+    api processes the first one asks.
+    """
+    if api.config.profile is None or api.client.peers.home or any(sign.done() for sign in broken):
         return
     writing = asyncio.create_task(api.client.profile(api.config.profile))
     done, _ = await asyncio.wait((writing, *broken), return_when=asyncio.FIRST_COMPLETED)
@@ -146,6 +151,7 @@ def build_api(
     answers: Receiver,
     *,
     path: Path,
+    peers: Peers | None = None,
 ) -> Api:
     """Everything the routes need, over any two ends of a channel."""
     limits = tightest(capacities)
@@ -158,14 +164,16 @@ def build_api(
         max_queued=config.max_queued_requests,
         stream_interval=config.stream_interval,
         log=RequestLog(content=config.log_requests_content) if config.log_requests else None,
+        peers=peers,
     )
-    preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
+    home = client.peers.home
+    preparation = Preparation(tokenizer, limits, seeds=_seeds(config.random_seed, home), home=home)
     dialect = None
     if chat_template is not None and tokenizer is not None:
         dialect = load_dialect(
             chat_template, tokenizer, calls=config.tool_call_parser, reasoning=config.reasoning_parser
         )
-    storage = Storage(config.file_storage_path)
+    storage = Storage(config.file_storage_path, alone=config.http_workers == 1)
     return Api(
         config,
         model,
@@ -178,7 +186,13 @@ def build_api(
         chat_template,
         dialect,
         storage,
+        ResponseBook(client.peers),
     )
+
+
+def _seeds(seed: int | None, home: int) -> random.Random:
+    """Of the samples that name none; no two api processes draw the same ones."""
+    return random.Random(seed if seed is None or home == 0 else f"{seed} {home}")
 
 
 async def _serve(
