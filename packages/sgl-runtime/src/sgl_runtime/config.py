@@ -260,6 +260,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_requests_content: Annotated[bool, _flag("with --log-requests: the prompt and the output, too")] = (
         False
     )
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        _flag("URL of an OpenTelemetry collector, OTLP over HTTP: a span for every request, without text"),
+    ] = None
     profile: Annotated[
         str | None,
         _flag(

@@ -18,6 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
         stack.enter_context(termination_as_exception())
         check_folder(config.profile)
         tls_context(config)
+        _check_tracing(config)
         listener = stack.enter_context(listening_place(config))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
@@ -171,6 +173,23 @@ def _check(config: ServeConfig, model: ModelConfig) -> None:
             "positions beyond what it was made for give nonsense"
         )
     share_heads(model.heads, model.kv_heads, 0, config.tensor_parallel_size)
+
+
+def _check_tracing(config: ServeConfig) -> None:
+    """Raises ConfigError where spans are asked for and cannot be sent."""
+    if (endpoint := config.otlp_traces_endpoint) is None:
+        return
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--otlp-traces-endpoint {endpoint}: a URL of OTLP over HTTP is expected, such as"
+            " http://localhost:4318/v1/traces; gRPC is not spoken"
+        )
+    try:
+        found = all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ConfigError("--otlp-traces-endpoint needs OpenTelemetry: pip install 'sgl-runtime[otel]'")
 
 
 def free_port() -> int:

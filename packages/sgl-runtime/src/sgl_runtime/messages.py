@@ -2,7 +2,7 @@
 """Every struct that crosses a process boundary; the nouns of the runtime on one page.
 
 api process -> replica:      `Generate | Abort | Flush | Profile`  (`ToReplica`)
-replica     -> api process:  `Step | Flushed | Profiled`       (`FromReplica`; of several, to the one that asked)
+replica     -> api process:  `Step | Flushed | Profiled`       (`FromReplica`; to the one that asked)
 leader      -> followers:    `Batch | Halt`                    (`ToFollower`)
 child       -> launcher:     `Ready | Failed`                  (`FromChild`, once, over a pipe)
 launcher    -> api process:  `Open | Died`                     (`ToApi`, over the same pipe)
@@ -190,7 +190,7 @@ class Step(Message, frozen=True):
     deltas: list[Delta]
     load: Load
     replica: int = 0  # which one speaks
-    waits: tuple[float, ...] = ()  # seconds in the line, of the requests first admitted since the last Step
+    waits: dict[str, float] = {}  # seconds in the line, of the requests first admitted since the last Step
 
 
 class Flushed(Message, frozen=True):

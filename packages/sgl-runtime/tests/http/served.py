@@ -116,9 +116,12 @@ async def served(
     capacity: Capacity = CAPACITY,
     raw: dict[str, Any] | None = None,
     bos: int | None = MODEL.bos,
+    traces: Any = None,
     **config: Any,
 ) -> AsyncIterator[Served]:
-    """Without sockets. `raw`: the model's config.json; `bos` is in it; `config`: fields of ServeConfig."""
+    """Without sockets. `raw`: the model's config.json; `bos` is in it; `traces`: an http.tracing.Traces;
+    `config`: fields of ServeConfig.
+    """
     script = script or Script()
     settings = ServeConfig(**config)
     if not settings.skip_tokenizer_init:
@@ -126,9 +129,21 @@ async def served(
     template = None if tokenizer is None else load_chat_template(settings.chat_template, tokenizer)
     capacities = [capacity for _ in script.senders]
     model = msgspec.structs.replace(MODEL, raw=raw or {}, bos=bos)
-    api = build_api(settings, model, tokenizer, template, capacities, script.senders, script, path=PATH)
+    observers = [] if traces is None else [traces]
+    api = build_api(
+        settings,
+        model,
+        tokenizer,
+        template,
+        capacities,
+        script.senders,
+        script,
+        path=PATH,
+        observers=observers,
+    )
+    app = build_app(api) if traces is None else traces.around(build_app(api))
     receiving = asyncio.create_task(api.client.run())
-    transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             yield Served(api, script, http)

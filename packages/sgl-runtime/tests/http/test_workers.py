@@ -88,7 +88,7 @@ async def test_figures_are_of_all_of_them() -> None:
     script = Script(per_step=2)
     async with workers(script) as (one, two):
         await asyncio.gather(*(server.answer("/generate", BODY) for server in (one, two, two)))
-        script._outbox.put_nowait(Step([], Load(running=2), 0, (0.25,)))
+        script._outbox.put_nowait(Step([], Load(running=2), 0, {"1.a": 0.25}))
         await settle()
         figures = [await scrape(server) for server in (one, two)]
         script.per_step = None

@@ -21,7 +21,6 @@ from sgl_runtime.engine.figures import Figures
 from sgl_runtime.engine.flights import Flights
 from sgl_runtime.engine.peers import FromPeer, Peers, Question, Reply
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
-from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import Router
 from sgl_runtime.engine.stream import Generation, NewDetokenizer, Stream
 from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded, SglError
@@ -59,6 +58,14 @@ class Receiver(Protocol):
     async def receive(self) -> FromReplica | FromPeer: ...
 
 
+class Observer(Protocol):
+    """Is told when a request has ended, however it ended: a log."""
+
+    def write(self, request: PreparedRequest, streams: Sequence[Stream]) -> None:
+        """`streams`: of all samples of `request`, by index."""
+        ...
+
+
 class State(msgspec.Struct):
     """What one api process knows that the others do not."""
 
@@ -80,11 +87,12 @@ class EngineClient:
         detokenizer: NewDetokenizer | None,
         max_queued: int | None = None,
         stream_interval: int = 1,
-        log: RequestLog | None = None,
+        observers: Sequence[Observer] = (),
         peers: Peers | None = None,
     ) -> None:
         """`rows`: samples that all replicas together compute at once; `max_queued`: how many more may wait;
-        `detokenizer`: None where answers are token ids; `peers`: None where this is the only api process.
+        `detokenizer`: None where answers are token ids; `observers`: are told of every request; `peers`: None
+        where this is the only api process.
         """
         self.peers = peers or Peers()
         self.peers.answer("abort", self.abort)
@@ -98,7 +106,7 @@ class EngineClient:
         self._detokenizer = detokenizer
         self._max_queued = max_queued
         self._stream_interval = stream_interval
-        self._log = log
+        self._observers = observers
         self._flights = Flights(len(replicas))
         self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
         self._asked: dict[str, asyncio.Future[Flushed | Profiled]] = {}
@@ -119,8 +127,8 @@ class EngineClient:
             yield generation
         finally:
             self._discard(generation)
-            if self._log is not None:
-                self._log.write(request, generation.streams)
+            for observer in self._observers:
+                observer.write(request, generation.streams)
 
     def submit(self, request: PreparedRequest, *, every: int) -> Generation:
         """Send every sample, or nothing; see `open`, which also cleans up."""
@@ -326,7 +334,10 @@ class EngineClient:
         if step.load.generated_tokens > self.loads[step.replica].generated_tokens:
             self._token_at[step.replica] = now  # for this api process or another
         self.loads[step.replica] = step.load
-        self.figures.waited(step.waits)
+        self.figures.waited(step.waits.values())
+        for rid, wait in step.waits.items():
+            if (flight := self._flights.get(rid)) is not None:
+                flight.stream.times.queued = wait
         for delta in step.deltas:
             if delta.rid in self._waiting:
                 self._deliver_first(delta)

@@ -53,14 +53,17 @@ class Histogram(msgspec.Struct):
 
 
 class Times:
-    """When one sample was asked for, had its first token and its last one so far; time.monotonic."""
+    """When one sample was asked for, had its first token and its last one so far; time.monotonic. `queued`:
+    seconds that it was in the line.
+    """
 
-    __slots__ = ("asked", "first", "last")
+    __slots__ = ("asked", "first", "last", "queued")
 
     def __init__(self) -> None:
         self.asked = time.monotonic()
         self.first: float | None = None
         self.last: float | None = None
+        self.queued: float | None = None
 
 
 class Figures(msgspec.Struct):
@@ -97,7 +100,7 @@ class Figures(msgspec.Struct):
         if delta.finish is not None:
             if not isinstance(delta.finish, Aborted):
                 self.end_to_end.observe(now - times.asked)
-            self.finished[_name(delta.finish)] += 1
+            self.finished[ending(delta.finish)] += 1
 
     def aborted(self) -> None:
         """A sample was ended before its time: by request, or because its reader left."""
@@ -108,7 +111,8 @@ class Figures(msgspec.Struct):
         self.finished["error"] += 1
 
 
-def _name(finish: Finish) -> str:
+def ending(finish: Finish) -> str:
+    """One of the ends that are counted."""
     match finish:
         case StoppedByToken() | StoppedByString() | StoppedByConstraint():
             return "stop"

@@ -19,6 +19,11 @@ from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
 
 
+def name_of(config: ServeConfig, path: Path) -> str:
+    """What the model at `path` is called."""
+    return config.served_model_name or config.model_path or path.stem
+
+
 @dataclass(frozen=True)
 class Api:
     config: ServeConfig
@@ -43,7 +48,7 @@ class Api:
     @property
     def model_name(self) -> str:
         """The name in /v1/models."""
-        return self.config.served_model_name or self.config.model_path or self.path.stem
+        return name_of(self.config, self.path)
 
     @property
     def model_names(self) -> set[str]:

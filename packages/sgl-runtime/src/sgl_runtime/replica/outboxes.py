@@ -36,5 +36,5 @@ class Outboxes:
         for delta in step.deltas:
             shares[home_of(delta.rid)].append(delta)
         for home, outbox in enumerate(self._outboxes):
-            waits = () if home else step.waits  # they are summed over the processes: told once
+            waits = {rid: wait for rid, wait in step.waits.items() if home_of(rid) == home}
             outbox.send(Step(shares[home], step.load, step.replica, waits))
