@@ -187,7 +187,7 @@ async def workers(script: Script, count: int = 2, **config: Any) -> AsyncIterato
     mailboxes = [Mailbox() for _ in range(count)]
     outboxes = Outboxes(mailboxes)
     script._outbox.put_nowait = outboxes.send  # type: ignore[method-assign, assignment]
-    settings, tokenizer = ServeConfig(**config), byte_tokenizer()
+    settings, tokenizer = ServeConfig(http_workers=count, **config), byte_tokenizer()
     capacities = [CAPACITY for _ in script.senders]
     async with contextlib.AsyncExitStack() as stack:
         servers = []

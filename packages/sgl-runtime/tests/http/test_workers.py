@@ -120,6 +120,13 @@ async def test_a_response_is_found_continued_and_deleted_from_each_of_them() -> 
             assert missing.status_code == 404
 
 
+async def test_files_and_batches_are_refused_where_their_store_would_have_two_owners() -> None:
+    async with workers(Script()) as (_, two):
+        for path in ("/v1/files", "/v1/batches"):
+            refused = await two.http.get(path)
+            assert refused.status_code == 400 and "start without --http-workers" in refused.text
+
+
 async def test_a_process_that_does_not_answer_is_overload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "_ANSWER_S", 0.05)
     async with workers(Script()) as (one, two):

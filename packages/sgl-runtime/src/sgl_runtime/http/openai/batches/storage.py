@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 class Storage:
     def __init__(self, folder: str, *, alone: bool = True) -> None:
-        """Touches no disk. Raises ConfigError for a folder that is a file. Where this is not the only api process
-        nothing is kept: a store has one owner.
+        """Touches no disk. Raises ConfigError for a folder that is a file. `alone`: no other api process is;
+        else nothing is kept, for a store has one owner.
         """
         self._alone = alone
         self.changed = asyncio.Event()  # a batch has come or is to end
