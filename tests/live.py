@@ -89,7 +89,9 @@ class Server:
                 named[pid] = Path(f"/proc/{pid}/maps").read_text()
         torch = [pid for pid, maps in named.items() if "libtorch" in maps]
         plain = [pid for pid, maps in named.items() if "libtorch" not in maps]
-        return {"api": plain[0], **{f"rank{index}": pid for index, pid in enumerate(sorted(torch))}}
+        names = ["api"] if len(plain) == 1 else [f"api{index}" for index in range(len(plain))]
+        apis = dict(zip(names, sorted(plain), strict=True))
+        return {**apis, **{f"rank{index}": pid for index, pid in enumerate(sorted(torch))}}
 
     def generate(self, **body: Any) -> Any:
         response = self.http.post("/generate", json=body)

@@ -19,6 +19,7 @@ from faults import Faults
 from live import Server
 
 Refusal = Callable[..., str]
+_ARRANGED: dict[str, tuple[str, ...]] = {"api": (), "api1": ("--http-workers", "2")}
 
 
 @contextmanager
@@ -60,9 +61,9 @@ def gone(pids: Collection[int]) -> bool:
     return not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-@pytest.mark.parametrize("victim", ["rank0", "rank1", "api"])
+@pytest.mark.parametrize("victim", ["rank0", "rank1", "api", "api1"])
 def test_a_killed_child_ends_the_whole_server(tiny: Path, faults: Faults, victim: str) -> None:
-    server = Server("--model-path", str(tiny), *(("--tp", "2") if victim != "api" else ()))
+    server = Server("--model-path", str(tiny), *_ARRANGED.get(victim, ("--tp", "2")))
     children = server.children()
     with load_on(server) if victim == "rank0" else nullcontext([]) as answers:
         killed = time.monotonic()
@@ -76,11 +77,35 @@ def test_a_killed_child_ends_the_whole_server(tiny: Path, faults: Faults, victim
     assert were_told(answers)
     faults.tell(
         f"the {'api process' if victim == 'api' else f'process of {victim} of two'} is killed",
-        saw="the connection ends" if victim == "api" else "500 or an event, with the reason",
+        saw="the connection ends" if "api" in victim else "500 or an event, with the reason",
         seconds=took,
         lost="what was in flight",
         test=test_a_killed_child_ends_the_whole_server,
     )
+
+
+def test_several_api_processes_are_one_server(tiny: Path, tmp_path: Path) -> None:
+    """What has begun is answered after SIGTERM, in whichever of them."""
+    server = Server("--model-path", str(tiny), "--http-workers", "2", "--uds", str(tmp_path / "s"))
+    body = {"text": "x", "sampling_params": {"max_new_tokens": 300, "ignore_eos": True}}
+    answers: list[Any] = []
+
+    def ask() -> None:
+        with server.client() as client:
+            answers.append(client.post("/generate", json=body))
+
+    asking = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in asking:
+        thread.start()
+    while server.http.get("/server_info").json()["replicas"][0]["in_flight"] < 12:
+        time.sleep(0.002)
+    server.process.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join(60)
+    assert [answer.json()["meta_info"]["completion_tokens"] for answer in answers] == [300] * 12
+    assert server.process.wait(60) == 0
+    server.stop()
+    assert "api0: python" in server.log and "api1: python" in server.log
 
 
 def test_a_dying_child_s_own_traceback_is_told(tiny: Path) -> None:

@@ -116,6 +116,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tuple[str, ...],
         _flag("origins whose pages may call this server from a browser, or *; none: no other than its own"),
     ] = ()
+    http_workers: Annotated[
+        int,
+        _flag("processes that answer HTTP, where one cannot carry all streams"),
+        Meta(ge=1),
+    ] = 1
     max_body_size: Annotated[int, _flag("bytes of a request's body, 413 beyond it"), Meta(ge=1)] = 64 * 2**20
     body_timeout: Annotated[float, _flag("seconds for a request's body to arrive in"), Meta(gt=0)] = 60.0
     file_storage_path: Annotated[
@@ -255,6 +260,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     log_requests_content: Annotated[bool, _flag("with --log-requests: the prompt and the output, too")] = (
         False
     )
+    otlp_traces_endpoint: Annotated[
+        str | None,
+        _flag("URL of an OpenTelemetry collector, OTLP over HTTP: a span for every request, without text"),
+    ] = None
     profile: Annotated[
         str | None,
         _flag(

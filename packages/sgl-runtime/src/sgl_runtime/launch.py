@@ -3,10 +3,10 @@
 
                     launcher (this file: no torch, no HTTP)
             ┌──────────────┼────────────────────────┐
-           api      replica0 (rank 0)  …    replica0/rank1 …
+      api (or api0, …)  replica0 (rank 0)  …    replica0/rank1 …
 
-The first process to die stops the rest. SIGTERM and Ctrl-C drain: the api process answers what it has begun,
-then everything ends with exit code 0.
+The first process to die stops the rest. SIGTERM and Ctrl-C drain: the api processes answer what they have
+begun, then everything ends with exit code 0.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
         stack.enter_context(termination_as_exception())
         check_folder(config.profile)
         tls_context(config)
+        _check_tracing(config)
         listener = stack.enter_context(listening_place(config))
         folder = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="sgl-", ignore_cleanup_errors=True))
@@ -72,10 +74,11 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             config, model, path = resolve(config)
             for program in _programs(config, model, path, folder, listener, time.monotonic()):
                 children.append(Child(program))
-            readies = _open(children)
+            apis, ranks = children[: config.http_workers], children[config.http_workers :]
+            readies = _open(apis, ranks)
             _logger.info("start-up: %s", _breakdown(children, readies))
             announce(_welcome(config, path, listener, readies, time.monotonic() - started))
-            raise _told(children[0], supervise(children))
+            raise _told(apis, supervise(children))
         except (Terminated, KeyboardInterrupt):
             seconds = config.drain_timeout
             _logger.info(
@@ -83,8 +86,9 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             )
             seconds += _DRAIN_MARGIN_S
             with contextlib.suppress(Terminated, KeyboardInterrupt):
-                if children and (reason := drain(children[0], children[1:], seconds=seconds)) is not None:
-                    raise _told(children[0], reason) from None
+                apis, ranks = children[: config.http_workers], children[config.http_workers :]
+                if apis and (reason := drain(apis, ranks, seconds=seconds)) is not None:
+                    raise _told(apis, reason) from None
 
 
 def resolve(config: ServeConfig) -> tuple[ServeConfig, ModelConfig, Path]:
@@ -102,10 +106,13 @@ def resolve(config: ServeConfig) -> tuple[ServeConfig, ModelConfig, Path]:
     return config, model, path
 
 
-def _told(api: Child, reason: SglError) -> SglError:
+def _told(apis: list[Child], reason: SglError) -> SglError:
     """`reason`, when the clients have been told its first line; the whole story is the launcher's to tell."""
-    api.send(encode(Died(reason.message.splitlines()[0])))
-    api.finish(time.monotonic() + _FAIL_S)
+    deadline = time.monotonic() + _FAIL_S
+    for api in apis:
+        api.send(encode(Died(reason.message.splitlines()[0])))
+    for api in apis:
+        api.finish(deadline)
     return reason
 
 
@@ -114,12 +121,13 @@ def _stop_all(children: list[Child]) -> None:
         stop(children, seconds=_STOP_S)
 
 
-def _open(children: list[Child]) -> list[Ready]:
-    """Wait for the replicas, then let the api process (the first child) answer requests."""
-    api, *ranks = children
+def _open(apis: list[Child], ranks: list[Child]) -> list[Ready]:
+    """Wait for the replicas, then let the api processes answer requests."""
+    children = [*apis, *ranks]
     readies = [rank.wait_ready(children) for rank in ranks]
-    api.send(encode(Open([ready.capacity for ready in readies if ready.capacity is not None])))
-    return [api.wait_ready(children), *readies]
+    for api in apis:
+        api.send(encode(Open([ready.capacity for ready in readies if ready.capacity is not None])))
+    return [*(api.wait_ready(children) for api in apis), *readies]
 
 
 def _programs(
@@ -130,13 +138,14 @@ def _programs(
     listener: socket.socket,
     launched_at: float,
 ) -> Iterator[Program]:
-    """The api process first, then each replica's ranks, the leader before its followers."""
-    outbox = f"ipc://{folder}/api"
+    """The api processes first, then each replica's ranks, the leader before its followers."""
+    outboxes = [f"ipc://{folder}/{name}" for name in _api_names(config)]
     inboxes = [f"ipc://{folder}/replica{replica}" for replica in range(config.data_parallel_size)]
     common: dict[str, Any] = {"config": config, "model": model, "path": path, "launched_at": launched_at}
     levels: dict[str, Any] = {"log_level": config.log_level, "http_log_level": config.log_level_http}
-    api = {"listener": listener, "inbox": outbox, "replicas": inboxes}
-    yield Program("api", "sgl_runtime.http.process:run", {**common, **api}, **levels)
+    for home, name in enumerate(_api_names(config)):
+        api = {"listener": listener, "home": home, "inboxes": outboxes, "replicas": inboxes}
+        yield Program(name, "sgl_runtime.http.process:run", {**common, **api}, **levels)
     for replica, inbox in enumerate(inboxes):
         rendezvous = f"tcp://127.0.0.1:{free_port()}" if config.tensor_parallel_size > 1 else None
         for rank in range(config.tensor_parallel_size):
@@ -147,9 +156,13 @@ def _programs(
                 "rendezvous": rendezvous,
                 "leader": f"ipc://{folder}/leader{replica}",
             }
-            channels = {"inbox": inbox, "outbox": outbox}
+            channels = {"inbox": inbox, "outboxes": outboxes}
             kwargs = {**common, **place, **channels}
             yield Program(name, "sgl_runtime.replica.main:run", kwargs, **levels, drains=False)
+
+
+def _api_names(config: ServeConfig) -> list[str]:
+    return ["api"] if config.http_workers == 1 else [f"api{home}" for home in range(config.http_workers)]
 
 
 def _check(config: ServeConfig, model: ModelConfig) -> None:
@@ -160,6 +173,23 @@ def _check(config: ServeConfig, model: ModelConfig) -> None:
             "positions beyond what it was made for give nonsense"
         )
     share_heads(model.heads, model.kv_heads, 0, config.tensor_parallel_size)
+
+
+def _check_tracing(config: ServeConfig) -> None:
+    """Raises ConfigError where spans are asked for and cannot be sent."""
+    if (endpoint := config.otlp_traces_endpoint) is None:
+        return
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--otlp-traces-endpoint {endpoint}: a URL of OTLP over HTTP is expected, such as"
+            " http://localhost:4318/v1/traces; gRPC is not spoken"
+        )
+    try:
+        found = all(map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        found = False
+    if not found:
+        raise ConfigError("--otlp-traces-endpoint needs OpenTelemetry: pip install 'sgl-runtime[otel]'")
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 """Every struct that crosses a process boundary; the nouns of the runtime on one page.
 
 api process -> replica:      `Generate | Abort | Flush | Profile`  (`ToReplica`)
-replica     -> api process:  `Step | Flushed | Profiled`       (`FromReplica`)
+replica     -> api process:  `Step | Flushed | Profiled`       (`FromReplica`; to the one that asked)
 leader      -> followers:    `Batch | Halt`                    (`ToFollower`)
 child       -> launcher:     `Ready | Failed`                  (`FromChild`, once, over a pipe)
 launcher    -> api process:  `Open | Died`                     (`ToApi`, over the same pipe)
@@ -14,6 +14,7 @@ knows no socket, no torch, no tokenizer. After `engine.prepare` every value here
 from __future__ import annotations
 
 from typing import Any, Final, Literal, TypeAlias
+from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -24,6 +25,16 @@ I64: TypeAlias = NDArray[np.int64]
 F32: TypeAlias = NDArray[np.float32]
 
 Answers: TypeAlias = Literal["text", "embeddings", "scores"]  # what a model gives: the last are of classes
+
+
+def new_rid(home: int) -> str:
+    """A name on the wire that is never used twice, for what the api process of that number asks."""
+    return f"{home}.{uuid4().hex}"
+
+
+def home_of(rid: str) -> int:
+    """The number of the api process that asked."""
+    return int(rid[: rid.index(".")])
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
@@ -179,7 +190,7 @@ class Step(Message, frozen=True):
     deltas: list[Delta]
     load: Load
     replica: int = 0  # which one speaks
-    waits: tuple[float, ...] = ()  # seconds in the line, of the requests first admitted since the last Step
+    waits: dict[str, float] = {}  # seconds in the line, of the requests first admitted since the last Step
 
 
 class Flushed(Message, frozen=True):

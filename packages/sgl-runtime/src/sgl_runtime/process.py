@@ -177,13 +177,20 @@ def supervise(children: Sequence[Child]) -> EngineDied | ConfigError:
     return first_cause(children)
 
 
-def drain(child: Child, others: Sequence[Child], *, seconds: float) -> EngineDied | ConfigError | None:
-    """Ask `child` to end and wait for it, at most `seconds`; return why, if one of the others ends before."""
-    child.terminate()
-    happened = wait([child.sentinel, *(other.sentinel for other in others)], timeout=seconds)
-    if child.sentinel in happened or not happened:
-        return None
-    return first_cause(others)
+def drain(
+    children: Sequence[Child], others: Sequence[Child], *, seconds: float
+) -> EngineDied | ConfigError | None:
+    """Ask `children` to end; wait for all, at most `seconds`. Why, if one of the others ends before them."""
+    deadline = time.monotonic() + seconds
+    for child in children:
+        child.terminate()
+    left = {child.sentinel for child in children}
+    while left and (seconds := deadline - time.monotonic()) > 0:
+        happened = wait([*left, *(other.sentinel for other in others)], timeout=seconds)
+        left.difference_update(sentinel for sentinel in happened if isinstance(sentinel, int))
+        if any(other.sentinel in happened for other in others) and left:
+            return first_cause(others)
+    return None
 
 
 def first_cause(children: Sequence[Child]) -> EngineDied | ConfigError:

@@ -19,10 +19,12 @@ from scripted import CAPACITY, EOS, Script, byte_tokenizer
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.checkpoint.rope import Rope
 from sgl_runtime.config import ServeConfig
+from sgl_runtime.engine.peers import Peers
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.app import build_app
 from sgl_runtime.http.server import build_api, serve_api
 from sgl_runtime.messages import Capacity
+from sgl_runtime.replica.outboxes import Outboxes
 from sgl_runtime.text.chat import load_chat_template
 from sgl_runtime.text.tokenizer import Tokenizer
 
@@ -114,9 +116,12 @@ async def served(
     capacity: Capacity = CAPACITY,
     raw: dict[str, Any] | None = None,
     bos: int | None = MODEL.bos,
+    traces: Any = None,
     **config: Any,
 ) -> AsyncIterator[Served]:
-    """Without sockets. `raw`: the model's config.json; `bos` is in it; `config`: fields of ServeConfig."""
+    """Without sockets. `raw`: the model's config.json; `bos` is in it; `traces`: an http.tracing.Traces;
+    `config`: fields of ServeConfig.
+    """
     script = script or Script()
     settings = ServeConfig(**config)
     if not settings.skip_tokenizer_init:
@@ -124,9 +129,21 @@ async def served(
     template = None if tokenizer is None else load_chat_template(settings.chat_template, tokenizer)
     capacities = [capacity for _ in script.senders]
     model = msgspec.structs.replace(MODEL, raw=raw or {}, bos=bos)
-    api = build_api(settings, model, tokenizer, template, capacities, script.senders, script, path=PATH)
+    observers = [] if traces is None else [traces]
+    api = build_api(
+        settings,
+        model,
+        tokenizer,
+        template,
+        capacities,
+        script.senders,
+        script,
+        path=PATH,
+        observers=observers,
+    )
+    app = build_app(api) if traces is None else traces.around(build_app(api))
     receiving = asyncio.create_task(api.client.run())
-    transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             yield Served(api, script, http)
@@ -147,6 +164,52 @@ class Listening:
         self.stop = stop
         self.died = died
         self.ending = ending
+
+
+class Mailbox:
+    """The inbox of one of several api processes."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[Any] = asyncio.Queue()
+
+    def send(self, message: Any) -> None:
+        self._messages.put_nowait(message)
+
+    put_nowait = send
+
+    async def receive(self) -> Any:
+        return await self._messages.get()
+
+
+@asynccontextmanager
+async def workers(script: Script, count: int = 2, **config: Any) -> AsyncIterator[list[Served]]:
+    """Several api processes, without sockets, over the replicas of one script."""
+    mailboxes = [Mailbox() for _ in range(count)]
+    outboxes = Outboxes(mailboxes)
+    script._outbox.put_nowait = outboxes.send  # type: ignore[method-assign, assignment]
+    settings, tokenizer = ServeConfig(http_workers=count, **config), byte_tokenizer()
+    capacities = [CAPACITY for _ in script.senders]
+    async with contextlib.AsyncExitStack() as stack:
+        servers = []
+        for home, mailbox in enumerate(mailboxes):
+            api = build_api(
+                settings,
+                MODEL,
+                tokenizer,
+                load_chat_template(None, tokenizer),
+                capacities,
+                script.senders,
+                mailbox,
+                path=PATH,
+                peers=Peers(home, mailboxes),
+            )
+            stack.callback(asyncio.create_task(api.client.run()).cancel)
+            transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
+            http = await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, base_url="http://test")
+            )
+            servers.append(Served(api, script, http))
+        yield servers
 
 
 @asynccontextmanager

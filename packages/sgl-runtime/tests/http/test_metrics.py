@@ -57,7 +57,7 @@ async def test_loads_of_the_replicas() -> None:
     )  # fmt: skip
     async with served(script) as server:
         script.say(replica=1, load=load)
-        script._outbox.put_nowait(Step([], load, 1, (0.25, 3.0)))
+        script._outbox.put_nowait(Step([], load, 1, {"a": 0.25, "b": 3.0}))
         await settle()
         figures = await scrape(server)
     expected = {

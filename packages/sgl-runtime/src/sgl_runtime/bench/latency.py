@@ -161,7 +161,7 @@ def _programs(
     levels = {"log_level": config.log_level}
     yield Program("rank0", "sgl_runtime.bench.static_batch:run", {**common, **own}, **levels, drains=False)
     for rank in range(1, ranks):
-        place = {"replica": 0, "rank": rank, "inbox": "", "outbox": ""}
+        place = {"replica": 0, "rank": rank, "inbox": "", "outboxes": []}
         entry = "sgl_runtime.replica.main:run"
         yield Program(f"rank{rank}", entry, {**common, **place}, **levels, drains=False)
 

@@ -8,17 +8,19 @@ messages; whether sockets or a test's script lie behind `Sender` and `Receiver` 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
-from uuid import uuid4
+
+import msgspec
 
 from sgl_runtime.engine.figures import Figures
 from sgl_runtime.engine.flights import Flights
+from sgl_runtime.engine.peers import FromPeer, Peers, Question, Reply
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
-from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import Router
 from sgl_runtime.engine.stream import Generation, NewDetokenizer, Stream
 from sgl_runtime.errors import EngineDied, InvalidRequest, Overloaded, SglError
@@ -37,6 +39,7 @@ from sgl_runtime.messages import (
     Profiled,
     Sampling,
     Step,
+    new_rid,
 )
 
 _PROBE_LOOK_S = 0.05  # how often a probe looks whether somebody else's tokens have answered it
@@ -50,9 +53,25 @@ class Sender(Protocol):
 
 
 class Receiver(Protocol):
-    """Where all replicas answer: `channel.AsyncPull`."""
+    """Where all replicas answer, and other api processes speak: `channel.AsyncPull`."""
 
-    async def receive(self) -> FromReplica: ...
+    async def receive(self) -> FromReplica | FromPeer: ...
+
+
+class Observer(Protocol):
+    """Is told when a request has ended, however it ended: a log."""
+
+    def write(self, request: PreparedRequest, streams: Sequence[Stream]) -> None:
+        """`streams`: of all samples of `request`, by index."""
+        ...
+
+
+class State(msgspec.Struct):
+    """What one api process knows that the others do not."""
+
+    pid: int
+    figures: Figures
+    in_flight: list[int]  # unfinished samples, per replica
 
 
 class EngineClient:
@@ -68,11 +87,16 @@ class EngineClient:
         detokenizer: NewDetokenizer | None,
         max_queued: int | None = None,
         stream_interval: int = 1,
-        log: RequestLog | None = None,
+        observers: Sequence[Observer] = (),
+        peers: Peers | None = None,
     ) -> None:
         """`rows`: samples that all replicas together compute at once; `max_queued`: how many more may wait;
-        `detokenizer`: None where answers are token ids.
+        `detokenizer`: None where answers are token ids; `observers`: are told of every request; `peers`: None
+        where this is the only api process.
         """
+        self.peers = peers or Peers()
+        self.peers.answer("abort", self.abort)
+        self.peers.answer("state", lambda name: self._state())
         self.loads = [Load() for _ in replicas]
         self.figures = Figures()
         self._replicas = replicas
@@ -82,7 +106,7 @@ class EngineClient:
         self._detokenizer = detokenizer
         self._max_queued = max_queued
         self._stream_interval = stream_interval
-        self._log = log
+        self._observers = observers
         self._flights = Flights(len(replicas))
         self._waiting: dict[str, list[Stream]] = {}  # by the rid of the Prompt.first that they wait for
         self._asked: dict[str, asyncio.Future[Flushed | Profiled]] = {}
@@ -103,8 +127,8 @@ class EngineClient:
             yield generation
         finally:
             self._discard(generation)
-            if self._log is not None:
-                self._log.write(request, generation.streams)
+            for observer in self._observers:
+                observer.write(request, generation.streams)
 
     def submit(self, request: PreparedRequest, *, every: int) -> Generation:
         """Send every sample, or nothing; see `open`, which also cleans up."""
@@ -131,6 +155,14 @@ class EngineClient:
             stream.push(Delta(stream.sample.generate.rid, [], Aborted(reason)))
         return len(streams)
 
+    async def abort_everywhere(self, name: str | None) -> int:
+        """The same in every api process."""
+        return self.abort(name) + sum(await self.peers.ask("abort", name, kind=int))
+
+    async def states(self) -> list[State]:
+        """Of all api processes, this one's first."""
+        return [self._state(), *await self.peers.ask("state", kind=State)]
+
     async def flush(self) -> bool:
         """Empty the prefix caches. False: requests were running somewhere, and nothing was emptied there."""
         if self._closed is not None:
@@ -147,7 +179,7 @@ class EngineClient:
         """What the replicas answer to `question(rid)`, in their order. Raises Overloaded if one does not."""
         loop = asyncio.get_running_loop()
         answers: dict[str, asyncio.Future[Flushed | Profiled]] = {
-            uuid4().hex: loop.create_future() for _ in self._replicas
+            new_rid(self.peers.home): loop.create_future() for _ in self._replicas
         }
         self._asked.update(answers)
         try:
@@ -171,7 +203,7 @@ class EngineClient:
         if self._closed is not None:
             raise self._closed.with_traceback(None)
         asked = time.monotonic()
-        samples = [_probe(replica) for replica in range(len(self._replicas))]
+        samples = [_probe(replica, new_rid(self.peers.home)) for replica in range(len(self._replicas))]
         generation = Generation(samples, None, every=0)
         for replica, stream in enumerate(generation.streams):
             self._flights.enter(stream, replica)
@@ -218,6 +250,8 @@ class EngineClient:
                 case Flushed() | Profiled() as said:
                     if (answer := self._asked.get(said.rid)) is not None and not answer.done():
                         answer.set_result(said)
+                case Question() | Reply() as said:
+                    self.peers.hear(said)
 
     def refuse(self, error: SglError) -> None:
         """Accept nothing from now on; what is in flight goes on."""
@@ -292,10 +326,18 @@ class EngineClient:
         for stream in generation.streams:
             self._cancel(stream)
 
+    def _state(self) -> State:
+        return State(os.getpid(), self.figures, self.in_flight)
+
     def _deliver(self, step: Step) -> None:
-        self.loads[step.replica] = step.load
-        self.figures.waited(step.waits)
         now = time.monotonic()
+        if step.load.generated_tokens > self.loads[step.replica].generated_tokens:
+            self._token_at[step.replica] = now  # for this api process or another
+        self.loads[step.replica] = step.load
+        self.figures.waited(step.waits.values())
+        for rid, wait in step.waits.items():
+            if (flight := self._flights.get(rid)) is not None:
+                flight.stream.times.queued = wait
         for delta in step.deltas:
             if delta.rid in self._waiting:
                 self._deliver_first(delta)
@@ -327,8 +369,7 @@ class EngineClient:
                 self._replicas[flight.replica].send(stream.sample.generate)
 
 
-def _probe(replica: int) -> Sample:
+def _probe(replica: int, rid: str) -> Sample:
     """One greedy token after token 0, which every vocabulary has."""
-    rid = uuid4().hex
     generate = Generate(rid, [0], Sampling(max_new_tokens=1, temperature=0.0))
     return Sample(index=replica, id=rid, rid=rid, generate=generate, text=TextOptions())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import partial
+
+import msgspec
 
 from sgl_runtime.messages import (
     Aborted,
@@ -26,15 +28,24 @@ from sgl_runtime.messages import (
 _FIRST = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 _BETWEEN = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WHOLE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+_ENDS = ("stop", "length", "pooled", "abort", "error")
 
 
-class Histogram:
+class Histogram(msgspec.Struct):
     """`counts[i]`: observations in (bounds[i - 1], bounds[i]]; the last one: above all bounds."""
 
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+    bounds: tuple[float, ...]
+    counts: list[int]
+    sum: float = 0.0
+
+    @classmethod
+    def empty(cls, bounds: tuple[float, ...]) -> Histogram:
+        return cls(bounds, [0] * (len(bounds) + 1))
+
+    def add(self, other: Histogram) -> None:
+        """What another has counted, within the same bounds."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self.bounds, value)] += times
@@ -42,28 +53,35 @@ class Histogram:
 
 
 class Times:
-    """When one sample was asked for, had its first token and its last one so far; time.monotonic."""
+    """When one sample was asked for, had its first token and its last one so far; time.monotonic. `queued`:
+    seconds that it was in the line.
+    """
 
-    __slots__ = ("asked", "first", "last")
+    __slots__ = ("asked", "first", "last", "queued")
 
     def __init__(self) -> None:
         self.asked = time.monotonic()
         self.first: float | None = None
         self.last: float | None = None
+        self.queued: float | None = None
 
 
-class Figures:
-    """Of one api process."""
+class Figures(msgspec.Struct):
+    """Of one api process, or with `add` of several."""
 
-    def __init__(self) -> None:
-        self.time_to_first_token = Histogram(_FIRST)
-        self.inter_token = Histogram(_BETWEEN)
-        self.end_to_end = Histogram(_WHOLE)
-        self.queue = Histogram(_FIRST)
-        self.finished: Counter[str] = Counter(
-            dict.fromkeys(("stop", "length", "pooled", "abort", "error"), 0)
-        )
-        self.refused = 0  # requests turned away since too many waited, or the server was ending
+    time_to_first_token: Histogram = msgspec.field(default_factory=partial(Histogram.empty, _FIRST))
+    inter_token: Histogram = msgspec.field(default_factory=partial(Histogram.empty, _BETWEEN))
+    end_to_end: Histogram = msgspec.field(default_factory=partial(Histogram.empty, _WHOLE))
+    queue: Histogram = msgspec.field(default_factory=partial(Histogram.empty, _FIRST))
+    finished: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(_ENDS, 0))
+    refused: int = 0  # requests turned away since too many waited, or the server was ending
+
+    def add(self, other: Figures) -> None:
+        for name in ("time_to_first_token", "inter_token", "end_to_end", "queue"):
+            getattr(self, name).add(getattr(other, name))
+        for end, count in other.finished.items():
+            self.finished[end] += count
+        self.refused += other.refused
 
     def waited(self, seconds: Iterable[float]) -> None:
         for wait in seconds:
@@ -82,7 +100,7 @@ class Figures:
         if delta.finish is not None:
             if not isinstance(delta.finish, Aborted):
                 self.end_to_end.observe(now - times.asked)
-            self.finished[_name(delta.finish)] += 1
+            self.finished[ending(delta.finish)] += 1
 
     def aborted(self) -> None:
         """A sample was ended before its time: by request, or because its reader left."""
@@ -93,7 +111,8 @@ class Figures:
         self.finished["error"] += 1
 
 
-def _name(finish: Finish) -> str:
+def ending(finish: Finish) -> str:
+    """One of the ends that are counted."""
     match finish:
         case StoppedByToken() | StoppedByString() | StoppedByConstraint():
             return "stop"

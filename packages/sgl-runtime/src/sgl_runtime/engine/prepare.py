@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from uuid import uuid4
 
 import msgspec
 
@@ -18,7 +17,7 @@ from sgl_runtime.engine.constraints import Constraints
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
 from sgl_runtime.engine.sampling import SamplingBody, Spell, check_prompt, check_tokens, resolve, sample_of
 from sgl_runtime.errors import InvalidRequest
-from sgl_runtime.messages import Capacity, Constraint, Generate, LogprobSpec, Sampling
+from sgl_runtime.messages import Capacity, Constraint, Generate, LogprobSpec, Sampling, new_rid
 from sgl_runtime.text.tokenizer import Tokenizer
 
 MAX_SAMPLES = 4096  # of one request, all prompts together
@@ -49,7 +48,11 @@ class Ask(Given, frozen=True, kw_only=True):
 class Preparation:
     """Everything a request is checked against."""
 
-    def __init__(self, tokenizer: Tokenizer | None, limits: Capacity, *, seeds: random.Random) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer | None, limits: Capacity, *, seeds: random.Random, home: int = 0
+    ) -> None:
+        """`home`: the number of this api process."""
+        self._home = home
         self._tokenizer = tokenizer
         self._limits = limits
         self._seeds = seeds
@@ -146,7 +149,9 @@ class Preparation:
         n = ask.sampling.n or 1
         first = None
         if n > 1 and logprobs is not None and logprobs.start >= 0:
-            first = Generate(uuid4().hex, tokens, Sampling(max_new_tokens=0, temperature=0.0), logprobs)
+            first = Generate(
+                new_rid(self._home), tokens, Sampling(max_new_tokens=0, temperature=0.0), logprobs
+            )
             logprobs = LogprobSpec(top=logprobs.top)
         options = TextOptions(
             skip_special=ask.sampling.skip_special_tokens is not False,
@@ -159,7 +164,7 @@ class Preparation:
                 index=index + sample,
                 id=ask.id if n == 1 else f"{ask.id}-{sample}",
                 rid=ask.rid,
-                generate=Generate(uuid4().hex, tokens, sample_of(sampling, sample), logprobs),
+                generate=Generate(new_rid(self._home), tokens, sample_of(sampling, sample), logprobs),
                 text=options,
             )
             for sample in range(n)

@@ -12,11 +12,16 @@ from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.client import EngineClient
 from sgl_runtime.engine.prepare import Preparation
 from sgl_runtime.http.openai.batches.storage import Storage
-from sgl_runtime.http.openai.responses.store import ResponseStore
+from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity
 from sgl_runtime.text.answer.dialect import Dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
+
+
+def name_of(config: ServeConfig, path: Path) -> str:
+    """What the model at `path` is called."""
+    return config.served_model_name or config.model_path or path.stem
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Api:
     chat_template: ChatTemplate | None
     dialect: Dialect | None  # of the model's answers in a chat; None without a template
     storage: Storage
-    responses: ResponseStore = field(default_factory=ResponseStore)
+    responses: ResponseBook
     started: float = field(default_factory=time.time)  # on the wall clock, which may jump
     awake: float = field(default_factory=time.monotonic)  # the same on a clock that does not
 
@@ -43,7 +48,7 @@ class Api:
     @property
     def model_name(self) -> str:
         """The name in /v1/models."""
-        return self.config.served_model_name or self.config.model_path or self.path.stem
+        return name_of(self.config, self.path)
 
     @property
     def model_names(self) -> set[str]:

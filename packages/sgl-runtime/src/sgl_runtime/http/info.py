@@ -115,15 +115,15 @@ async def get_server_args(api: Api, request: Request) -> Response:
 @operation(answers=ServerInfo)
 async def server_info(api: Api, request: Request) -> Response:
     """Tell the version, and the capacity and load of each replica."""
+    states = await api.client.states()
+    in_flights = [sum(counts) for counts in zip(*(state.in_flight for state in states), strict=True)]
     replicas: list[ReplicaInfo] = [
         {
             "in_flight": in_flight,
             "capacity": msgspec.structs.asdict(capacity),
             "load": msgspec.structs.asdict(load),
         }
-        for in_flight, capacity, load in zip(
-            api.client.in_flight, api.capacities, api.client.loads, strict=True
-        )
+        for in_flight, capacity, load in zip(in_flights, api.capacities, api.client.loads, strict=True)
     ]
     answer: ServerInfo = {
         "version": version("sgl-runtime"),
@@ -161,5 +161,5 @@ async def abort_request(api: Api, request: Request) -> Response:
     body = await read(request, _ABORT)
     if (body.rid is not None) == body.abort_all:
         raise InvalidRequest("give either rid or abort_all: true", param="rid")
-    answer: AbortAnswer = {"aborted": api.client.abort(body.rid)}
+    answer: AbortAnswer = {"aborted": await api.client.abort_everywhere(body.rid)}
     return json_response(answer)

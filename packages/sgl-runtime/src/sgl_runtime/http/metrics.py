@@ -6,7 +6,8 @@ Nothing is counted here: what others count is named when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -16,8 +17,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sgl_runtime.engine.client import EngineClient
-from sgl_runtime.engine.figures import Histogram
+from sgl_runtime.engine.figures import Figures, Histogram
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.operation import operation
 from sgl_runtime.messages import Load
@@ -38,6 +38,7 @@ _GAUGES: dict[str, tuple[str, Callable[[Load], float]]] = {
         lambda load: load.cached_tokens / load.prompt_tokens if load.prompt_tokens else 0.0,
     ),
 }
+_NOT_ADDED = ("process_start_time_seconds", "process_max_fds")
 _COUNTERS: dict[str, tuple[str, Callable[[Load], float]]] = {
     "prompt_tokens": ("Prompt tokens of admitted requests.", lambda load: load.prompt_tokens),
     "cached_prompt_tokens": ("Those that the prefix cache had.", lambda load: load.cached_tokens),
@@ -58,18 +59,23 @@ _COUNTERS: dict[str, tuple[str, Callable[[Load], float]]] = {
 @operation(answers="text/plain")
 async def metrics(api: Api, request: Request) -> Response:
     """The server's figures, in Prometheus' text format."""
+    states = await api.client.states()
+    figures = Figures()
+    for state in states:
+        figures.add(state.figures)
     registry = CollectorRegistry()
-    registry.register(_Engine(api.client))
-    ProcessCollector(registry=registry)
+    registry.register(_Engine(figures, api.client.loads))
+    registry.register(_Processes([state.pid for state in states]))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 class _Engine(Collector):
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
+    def __init__(self, figures: Figures, loads: Sequence[Load]) -> None:
+        self._figures = figures
+        self._loads = loads
 
     def collect(self) -> Iterator[Metric]:
-        figures = self._client.figures
+        figures = self._figures
         yield _histogram(
             "time_to_first_token_seconds", "From request to first token.", figures.time_to_first_token
         )
@@ -86,9 +92,24 @@ class _Engine(Collector):
         for kind, family in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
             for name, (documentation, read) in family.items():
                 metric = kind(f"sgl_{name}", documentation, labels=["replica"])
-                for replica, load in enumerate(self._client.loads):
+                for replica, load in enumerate(self._loads):
                     metric.add_metric([str(replica)], read(load))
                 yield metric
+
+
+class _Processes(Collector):
+    """Memory, CPU and files of the api processes, added up; when the first began, what each may open."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._pids = pids
+
+    def collect(self) -> Iterator[Metric]:
+        each = [ProcessCollector(pid=partial(int, pid), registry=None).collect() for pid in self._pids]
+        for families in zip(*each, strict=True):
+            join = min if families[0].name in _NOT_ADDED else sum
+            value = join(family.samples[0].value for family in families)
+            kind = CounterMetricFamily if families[0].type == "counter" else GaugeMetricFamily
+            yield kind(families[0].name, families[0].documentation, value=value)
 
 
 def _histogram(name: str, documentation: str, histogram: Histogram) -> HistogramMetricFamily:

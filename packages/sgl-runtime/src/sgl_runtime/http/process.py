@@ -17,6 +17,7 @@ from sgl_runtime import log
 from sgl_runtime.channel import AsyncPull, Push
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
+from sgl_runtime.engine.peers import FromPeer, Peers
 from sgl_runtime.errors import ConfigError, EngineDied
 from sgl_runtime.http.server import serve_api
 from sgl_runtime.messages import Died, FromReplica, Open, Ready, ToApi, decoder
@@ -44,14 +45,15 @@ def run(
     model: ModelConfig,
     path: Path,
     listener: socket.socket,
-    inbox: str,
+    home: int,
+    inboxes: list[str],
     replicas: list[str],
     launched_at: float,
 ) -> None:
     """Answer HTTP on `listener` until SIGTERM or the launcher's `Died`.
 
-    `inbox` is where the replicas send to, `replicas` their own inboxes, `launched_at` the launcher's
-    time.monotonic().
+    `home` is the number of this api process, `inboxes` where the replicas send to, one for each api process,
+    `replicas` their own inboxes, `launched_at` the launcher's time.monotonic().
     """
     _allow_connections()
     seconds = {"python": time.monotonic() - launched_at}
@@ -70,7 +72,20 @@ def run(
     if isinstance(message, Died):
         raise EngineDied(message.reason)
     asyncio.run(
-        _answer(pipe, message, config, model, path, tokenizer, template, listener, inbox, replicas, seconds)
+        _answer(
+            pipe,
+            message,
+            config,
+            model,
+            path,
+            tokenizer,
+            template,
+            listener,
+            home,
+            inboxes,
+            replicas,
+            seconds,
+        )
     )
 
 
@@ -91,7 +106,8 @@ async def _answer(
     tokenizer: Tokenizer | None,
     template: ChatTemplate | None,
     listener: socket.socket,
-    inbox: str,
+    home: int,
+    inboxes: list[str],
     replicas: list[str],
     seconds: dict[str, float],
 ) -> None:
@@ -100,7 +116,7 @@ async def _answer(
     died: asyncio.Future[str] = loop.create_future()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_reader(pipe.connection, _hear, pipe, loop, stop, died)
-    pull: AsyncPull[FromReplica] = AsyncPull(inbox, FromReplica)
+    pull: AsyncPull[FromReplica | FromPeer] = AsyncPull(inboxes[home], FromReplica | FromPeer)
     await serve_api(
         config,
         model,
@@ -110,6 +126,7 @@ async def _answer(
         [Push(address) for address in replicas],
         pull,
         path=path,
+        peers=Peers(home, [Push(inbox) for inbox in inboxes]),
         listener=listener,
         on_ready=lambda: pipe.ready(Ready(seconds=seconds)),
         stop=stop,

@@ -7,6 +7,7 @@ Knows when to stop and how: refuse what is new, answer what has begun, within a 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 import socket
@@ -17,23 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from hypercorn.config import Config
-from hypercorn.typing import ASGIFramework
 
 from sgl_runtime import log
 from sgl_runtime.channel import AsyncPull, Push
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig
-from sgl_runtime.engine.client import EngineClient, Receiver, Sender
+from sgl_runtime.engine.client import EngineClient, Observer, Receiver, Sender
+from sgl_runtime.engine.peers import FromPeer, Peers
 from sgl_runtime.engine.prepare import Preparation, tightest
 from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import load_router
 from sgl_runtime.engine.stream import new_detokenizer
 from sgl_runtime.errors import EngineDied, Overloaded, SglError
-from sgl_runtime.http.api import Api
+from sgl_runtime.http.api import Api, name_of
 from sgl_runtime.http.app import build_app
 from sgl_runtime.http.connection import serve
 from sgl_runtime.http.openai.batches.runner import Runner
 from sgl_runtime.http.openai.batches.storage import Storage
+from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity, FromReplica
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
@@ -52,9 +54,10 @@ async def serve_api(
     chat_template: ChatTemplate | None,
     capacities: list[Capacity],
     pushes: list[Push],
-    pull: AsyncPull[FromReplica],
+    pull: AsyncPull[FromReplica | FromPeer],
     *,
     path: Path,
+    peers: Peers | None = None,
     listener: socket.socket,
     on_ready: Callable[[], None],
     stop: asyncio.Event,
@@ -69,12 +72,24 @@ async def serve_api(
     The result of `died` is a sentence: every request in flight fails with it. Raises what breaks the channel
     from the replicas.
     """
-    api = build_api(config, model, tokenizer, chat_template, capacities, pushes, pull, path=path)
+    traces = _traces(config, path)
+    api = build_api(
+        config,
+        model,
+        tokenizer,
+        chat_template,
+        capacities,
+        pushes,
+        pull,
+        path=path,
+        peers=peers,
+        observers=[] if traces is None else [traces],
+    )
     loop = asyncio.get_running_loop()
     closing = asyncio.Event()
     receiving = asyncio.create_task(api.client.run())
     running = asyncio.create_task(Runner(api).run())
-    serving = asyncio.create_task(_serve(api, listener, on_ready, closing))
+    serving = asyncio.create_task(_serve(api, traces, listener, on_ready, closing))
     asked = asyncio.create_task(stop.wait())
     dead = loop.create_future() if died is None else died
     broken = (receiving, serving, dead)
@@ -98,9 +113,19 @@ async def serve_api(
         outcomes = await asyncio.gather(receiving, running, serving, asked, return_exceptions=True)
         await api.storage.close()
         loop.set_exception_handler(None)
+        if traces is not None:
+            traces.close()
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
+
+
+def _traces(config: ServeConfig, path: Path) -> Any:
+    """http.tracing.Traces, or None: what it needs is an extra, and loaded only where it is wanted."""
+    if config.otlp_traces_endpoint is None:
+        return None
+    tracing = importlib.import_module("sgl_runtime.http.tracing")
+    return tracing.otlp_traces(config.otlp_traces_endpoint, name_of(config, path))
 
 
 async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], seconds: float) -> None:
@@ -115,8 +140,10 @@ async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], se
 
 
 async def _write_profile(api: Api, broken: Sequence[asyncio.Future[Any]]) -> None:
-    """What `--profile` has recorded, unless something broke or somebody has asked for it already."""
-    if api.config.profile is None or any(sign.done() for sign in broken):
+    """What `--profile` has recorded, unless something broke or somebody has asked for it already. Of several
+    api processes the first one asks.
+    """
+    if api.config.profile is None or api.client.peers.home or any(sign.done() for sign in broken):
         return
     writing = asyncio.create_task(api.client.profile(api.config.profile))
     done, _ = await asyncio.wait((writing, *broken), return_when=asyncio.FIRST_COMPLETED)
@@ -146,8 +173,11 @@ def build_api(
     answers: Receiver,
     *,
     path: Path,
+    peers: Peers | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Api:
     """Everything the routes need, over any two ends of a channel."""
+    logs = [RequestLog(content=config.log_requests_content)] if config.log_requests else []
     limits = tightest(capacities)
     client = EngineClient(
         replicas,
@@ -157,15 +187,17 @@ def build_api(
         detokenizer=None if tokenizer is None else partial(new_detokenizer, tokenizer, model.eos),
         max_queued=config.max_queued_requests,
         stream_interval=config.stream_interval,
-        log=RequestLog(content=config.log_requests_content) if config.log_requests else None,
+        observers=[*logs, *observers],
+        peers=peers,
     )
-    preparation = Preparation(tokenizer, limits, seeds=random.Random(config.random_seed))
+    home = client.peers.home
+    preparation = Preparation(tokenizer, limits, seeds=_seeds(config.random_seed, home), home=home)
     dialect = None
     if chat_template is not None and tokenizer is not None:
         dialect = load_dialect(
             chat_template, tokenizer, calls=config.tool_call_parser, reasoning=config.reasoning_parser
         )
-    storage = Storage(config.file_storage_path)
+    storage = Storage(config.file_storage_path, alone=config.http_workers == 1)
     return Api(
         config,
         model,
@@ -178,11 +210,17 @@ def build_api(
         chat_template,
         dialect,
         storage,
+        ResponseBook(client.peers),
     )
 
 
+def _seeds(seed: int | None, home: int) -> random.Random:
+    """Of the samples that name none; no two api processes draw the same ones."""
+    return random.Random(seed if seed is None or home == 0 else f"{seed} {home}")
+
+
 async def _serve(
-    api: Api, listener: socket.socket, on_ready: Callable[[], None], closing: asyncio.Event
+    api: Api, traces: Any, listener: socket.socket, on_ready: Callable[[], None], closing: asyncio.Event
 ) -> None:
     config = api.config
     settings = Config()
@@ -196,7 +234,7 @@ async def _serve(
     settings.accesslog.addFilter(_was_meant)
     settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
     _tune(listener, config.send_timeout)
-    app: ASGIFramework = build_app(api)  # type: ignore[assignment]
+    app: Any = build_app(api) if traces is None else traces.around(build_app(api))
     tls = tls_context(config)
     await serve(
         app, settings, listener, tls=tls, patience=config.send_timeout, closing=closing, on_ready=on_ready

@@ -30,6 +30,7 @@ from sgl_runtime.process import ChildPipe
 from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
+from sgl_runtime.replica.outboxes import Outboxes
 from sgl_runtime.replica.watchdog import Watchdog, end
 from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.constraint import Encode, Grammars
@@ -66,14 +67,14 @@ def run(
     rendezvous: str | None,
     leader: str,
     inbox: str,
-    outbox: str,
+    outboxes: list[str],
     launched_at: float,
 ) -> None:
     """Serve as `rank` of the `replica`-th replica until terminated.
 
     `rendezvous` is the address of the ranks' process group (None with one rank), `leader` that of the Fanout,
-    `inbox` and `outbox` those of the channels from and to the api process; `launched_at` is the launcher's
-    time.monotonic() when it started this process.
+    `inbox` that of the channel from the api processes, `outboxes` those to each of them; `launched_at` is the
+    launcher's time.monotonic() when it started this process.
     """
     phases = Phases(launched_at)
     runner, tp = make_runner(config, model, path, phases, replica=replica, rank=rank, rendezvous=rendezvous)
@@ -94,7 +95,7 @@ def run(
         scheduler,
         runner,
         requests,
-        Push(outbox),
+        Push(outboxes[0]) if len(outboxes) == 1 else Outboxes([Push(address) for address in outboxes]),
         replica=replica,
         followers=fanout,
         overlap=overlap,

@@ -174,7 +174,7 @@ class Intake:
             self._counters.admitted += 1
             self._counters.prompt_tokens += len(request.prompt)
             self._counters.cached_tokens += cached
-            self._counters.waits.append(time.monotonic() - request.came_at)
+            self._counters.waits[request.rid] = time.monotonic() - request.came_at
 
 
 def _run(tokens: I32, start: int, node: Node | None) -> tuple[int, int, bytes] | None:

@@ -202,7 +202,7 @@ class Scheduler:
             grammar_seconds=0.0 if grammars is None else grammars.seconds,
         )
 
-    def take_waits(self) -> tuple[float, ...]:
+    def take_waits(self) -> dict[str, float]:
         """Seconds that requests waited before they were first admitted, of those admitted since the last
         call."""
         return self._counters.take_waits()

@@ -17,8 +17,8 @@ class Counters:
     retractions: int = 0
     steps: int = 0
     forced_tokens: int = 0
-    waits: list[float] = field(default_factory=list)  # seconds in the line, of requests not yet reported
+    waits: dict[str, float] = field(default_factory=dict)  # seconds in the line, of those not yet reported
 
-    def take_waits(self) -> tuple[float, ...]:
-        waits, self.waits = self.waits, []
-        return tuple(waits)
+    def take_waits(self) -> dict[str, float]:
+        waits, self.waits = self.waits, {}
+        return waits

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sgl_runtime.errors import ConfigError, StorageFailed
+from sgl_runtime.errors import ConfigError, InvalidRequest, StorageFailed
 from sgl_runtime.http.openai.batches.store import Store
 
 P = ParamSpec("P")
@@ -21,8 +21,11 @@ T = TypeVar("T")
 
 
 class Storage:
-    def __init__(self, folder: str) -> None:
-        """Touches no disk. Raises ConfigError for a folder that is a file."""
+    def __init__(self, folder: str, *, alone: bool = True) -> None:
+        """Touches no disk. Raises ConfigError for a folder that is a file. `alone`: no other api process is;
+        else nothing is kept, for a store has one owner.
+        """
+        self._alone = alone
         self.changed = asyncio.Event()  # a batch has come or is to end
         self._folder = Path(folder)
         self._store: Store | None = None
@@ -33,12 +36,15 @@ class Storage:
     @property
     def used(self) -> bool:
         """Whether anything was ever kept here."""
-        return self._folder.exists()
+        return self._alone and self._folder.exists()
 
     async def do(
         self, method: Callable[Concatenate[Store, P], T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """`method` of the store. Raises what it raises, and StorageFailed where the disk is at fault."""
+        """`method` of the store. Raises what it raises, StorageFailed where the disk is at fault, and
+        InvalidRequest where nothing is kept.
+        """
+        self._check_alone()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread, lambda: self._do(lambda s: method(s, *arguments, **named))
@@ -46,12 +52,17 @@ class Storage:
 
     async def write(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Other work with the disk, on any thread. Raises StorageFailed, too."""
+        self._check_alone()
         return await asyncio.to_thread(self._guarded, lambda: work(*arguments, **named))
 
     async def close(self) -> None:
         """Once what was begun has ended."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
+
+    def _check_alone(self) -> None:
+        if not self._alone:
+            raise InvalidRequest("files and batches are kept by one process: start without --http-workers")
 
     def _do(self, work: Callable[[Store], T]) -> T:
         def opened() -> T:

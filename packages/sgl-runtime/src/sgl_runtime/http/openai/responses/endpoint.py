@@ -56,7 +56,8 @@ async def responses(api: Api, request: Request) -> ASGIApp:
     check(body)
     turns = turns_of(body.input)
     if body.previous_response_id is not None:
-        turns = api.responses.get(body.previous_response_id, "previous_response_id").turns + turns
+        before = await api.responses.get(body.previous_response_id, "previous_response_id")
+        turns = before.turns + turns
     composed = await compose(api, dialogue_of(api, body, turns), _sampling(body), _spell)
     id = f"resp_{uuid4().hex}"
     prepared = await api.preparation.prepare([composed.ask(id, "input")])
@@ -71,14 +72,15 @@ async def responses(api: Api, request: Request) -> ASGIApp:
 @operation(answers=AnsweredResponse, refuses=_UNKNOWN_RESPONSE)
 async def get_response(api: Api, request: Request) -> Response:
     """A response that is kept."""
-    return json_response(api.responses.get(request.path_params["id"], "response_id").response)
+    stored = await api.responses.get(request.path_params["id"], "response_id")
+    return json_response(stored.response)
 
 
 @operation(answers=DeletedResponse, refuses=_UNKNOWN_RESPONSE)
 async def delete_response(api: Api, request: Request) -> Response:
     """Forget a response."""
     id = request.path_params["id"]
-    api.responses.delete(id)
+    await api.responses.delete(id)
     answer: DeletedResponse = {"id": id, "object": "response", "deleted": True}
     return json_response(answer)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from sgl_runtime.engine.peers import Peers
 from sgl_runtime.errors import NotFound
 
 MAX_BYTES = 64 << 20
@@ -36,19 +37,48 @@ class ResponseStore:
         while self._bytes > self._max_bytes:
             self._bytes -= len(self._stored.popitem(last=False)[1])
 
-    def get(self, id: str, param: str) -> StoredResponse:
+    def peek(self, id: str) -> bytes | None:
+        """A StoredResponse as JSON, None if it is not kept."""
+        if id in self._stored:
+            self._stored.move_to_end(id)
+        return self._stored.get(id)
+
+    def drop(self, id: str) -> bool:
+        """Whether it was kept."""
+        data = self._stored.pop(id, b"")
+        self._bytes -= len(data)
+        return bool(data)
+
+
+class ResponseBook:
+    """The stores of all api processes: what one has answered another may be asked for."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+        self._store = ResponseStore()
+        peers.answer("response", lambda id: self._store.peek(id or "") or b"")
+        peers.answer("forget", lambda id: self._store.drop(id or ""))
+
+    def put(self, id: str, stored: StoredResponse) -> None:
+        self._store.put(id, stored)
+
+    async def get(self, id: str, param: str) -> StoredResponse:
         """Raises NotFound naming `param`."""
-        if id not in self._stored:
+        found = self._store.peek(id)
+        if found is None:
+            told = await self._peers.ask("response", id, kind=bytes)
+            found = next(filter(None, told), None)
+        if found is None:
             raise NotFound(
                 f"{param}: no response {id[:100]!r} is kept: it was not stored, was deleted, or is older than"
-                f" the {self._max_bytes >> 20} MiB that are kept while the server runs; send the conversation"
+                f" the {MAX_BYTES >> 20} MiB that are kept while the server runs; send the conversation"
                 f" as input",
                 param=param,
             )
-        self._stored.move_to_end(id)
-        return msgspec.json.decode(self._stored[id], type=StoredResponse)
+        return msgspec.json.decode(found, type=StoredResponse)
 
-    def delete(self, id: str) -> None:
+    async def delete(self, id: str) -> None:
         """Raises NotFound."""
-        self.get(id, "response_id")
-        self._bytes -= len(self._stored.pop(id))
+        await self.get(id, "response_id")
+        if not self._store.drop(id):
+            await self._peers.ask("forget", id, kind=bool)
