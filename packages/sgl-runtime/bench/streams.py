@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a streamed token costs: `uv run --with fastapi --with uvicorn python packages/sgl-runtime/bench/streams.py`.
+"""What a streamed token costs: `uv run --with fastapi --with uvicorn python …/bench/streams.py`.
 
-The api process as it is, and in turns with it, where they are installed, FastAPI on uvicorn writing the same JSON
-for every token. Both are fed by one engine that computes nothing: over the channel of a replica it sends one token
-of every stream per step, at a fixed rate. Reported of the process that answers: CPU time per token and per event,
-its memory, and how long after its step a token is read by the client, which shares the cores.
+The api process as it is, and in turns with it, where they are installed, FastAPI on uvicorn writing the same
+JSON for every token. Both are fed by an engine that computes nothing: over the channel of a replica it sends
+one token of every stream per step, at a fixed rate. Reported of the process that answers: CPU time per token
+and per event, its memory, and how long after its step a token is read by the client, which shares the cores.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import importlib.util
 import json
 import re
@@ -63,8 +64,8 @@ class Run(NamedTuple):
 
 
 def replica(pipe: ChildPipe, *, inbox: str, outbox: str, streams: int, rate: float, times: Path) -> None:
-    """The engine: when `streams` requests are there, a token of each a step, `rate` tokens a second in all; then
-    the times of the steps go to `times`."""
+    """The engine: when `streams` requests are there, a token of each a step, `rate` tokens a second in all;
+    then the times of the steps go to `times`."""
     pull: Pull[ToReplica] = Pull(inbox, ToReplica)
     push = Push(outbox)
     pipe.ready(Ready(Capacity(slots=1 << 22, rows=streams, context_length=8192, vocab_size=49152)))
@@ -89,20 +90,19 @@ def replica(pipe: ChildPipe, *, inbox: str, outbox: str, streams: int, rate: flo
 
 def peer(pipe: ChildPipe, *, inbox: str, replicas: list[str], listener: socket.socket) -> None:
     """FastAPI on uvicorn, as one would write it: a queue for each request, an event for each token."""
-    import uvicorn
-    from fastapi import Body, FastAPI
-    from fastapi.responses import StreamingResponse
-
+    uvicorn = importlib.import_module("uvicorn")  # not of this workspace
+    fastapi = importlib.import_module("fastapi")
+    responses = importlib.import_module("fastapi.responses")
     queues: dict[str, asyncio.Queue[Delta]] = {}
     push = Push(replicas[0])
-    app = FastAPI()
+    app = fastapi.FastAPI()
 
     @app.post("/v1/completions")
-    async def completions(body: dict[str, Any] = Body()) -> StreamingResponse:
+    async def completions(body: dict[str, Any]) -> Any:
         id = uuid4().hex
         queues[id] = asyncio.Queue()
         push.send(Generate(id, body["prompt"], Sampling(max_new_tokens=body["max_tokens"])))
-        return StreamingResponse(events(id), media_type="text/event-stream")
+        return responses.StreamingResponse(events(id), media_type="text/event-stream")
 
     async def events(id: str) -> AsyncIterator[bytes]:
         created = int(time.time())
@@ -169,8 +169,8 @@ class Reader(asyncio.Protocol):
 
 async def measure(port: int, pid: int, times: Path, streams: int, tokens: int) -> Run:
     body = msgspec.json.encode({**BODY, "max_tokens": tokens})
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    request = head % len(body) + body
+    kind = b"Host: x\r\nContent-Type: application/json\r\n"
+    request = b"POST /v1/completions HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
     loop = asyncio.get_running_loop()
     times.unlink(missing_ok=True)
     before = cpu_of(pid)
