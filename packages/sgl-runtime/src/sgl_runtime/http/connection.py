@@ -35,8 +35,8 @@ Protocol: TypeAlias = "Http1 | Http2"
 
 
 class Http1(H11Protocol):
-    """Looks for the preface of HTTP/2 alone, and writes the chunks of a stream itself: a chunk changes nothing
-    of what h11 knows, and there is one for every token.
+    """Looks for the preface of HTTP/2 alone, and writes the chunks of a stream itself: one changes nothing of
+    what h11 knows, and there is one for every token.
 
     A request for a websocket is a request like any other: hypercorn would take the connection for one, and
     hold it for good if its handshake is wrong.
