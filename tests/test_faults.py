@@ -145,6 +145,8 @@ GARBAGE = (
     b"\x00" * 64,
     b"GET / HTTP/9.9\r\n\r\n",
     b"POST /gen",
+    b"GET /generate HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     b"x" * 4096,
 )
 

@@ -63,34 +63,26 @@ def test_scores_and_decisions_are_those_of_transformers(twins: Server, tiny: Pat
     assert decision["index"] == means.index(max(means))
 
 
-def test_ranks_with_uneven_shares_say_what_one_rank_says(tiny: Path) -> None:
-    answers = []
-    for flags in ((), ("--tp", "2")):
-        with running("--model-path", str(tiny), "--dtype", "float32", *flags) as server:
-            answers.append(server.generate(text="Some prompt", sampling_params=GREEDY)["text"])
-    assert answers[0] == answers[1]
+def test_ranks_with_uneven_shares_say_what_one_rank_says(twins: Server, tiny: Path) -> None:
+    with running("--model-path", str(tiny), "--dtype", "float32", "--tp", "2") as server:
+        answer = server.generate(text="Some prompt", sampling_params=GREEDY)["text"]
+    assert answer == twins.generate(text="Some prompt", sampling_params=GREEDY)["text"]
 
 
-def test_dummy_weights_need_the_config_alone(tiny: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny / name, tmp_path)
-    with running("--model-path", str(tmp_path), "--load-format", "dummy") as server:
-        assert server.generate(text="x", sampling_params=GREEDY)["meta_info"]["completion_tokens"] == 12
-
-
-def test_without_a_tokenizer_ids_go_in_and_come_out(tiny: Path, tmp_path: Path) -> None:
-    for name in ("config.json", "generation_config.json", "model.safetensors"):
-        shutil.copy(tiny / name, tmp_path)
-    with running("--model-path", str(tmp_path), "--skip-tokenizer-init") as server:
+def test_ids_go_in_and_come_out_where_there_is_nothing_but_a_config(tiny: Path, tmp_path: Path) -> None:
+    """Dummy weights need no other file, and a server without a tokenizer none of its."""
+    shutil.copy(tiny / "config.json", tmp_path)
+    flags = ("--load-format", "dummy", "--skip-tokenizer-init")
+    with running("--model-path", str(tmp_path), *flags) as server:
         answer = server.generate(input_ids=[5, 6, 7], sampling_params=GREEDY)
         refused = server.http.post("/generate", json={"text": "x"})
     assert len(answer["token_ids"]) == 12
     assert refused.status_code == 400 and "token ids" in refused.text
 
 
-@pytest.mark.parametrize("policy", ["lpm", "random", "fcfs", "dfs-weight", "lof"])
-def test_every_policy_and_mixed_batches_answer_everything(tiny: Path, policy: str) -> None:
-    flags = ("--schedule-policy", policy, "--enable-mixed-chunk", "--chunked-prefill-size", "16")
+def test_another_policy_and_mixed_batches_answer_everything(tiny: Path) -> None:
+    """That every policy does, the scheduler's own tests show."""
+    flags = ("--schedule-policy", "dfs-weight", "--enable-mixed-chunk", "--chunked-prefill-size", "16")
     with running("--model-path", str(tiny), *flags, "--max-total-tokens", "900") as server:
         prompts = [f"{'shared prefix ' * (n % 3)}number {n}" for n in range(24)]
         answers = server.generate(text=prompts, sampling_params=GREEDY)

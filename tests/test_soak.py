@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two thousand mixed requests, some of them bad, some abandoned: afterwards every slot is free."""
+"""Eight hundred mixed requests, some of them bad, some abandoned: afterwards every slot is free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 from live import Server, load_of, running
 
-REQUESTS = 2000
+REQUESTS = 800
 AT_ONCE = 64
 SLOTS = 3000  # few enough that requests are retracted
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import socket
 
 import httpx
 import pytest
@@ -143,3 +145,24 @@ async def test_a_broken_channel_ends_the_process_with_its_cause() -> None:
         async with asyncio.timeout(5):
             with pytest.raises(ValueError, match="Expected `array`"):
                 await server.ending
+
+
+@pytest.mark.parametrize(("version", "chunked"), [("1.1", True), ("1.0", False)])
+async def test_a_stream_is_divided_into_chunks_where_the_client_knows_them(
+    version: str, chunked: bool
+) -> None:
+    """By what the standard library makes of it, and to the end of the connection for those that do not."""
+    body = b'{"text": "hello", "stream": true, "sampling_params": {"temperature": 0}}'
+    head = f"POST /generate HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    def ask(port: int) -> tuple[http.client.HTTPResponse, bytes]:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(head.encode() + body)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            return response, response.read()
+
+    async with listening(Script()) as server:
+        response, data = await asyncio.to_thread(ask, server.port)
+    assert (response.getheader("transfer-encoding") == "chunked") == chunked
+    assert parse_events(data.decode())[-1]["text"] == "HELLO"

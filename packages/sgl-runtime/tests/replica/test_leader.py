@@ -17,7 +17,19 @@ import pytest
 from hash_runner import COMPILER, EOS, VOCABULARY, HashRunner, V, encode_text, generate, regex
 
 from sgl_runtime.cache.radix import RadixCache
-from sgl_runtime.messages import Aborted, Batch, Capacity, Delta, Generate, Masks, Result, Sampling, Step
+from sgl_runtime.messages import (
+    Aborted,
+    Batch,
+    Capacity,
+    Delta,
+    Flush,
+    Flushed,
+    Generate,
+    Masks,
+    Result,
+    Sampling,
+    Step,
+)
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.scheduler.constraint import Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
@@ -158,3 +170,25 @@ def test_the_loop_sleeps_while_there_is_nothing_but_grammars_to_wait_for(
     told, _, inbox = served(requests()[1:2], overlap=False)
     assert told["r1"][-1].finish is not None
     assert inbox.waits and max(inbox.waits) < 0.1
+
+
+def test_the_load_is_told_before_the_flush_that_changed_it() -> None:
+    """Whoever has heard that the cache is empty must not be told after that what it held before."""
+    told: list[Any] = []
+
+    class Told:
+        def send(self, message: Any) -> None:
+            told.append(message)
+
+    scheduler = Scheduler(CAPACITY, RadixCache(), eos=EOS, vocabulary=VOCABULARY)
+    runner, inbox = AsynchronousRunner(scheduler), Inbox(requests()[:1])
+    leader = Leader(scheduler, runner, inbox, Told(), replica=0, followers=None, overlap=False)  # type: ignore[arg-type]
+    leader.step()
+    while not leader.idle:
+        leader.step()
+    assert told[-1].load.slots_cached > 0
+    told.clear()
+    inbox._messages = [Flush("f")]  # type: ignore[list-item]
+    leader.step()
+    before = told[: told.index(Flushed("f", True))]
+    assert [step.load.slots_cached for step in before] == [0]

@@ -19,6 +19,8 @@ from hypercorn.asyncio.task_group import TaskGroup
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Body, Response
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H2ProtocolAssumedError, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
@@ -33,9 +35,24 @@ Protocol: TypeAlias = "Http1 | Http2"
 
 
 class Http1(H11Protocol):
-    """Looks for the preface of HTTP/2 alone. A request for a websocket is a request like any other: hypercorn
-    would take the connection for one, and hold it for good if its handshake is wrong.
+    """Looks for the preface of HTTP/2 alone, and writes the chunks of a stream itself: one changes nothing of
+    what h11 knows, and there is one for every token.
+
+    A request for a websocket is a request like any other: hypercorn would take the connection for one, and
+    hold it for good if its handshake is wrong.
     """
+
+    connection: h11.Connection
+    _chunked = False  # the body under way
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Body) and self._chunked and event.data:
+            await self.send(RawData(b"%x\r\n%b\r\n" % (len(event.data), event.data)))
+            return
+        if isinstance(event, Response):
+            framed = {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in event.headers}
+            self._chunked = not framed and self.connection.their_http_version == b"1.1"
+        await super().stream_send(event)
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -55,20 +55,15 @@ class Limits:
             await _ambiguous(scope)(scope, receive, send)
             return
         body = _Body(receive, self._uploads.get(scope["path"], self._bodies))
-
-        async def patient_send(message: Message) -> None:
-            try:
-                async with asyncio.timeout(self._send_seconds):
-                    await send(message)
-            except TimeoutError:
-                raise _Deaf from None
-
+        patience = _Patience(send, self._send_seconds)
         try:
-            await self._app(scope, body.receive, patient_send)
+            await self._app(scope, body.receive, patience.send)
         except _Deaf:
             _logger.warning(
                 "%s: its client took nothing for %g s and was dropped", scope["path"], self._send_seconds
             )
+        finally:
+            patience.end()
 
 
 def _ambiguous(scope: Scope) -> Response:
@@ -78,6 +73,52 @@ def _ambiguous(scope: Scope) -> Response:
     )
     response.headers["connection"] = "close"
     return response
+
+
+class _Patience:
+    """A request's `send`, given up when a piece is not taken in time.
+
+    Most pieces wait for nothing, and a stream has one for every token: so there is one timer for all of them,
+    which looks when the piece began that is under way.
+    """
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send = send
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._sender: asyncio.Task[Any] | None = None  # while it sends
+        self._since = 0.0
+        self._lost = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, message: Message) -> None:
+        """Raises _Deaf."""
+        self._since = self._loop.time()
+        self._sender = asyncio.current_task()
+        if self._timer is None:
+            self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError:
+            if self._lost and self._sender is not None and self._sender.uncancel() == 0:
+                raise _Deaf from None
+            raise
+        finally:
+            self._sender = None
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        if self._sender is None:
+            self._timer = None  # the next piece winds it again
+        elif now - self._since < self._seconds:
+            self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        else:
+            self._lost = True
+            self._sender.cancel()
 
 
 class _Body:

@@ -7,6 +7,7 @@ Knows how the parts of this side are put together; what they do is theirs. No to
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 import socket
@@ -111,6 +112,7 @@ async def _answer(
     replicas: list[str],
     seconds: dict[str, float],
 ) -> None:
+    gc.freeze()  # a vocabulary is not to be looked through again and again
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     died: asyncio.Future[str] = loop.create_future()

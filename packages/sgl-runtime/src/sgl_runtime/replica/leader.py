@@ -210,7 +210,10 @@ class Leader:
                 case Abort():
                     self._scheduler.abort(message.rid)
                 case Flush():
-                    self._outbox.send(Flushed(message.rid, self._scheduler.flush()))
+                    done = self._scheduler.flush()
+                    # Whoever hears of it asks next what is held: the load comes first.
+                    self._outbox.send(Step([], self._scheduler.load, self._replica))
+                    self._outbox.send(Flushed(message.rid, done))
                 case Profile():
                     self._outbox.send(self._profile(message))
         return bool(messages)
