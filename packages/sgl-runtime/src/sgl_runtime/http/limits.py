@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -57,6 +58,8 @@ class Limits:
         body = _Body(receive, self._uploads.get(scope["path"], self._bodies))
 
         async def patient_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["http_version"] != "2":
+                await body.drain()
             try:
                 async with asyncio.timeout(self._send_seconds):
                     await send(message)
@@ -104,6 +107,14 @@ class _Body:
                 raise HTTPException(413, f"the body has {self._size} bytes, more than {most} ({flag})")
             return message
         return await self._receive()
+
+    async def drain(self) -> None:
+        """Before an answer that did not need the rest of the body, for the same reason; a stream of HTTP/2
+        hears it. What would be refused of the rest changes nothing: the answer stands.
+        """
+        with suppress(HTTPException):
+            while not self._done:
+                await self.receive()
 
     async def _in_time(self) -> Message:
         loop = asyncio.get_running_loop()
