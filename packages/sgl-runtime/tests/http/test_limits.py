@@ -39,6 +39,18 @@ async def test_a_body_that_does_not_arrive_is_408_and_the_connection_ends() -> N
         assert b'"type":"invalid_request_error"' in answer
 
 
+@pytest.mark.parametrize("path", [b"/generate", b"/v1/none"])
+async def test_who_is_refused_before_his_body_has_arrived_hears_it(path: bytes) -> None:
+    body = b"x" * 3_000_000
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    async with listening(Script(), api_key="secret", max_body_size=1000) as server:
+        answer = await raw(server.port, head % (path, len(body)) + body)
+        assert answer.startswith(b"HTTP/1.1 401")
+    async with listening(Script()) as server:
+        answer = await raw(server.port, head % (b"/v1/none", len(body)) + body)
+        assert answer.startswith(b"HTTP/1.1 404")
+
+
 @pytest.mark.parametrize("data", [b"", b"POST /generate HTTP/1.1\r\nHost: x\r\nX-Slow"])
 async def test_headers_that_do_not_arrive_end_the_connection(data: bytes) -> None:
     async with listening(Script(), keep_alive_timeout=0.1) as server:
@@ -132,7 +144,7 @@ async def test_a_piece_that_nobody_takes_cancels_the_work(caplog: pytest.LogCapt
         return {"type": "http.request", "body": b"", "more_body": False}
 
     limited = Limits(app, bodies=Bodies(1, 1, "--max-body-size"), send_seconds=0.05)
-    await limited({"type": "http", "path": "/x", "headers": []}, silent, deaf)
+    await limited({"type": "http", "path": "/x", "http_version": "1.1", "headers": []}, silent, deaf)
     assert undone == ["yes"]
     assert "/x: its client took nothing for 0.05 s and was dropped" in caplog.text
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -56,8 +57,14 @@ class Limits:
             return
         body = _Body(receive, self._uploads.get(scope["path"], self._bodies))
         patience = _Patience(send, self._send_seconds)
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope.get("http_version") != "2":
+                await body.drain()
+            await patience.send(message)
+
         try:
-            await self._app(scope, body.receive, patience.send)
+            await self._app(scope, body.receive, answer)
         except _Deaf:
             _logger.warning(
                 "%s: its client took nothing for %g s and was dropped", scope["path"], self._send_seconds
@@ -145,6 +152,14 @@ class _Body:
                 raise HTTPException(413, f"the body has {self._size} bytes, more than {most} ({flag})")
             return message
         return await self._receive()
+
+    async def drain(self) -> None:
+        """Before an answer that did not need the rest of the body, for the same reason; a stream of HTTP/2
+        hears it. What would be refused of the rest changes nothing: the answer stands.
+        """
+        with suppress(HTTPException):
+            while not self._done:
+                await self.receive()
 
     async def _in_time(self) -> Message:
         loop = asyncio.get_running_loop()
