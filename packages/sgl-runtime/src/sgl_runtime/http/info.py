@@ -46,7 +46,7 @@ class ModelInfo(TypedDict):
 
 class ReplicaInfo(TypedDict):
     in_flight: int  # samples
-    capacity: dict[str, int]
+    capacity: dict[str, int | str]
     load: dict[str, float]
 
 
