@@ -18,10 +18,11 @@ import httpx
 import openai
 import pytest
 from openai.types import Batch
-from scripted import CAPACITY, Script
-from served import Listening, listening
+from scripted import CAPACITY, Script, vector_to
+from served import EMBEDDINGS, Listening, listening
 
 from sgl_runtime.http.openai.batches import runner
+from sgl_runtime.messages import Generate, Sampling
 
 pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"
@@ -130,6 +131,25 @@ async def test_other_endpoints(tmp_path: Path) -> None:
         batch = await client.ended(await client.batch(two, "/v1/responses"))
         results = await client.results(batch.output_file_id)
         assert "HELLO" in results["a"]["response"]["body"]["output"][0]["content"][0]["text"]
+
+
+async def test_embeddings(tmp_path: Path) -> None:
+    url = "/v1/embeddings"
+    asks = {name: {"custom_id": name, "method": "POST", "url": url} for name in ("hello", "world", "bad")}
+    inputs = {"hello": "hello", "world": "world", "bad": ""}
+    lines = [json.dumps({**ask, "body": {"input": inputs[name]}}) for name, ask in asks.items()]
+    content = "\n".join(lines).encode()
+    async with client_of(tmp_path, Script(vector=vector_to), capacity=EMBEDDINGS) as client:
+        batch = await client.ended(await client.batch(content, endpoint=url))
+        results = await client.results(batch.output_file_id)
+        for text in ("hello", "world"):
+            generate = Generate("", list(text.encode()), Sampling())
+            (data,) = results[text]["response"]["body"]["data"]
+            assert data["embedding"] == pytest.approx(vector_to(generate), rel=1e-6)
+        assert (await client.results(batch.error_file_id))["bad"]["response"]["status_code"] == 400
+        batch = await client.ended(await client.batch(line("a")))
+        (refused,) = (await client.results(batch.error_file_id)).values()
+        assert url in refused["response"]["body"]["error"]["message"]
 
 
 async def test_a_bad_line_fails_alone(tmp_path: Path) -> None:
