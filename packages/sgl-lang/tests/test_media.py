@@ -160,3 +160,16 @@ def test_a_backend_that_sees_nothing_is_not_shown_anything(tmp_path):
 
     with pytest.raises(UnsupportedByBackend, match="no videos; show some of its pictures"):
         watch.run(backend=Scripted({}, capabilities=Capabilities(videos=False)))
+
+
+def test_what_is_no_picture_and_no_film():
+    for url, words in (
+        ("data:text/html;base64,AAAA", "holds text/html"),
+        ("data:image/png;base64,", "nothing"),
+    ):
+        with pytest.raises(sgl.ProgramError, match=words):
+            sgl.image(url)
+    for path in (b"film.mp4", 3):
+        with pytest.raises(sgl.ProgramError, match=r"video\(\) takes the path of a file"):
+            sgl.video(path, 1)
+    assert sgl.image("HTTPS://x/y.gif") == sgl.image("HTTPS://x/y.gif") != sgl.image("https://x/z.gif")

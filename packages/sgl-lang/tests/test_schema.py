@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
 import json
+import threading
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -85,10 +87,31 @@ def test_dicts_and_texts_are_taken_as_they_are():
     assert list(json.loads(part.params.json_schema)["properties"]) == ["b", "a"]
 
 
+def test_a_dataclass_of_pydantics_is_described_by_pydantic():
+    @pydantic.dataclasses.dataclass
+    class Born:
+        when: datetime.date
+        weight: float = pydantic.Field(gt=0)
+
+    properties = json.loads(schema_text(Born))["properties"]
+    assert properties["when"]["format"] == "date"
+    assert properties["weight"]["exclusiveMinimum"] == 0
+
+
 def test_what_describes_nothing_is_refused():
     @dataclass
     class Odd:
         when: complex
+
+    @dataclass
+    class Unresolved:
+        what: Nowhere  # noqa: F821
+
+    class Thread(pydantic.BaseModel, arbitrary_types_allowed=True):
+        runs: threading.Thread
+
+    class Number(msgspec.Struct):
+        of: complex
 
     for schema, words in (
         ("{", "no valid JSON"),
@@ -96,6 +119,10 @@ def test_what_describes_nothing_is_refused():
         (5, "must be a dict"),
         (int, "must be a dict"),
         ({"a": object()}, "cannot be written"),
+        ('{"maximum": NaN}', "JSON has no NaN"),
+        (Unresolved, "Unresolved cannot be described: name 'Nowhere' is not defined"),
+        (Thread, "Thread cannot be described"),
+        (Number, "Number cannot be described"),
         (Odd, r"Odd\.when has the type"),
     ):
         with pytest.raises(ProgramError, match=words):

@@ -251,3 +251,12 @@ def test_what_was_sampled_otherwise_is_not_served():
     backend = Reciting(CARD, capabilities=TEXT)
     assert values(program.run(backend=backend)) == [" Ada.", " 1815."]
     assert [params.temperature for params in backend.asked] == [0, 1]
+
+
+def test_an_empty_stop_string_ends_nothing():
+    @function(num_api_spec_tokens=8)
+    def program(s):
+        s += "x" + gen("a", stop="") + gen("b", stop=["", "."])
+
+    state = program.run(backend=Scripted({"a": " Bo", "b": " is. So"}))
+    assert (state["a"], state["b"]) == (" Bo", " is")

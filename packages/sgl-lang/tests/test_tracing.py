@@ -149,3 +149,72 @@ def test_mistakes_are_found_without_a_model():
 
     with pytest.raises(ProgramError, match="cannot be traced"):
         coroutine.trace()
+
+
+def test_what_is_kept_and_returned_is_known_when_it_is_played():
+    @function
+    def program(s, a, b="dflt"):
+        s += f"{a!r}{b}" + gen("v")
+        s["kept"] = [s["v"], {"k": f"<{a}>"}]
+        return (s["v"], [a, f"{s['kept'][1]['k']}"], {"n": 3})
+
+    plain = program.run(7, backend=Scripted(model))
+    traced = program.trace()
+    played = traced.run(7, backend=Scripted(model))
+    assert played.text() == plain.text() == "7dflt<v 5>"
+    assert (played["kept"], played.ret_value) == (plain["kept"], plain.ret_value)
+    assert traced.run(7, "other", backend=Scripted(model)).text().startswith("7other")
+    with pytest.raises(ProgramError, match="missing a required argument: 'a'"):
+        traced.run(backend=Scripted(model))
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        lambda a: gen(f"n{a}"),
+        lambda a: gen("n", max_tokens=a),
+        lambda a: gen("n", stop=f"{a}"),
+        lambda a: gen("n", stop=["x", f"{a}"]),
+        lambda a: gen("n", regex=f"({a})+"),
+        lambda a: select("n", [f"{a}", "b"]),
+        lambda a: select("n", [a, "b"]),
+        lambda a: sgl.image(a),
+        lambda a: " ".join([a, "b"]),
+    ],
+)
+def test_what_is_asked_of_the_model_must_be_known(expression):
+    @function
+    def program(s, a):
+        s += f"Constant. {a}"
+        s += "Known. " + expression(a)
+
+    with pytest.raises((ProgramError, TypeError)):
+        program.trace()
+    assert program.prefix(Scripted({})) == "Constant. "
+
+
+@pytest.mark.parametrize("look", ["usage", "error", "text_iter", "text_async_iter"])
+def test_what_only_a_run_knows_is_refused(look):
+    @function
+    def program(s, a):
+        s += "Constant. "
+        getattr(s, look)()
+
+    with pytest.raises(ProgramError, match=rf"{look}\(\) is not known"):
+        program.trace()
+    assert program.prefix(Scripted({})) == "Constant. "
+
+
+def test_a_fork_or_a_scope_that_depends_on_the_unknown():
+    @function
+    def forked(s, a):
+        s.fork(a)
+
+    @function
+    def scoped(s, a):
+        with s.var_scope(f"{a}"):
+            s += "x"
+
+    for program in (forked, scoped):
+        with pytest.raises(ProgramError, match=r"an argument of (fork|var_scope)\(\) is not known"):
+            program.trace()

@@ -167,6 +167,13 @@ class Executor:
             items = self._variables.items()
             return {name: variable for name, variable in items if self._inherited.get(name) is not variable}
 
+    def returned(self) -> Any:
+        """What the body returned, of a run that has ended. Raises what it raised."""
+        if self.run.returned.exception() is not None:
+            assert self.failure is not None, "what a body raises is its state's failure"
+            self.failure.throw()
+        return self.run.returned.result()
+
     @property
     def idle(self) -> bool:
         """Everything that was submitted is done."""

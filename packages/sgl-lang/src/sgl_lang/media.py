@@ -74,7 +74,7 @@ def image_of(source: object) -> Image:
         return source
     if isinstance(source, str) and source.startswith("data:"):
         return _from_data_url(source)
-    if isinstance(source, str) and source.startswith(_URL):
+    if isinstance(source, str) and source.lower().startswith(_URL):
         return Image(url=source, mime=mimetypes.guess_type(source.split("?")[0])[0] or "image/jpeg")
     if isinstance(source, bytes | bytearray):
         return Image(data=bytes(source), mime=_sniff(bytes(source)))
@@ -93,6 +93,8 @@ def image_of(source: object) -> Image:
 
 def video_of(path: str | os.PathLike[str], num_frames: int) -> Video:
     """A video from a file. Raises ProgramError if it cannot be read or `num_frames` is not at least 1."""
+    if not isinstance(path, str | os.PathLike):
+        raise ProgramError(f"video() takes the path of a file, not {type(path).__name__}")
     if type(num_frames) is not int or num_frames < 1:
         raise ProgramError(f"video(): num_frames must be an int of at least 1, not {num_frames!r}")
     return Video(_read(path, "video"), num_frames, mimetypes.guess_type(os.fspath(path))[0] or "video/mp4")
@@ -125,4 +127,7 @@ def _from_data_url(url: str) -> Image:
         data = base64.b64decode(body, validate=True)
     except ValueError:
         raise ProgramError("image(): the data URL is no valid base64") from None
-    return Image(data=data, mime=head.removeprefix("data:").removesuffix(";base64") or _sniff(data))
+    mime = head.removeprefix("data:").removesuffix(";base64") or _sniff(data)
+    if not data or not mime.startswith("image/"):
+        raise ProgramError(f"image(): the data URL holds {mime if data else 'nothing'}, which is no image")
+    return Image(data=data, mime=mime)

@@ -237,12 +237,15 @@ class Program:
         the program depends on what is not known, and for coroutines.
         """
         recording = self._traced(known, partial=False)
-        program = Program(_player(recording), {}, self.num_api_spec_tokens)
+        program = Program(_player(recording, self._signature), {}, self.num_api_spec_tokens)
         program.recording = recording
         return program
 
     def prefix(self, backend: Backend | None = None, **known: Any) -> str:
-        """What the text of every run begins with, as far as it does not depend on unknown arguments."""
+        """What the text of every run begins with, as far as it does not depend on unknown arguments.
+
+        A course that depends on `is` or `isinstance` is not seen: what is unknown has no value and no type.
+        """
         chosen = default_backend() if backend is None else backend
         return self._traced(known, partial=True).prefix(chosen.chat_template)
 
@@ -311,16 +314,16 @@ class Program:
             raise ProgramError(f"{self.name}(): {error}") from None
 
 
-def _player(recording: Trace) -> Callable[..., Any]:
-    """The function whose body is a trace."""
+def _player(recording: Trace, traced: inspect.Signature) -> Callable[..., Any]:
+    """The function whose body is a trace of one with the signature `traced`."""
 
     def play(*args: Any, **kwargs: Any) -> Any:
-        arguments = signature.bind(*args, **kwargs).arguments
-        return recording.play(**arguments)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return recording.play(**bound.arguments)
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     names = ("s", *recording.arguments)
-    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    signature = inspect.Signature([traced.parameters[name] for name in names])
     play.__signature__ = signature  # type: ignore[attr-defined]
     play.__name__ = play.__qualname__ = recording.name
     return play

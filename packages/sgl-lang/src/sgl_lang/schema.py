@@ -13,8 +13,9 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, NoReturn
 
 from sgl_lang.errors import ProgramError
 
@@ -38,28 +39,43 @@ def schema_text(schema: object) -> str:
         return _checked(schema)
     if isinstance(schema, Mapping):
         return _dumped(schema)
-    if isinstance(schema, type):
-        if callable(describe := getattr(schema, "model_json_schema", None)):  # a pydantic model
-            return _dumped(describe())
-        msgspec = sys.modules.get("msgspec")
-        if msgspec is not None and issubclass(schema, msgspec.Struct):
-            return _dumped(msgspec.json.schema(schema))
-        if dataclasses.is_dataclass(schema):
-            return _dumped(_Described().root(schema))
+    if isinstance(schema, type) and (describe := _description(schema)) is not None:
+        try:
+            described = describe()
+        except ProgramError:
+            raise
+        except Exception as error:  # pydantic, msgspec and typing have each their own
+            raise ProgramError(f"json_schema: {schema.__name__} cannot be described: {error}") from error
+        return _dumped(described)
     raise ProgramError(
         "json_schema must be a dict, JSON text, or a class (a pydantic model, a dataclass or a msgspec"
         f" Struct), not {schema!r}"
     )
 
 
+def _description(schema: type) -> Callable[[], Any] | None:
+    """What describes a class, if anything does."""
+    if callable(describe := getattr(schema, "model_json_schema", None)):  # a pydantic model
+        return describe  # type: ignore[no-any-return]
+    if (msgspec := sys.modules.get("msgspec")) is not None and issubclass(schema, msgspec.Struct):
+        return partial(msgspec.json.schema, schema)
+    if (pydantic := sys.modules.get("pydantic")) is not None and hasattr(schema, "__pydantic_validator__"):
+        return pydantic.TypeAdapter(schema).json_schema  # type: ignore[no-any-return]  # its dataclasses
+    return partial(_Described().root, schema) if dataclasses.is_dataclass(schema) else None
+
+
 def _checked(text: str) -> str:
     try:
-        parsed = json.loads(text)
+        parsed = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
         raise ProgramError(f"json_schema is no valid JSON: {error}") from None
     if not isinstance(parsed, dict):
         raise ProgramError(f"json_schema must be a JSON object, not {text[:50]}")
     return text
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _dumped(schema: Any) -> str:

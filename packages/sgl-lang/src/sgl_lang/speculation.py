@@ -51,7 +51,7 @@ def text_alone(params: SamplingParams) -> bool:
 
 def can_speculate(params: SamplingParams) -> bool:
     """Whether a longer text tells how this generation ends."""
-    return bool(params.stop) and text_alone(params)
+    return any(params.stop or ()) and text_alone(params)
 
 
 def sampled_alike(params: SamplingParams) -> SamplingParams:
@@ -66,7 +66,7 @@ def ahead(params: SamplingParams, tokens: int, stop: tuple[str, ...]) -> Samplin
 
 def first_stop(text: str, stop: Sequence[str]) -> int | None:
     """Where the first of the stop strings begins in `text`."""
-    found = [at for at in map(text.find, stop) if at >= 0]
+    found = [at for each in stop if each and (at := text.find(each)) >= 0]
     return min(found) if found else None
 
 

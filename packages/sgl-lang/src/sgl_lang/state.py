@@ -58,11 +58,7 @@ class State(Writing):
         if self._inside:
             raise ProgramError("a program returns a value when it ends, so it cannot read it itself")
         self.sync()
-        returned = self._executor.run.returned
-        if returned.exception() is not None:
-            assert self._executor.failure is not None, "what a body raises is its state's failure"
-            self._executor.failure.throw()
-        return returned.result()
+        return self._executor.returned()
 
     # -- forks
 

@@ -36,10 +36,9 @@ class Playing:
         """The value itself, once it is known."""
         if isinstance(value, Traced):
             return value._value(self)
-        if isinstance(value, str | Expr):
-            expr = self.expr(expression(value))
-            return "".join(part.text for part in expr.parts if isinstance(part, Text))
-        return value
+        if isinstance(value, Expr):
+            return "".join(part.text for part in self.expr(value).parts if isinstance(part, Text))
+        return within(value, self.resolve)
 
     def expr(self, expr: Expr) -> Expr:
         """The expression with all that was unknown in its place."""
@@ -47,6 +46,15 @@ class Playing:
 
     def _part(self, part: Part) -> Part:
         return Text(str(self.resolve(part.value))) if isinstance(part, Unknown) else part
+
+
+def within(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A list, tuple or dict with what it holds changed; anything else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(change, value))
+    if type(value) is dict:
+        return {key: change(each) for key, each in value.items()}
+    return value
 
 
 class Traced:
@@ -72,20 +80,21 @@ class Traced:
     def __format__(self, spec: str) -> str:
         if not spec:
             return str(self)
-        formatted = Traced(
-            self._known, f"{self._name}:{spec}", lambda playing: format(playing.resolve(self), spec)
-        )
-        return str(formatted)
+        return self._text(f"{self._name}:{spec}", lambda value: format(value, spec))
 
     def __str__(self) -> str:
         """Its mark, by which it is found again in a text: a number between characters that no text has."""
         return f"\ufdd0{self._number}\ufdd1"
 
     def __repr__(self) -> str:
-        return f"<{self._name}>"
+        """The mark of its repr, for f"{value!r}"; what people read is `told`."""
+        return self._text(f"repr of {self._name}", repr)
+
+    def _text(self, name: str, of: Callable[[Any], str]) -> str:
+        return str(Traced(self._known, name, lambda playing: of(playing.resolve(self))))
 
     def __getitem__(self, key: Any) -> Traced:
-        name = f"{self._name}[{key!r}]"
+        name = f"{self._name}[{told(key)}]"
         return Traced(self._known, name, lambda playing: playing.resolve(self)[playing.resolve(key)])
 
     def _look(self, *_: Any) -> NoReturn:
@@ -102,6 +111,18 @@ class Traced:
         if name.startswith("__"):
             raise AttributeError(name)
         self._look()
+
+
+def told(value: Any) -> str:
+    """A value for people to read."""
+    match value:
+        case Traced():
+            return f"<{value._name}>"
+        case Unknown(traced):
+            return told(traced)
+        case Expr(parts):
+            return " + ".join(map(told, parts))
+    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +236,11 @@ class Trace:
         for act in self.acts:
             match act:
                 case Append(state, expr):
-                    lines.append(f"  s{state} += {' + '.join(map(repr, expr.parts))}")
+                    lines.append(f"  s{state} += {told(expr)}")
                 case Look(state, label):
                     lines.append(f"  s{state}: {label}")
                 case Assign(state, name, value):
-                    lines.append(f"  s{state}[{name!r}] = {value!r}")
+                    lines.append(f"  s{state}[{name!r}] = {told(value)}")
                 case Fork(state, size, first):
                     lines.append(f"  s{first}..s{first + size - 1} = s{state}.fork({size})")
                 case Join(state, members, mode):

@@ -7,17 +7,19 @@ What it finds is a `traced.Trace`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sgl_lang.errors import ProgramError
 from sgl_lang.forks import Forks
-from sgl_lang.ir import Expr, Part, Role, ScopeBegin, Text, Unknown, expression, role_after
+from sgl_lang.ir import Expr, Gen, Part, Role, ScopeBegin, ScopeEnd, Select, Text, Unknown, role_after
 from sgl_lang.state import State
-from sgl_lang.traced import Act, Append, Assign, Fork, Join, Look, Trace, Traced, Unknowable
+from sgl_lang.traced import Act, Append, Assign, Fork, Join, Look, Trace, Traced, Unknowable, within
+from sgl_lang.usage import Usage
 from sgl_lang.variable import Variable
 
 _MARK = re.compile("\ufdd0(\\d+)\ufdd1")  # how a traced value looks inside a str
+_NOT_NOW = "{} is not known while a program is traced; run it instead"
 
 
 class _Tracer:
@@ -29,19 +31,21 @@ class _Tracer:
         self.looks = 0
         self.values: list[Traced] = []
 
-    def split(self, expr: Expr) -> Expr:
-        """The expression, with the traced values that were formatted into its texts as parts of their own."""
+    def split(self, text: str) -> list[Part]:
+        """The text, with the traced values that were formatted into it as parts of their own."""
         parts: list[Part] = []
-        for part in expr.parts:
-            if not isinstance(part, Text):
-                parts.append(part)
-                continue
-            for place, piece in enumerate(_MARK.split(part.text)):
-                if place % 2:
-                    parts.append(Unknown(self.values[int(piece)]))
-                elif piece:
-                    parts.append(Text(piece))
-        return Expr(tuple(parts))
+        for place, piece in enumerate(_MARK.split(text)):
+            if place % 2:
+                parts.append(Unknown(self.values[int(piece)]))
+            elif piece:
+                parts.append(Text(piece))
+        return parts
+
+    def value(self, value: Any) -> Any:
+        """A value that is kept: a str with traced values in it as an expression."""
+        if isinstance(value, str):
+            return Expr(tuple(self.split(value))) if _MARK.search(value) else value
+        return within(value, self.value)
 
 
 class _Recorder:
@@ -59,12 +63,16 @@ class _Recorder:
             name = getattr(part, "name", None)
             if name is not None and not isinstance(part, ScopeBegin):
                 self.names_known.add(name)
-        self.tracer.acts.append(Append(self.number, self.tracer.split(expr)))
+        parts: list[Part] = []
+        try:
+            for part in expr.parts:
+                parts += self.tracer.split(part.text) if isinstance(part, Text) else [_known(part)]
+        finally:  # what comes before a part that is not known is
+            self.tracer.acts.append(Append(self.number, Expr(tuple(parts))))
 
     def set(self, name: str, value: Any) -> None:
         self.names_known.add(name)
-        split = self.tracer.split(expression(value)) if isinstance(value, str) else value
-        self.tracer.acts.append(Assign(self.number, name, split))
+        self.tracer.acts.append(Assign(self.number, name, self.tracer.value(value)))
 
     def find(self, name: str) -> Variable | None:
         return Variable() if name in self.names_known else None
@@ -106,6 +114,7 @@ class TracedState(State):
         return Traced(tracer.values, label, lambda playing: playing.seen[place])
 
     def fork(self, size: int = 1) -> Forks[Any]:
+        _check("fork", size)
         if type(size) is not int or size < 1:
             raise ProgramError(f"fork() takes the number of states, an int of at least 1, not {size!r}")
         mine, tracer = self._recorder, self._recorder.tracer
@@ -126,7 +135,16 @@ class TracedState(State):
         """Nothing to wait for."""
 
     def error(self) -> Exception | None:
-        raise Unknowable("error() is not known while a program is traced")
+        raise Unknowable(_NOT_NOW.format("error()"))
+
+    def usage(self) -> Usage:
+        raise Unknowable(_NOT_NOW.format("usage()"))
+
+    def text_iter(self, var_name: str | None = None) -> Iterator[str]:
+        raise Unknowable(_NOT_NOW.format("text_iter()"))
+
+    def text_async_iter(self, *_: Any, **__: Any) -> Any:
+        raise Unknowable(_NOT_NOW.format("text_async_iter()"))
 
 
 def trace(
@@ -149,6 +167,34 @@ def trace(
         if not partial:
             raise
         whole = False
-    if isinstance(result, str):
-        result = tracer.split(expression(result))
-    return Trace(name, unknown, tuple(tracer.acts), result, whole)
+    except (ProgramError, TypeError):
+        # Python's own functions refuse what stands in for a value, and so do ours. If the mistake is the
+        # program's, a run will tell.
+        if not tracer.values or not partial:
+            raise
+        whole = False
+    return Trace(name, unknown, tuple(tracer.acts), tracer.value(result), whole)
+
+
+def _known(part: Part) -> Part:
+    """A part that is no text. Raises Unknowable if something in it is not known."""
+    match part:
+        case Gen(name, params):
+            _check("gen", (name, *params.said().items()))
+        case Select(name, choices):
+            _check("select", (name, choices))
+        case ScopeBegin(name) | ScopeEnd(name):
+            _check("var_scope", name)
+    return part
+
+
+def _check(what: str, value: Any) -> None:
+    """Raises Unknowable if a traced value is in `value`."""
+    if isinstance(value, Traced) or (isinstance(value, str) and _MARK.search(value)):
+        raise Unknowable(
+            f"an argument of {what}() is not known while the program is traced; give it to trace(), or run"
+            " the program instead"
+        )
+    if isinstance(value, tuple):
+        for each in value:
+            _check(what, each)

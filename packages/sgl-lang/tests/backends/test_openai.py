@@ -194,6 +194,19 @@ def test_refusals_and_empty_answers(openai):
         }
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"index": 7, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"},
+        {"index": 0, "message": {"role": "assistant", "content": [{"text": "x"}]}, "finish_reason": "stop"},
+    ],
+)
+def test_an_answer_of_another_kind(openai, choice):
+    openai.faults.append(Fault(200, raw=json.dumps({"id": "1", "choices": [choice]}).encode()))
+    with make(openai) as backend, pytest.raises(BackendError, match=r"format|sample number 7"):
+        backend.generate(PROMPT, SamplingParams())
+
+
 def test_an_empty_account_is_not_asked_again(openai):
     body = {"error": {"message": "You exceeded your quota", "type": "x", "code": "insufficient_quota"}}
     openai.faults += [Fault(429, raw=json.dumps(body).encode())] * 3

@@ -198,6 +198,16 @@ def test_an_answer_that_is_none(vendor):
         impatient.generate(PROMPT, SamplingParams())
 
 
+@pytest.mark.parametrize("body", ["{}", "[]", "null"])
+def test_json_that_is_no_answer(vendor, body):
+    vendor.wire.faults += [Fault(200, raw=body.encode())] * 2
+    with vendor.make(max_retries=0) as impatient:
+        with pytest.raises(BackendError):
+            impatient.generate(PROMPT, SamplingParams())
+        with pytest.raises(BackendError):
+            list(impatient.stream(PROMPT, SamplingParams()))
+
+
 def test_an_abort_frees_caller_and_connection(vendor, backend):
     for streaming in (False, True):
         vendor.wire.faults.append(Fault(wait=True))

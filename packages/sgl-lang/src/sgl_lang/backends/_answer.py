@@ -64,26 +64,31 @@ class Answer:
 
     def say(self, text: str, sample: int = 0) -> None:
         """More text of a sample."""
-        its = self._samples[sample]
+        its = self._its(sample)
         if its.cut.matched is None:
             its.raw += text
             its.cut.shown(its.text)
 
     def refuse(self, words: str, sample: int = 0) -> None:
         """More of the words with which the model refuses."""
-        self._samples[sample].refusal += words
+        self._its(sample).refusal += words
 
     def end(self, reason: str, sample: int = 0, **more: Any) -> None:
         """A sample is over: "stop", "length", or a reason of the vendor's own."""
-        self._samples[sample].reason = {"type": reason, **more}
+        self._its(sample).reason = {"type": reason, **more}
 
     def log(self, name: str, entries: Sequence[Any], sample: int = 0) -> None:
         """More log-probabilities of a sample, under a name of meta_info."""
-        self._samples[sample].logprobs.setdefault(name, []).extend(entries)
+        self._its(sample).logprobs.setdefault(name, []).extend(entries)
 
     def count(self, **counts: int | None) -> None:
         """What is known of the call's tokens by now; None is not."""
         self.counts.update({name: count for name, count in counts.items() if count is not None})
+
+    def _its(self, sample: int) -> _Sample:
+        if not 0 <= sample < len(self._samples):
+            raise Lost(f"answers with sample number {sample} where {len(self._samples)} were asked for")
+        return self._samples[sample]
 
     @property
     def cut(self) -> bool:

@@ -32,7 +32,10 @@ def read(response: Any, answer: Answer) -> None:
     for choice in choices:
         index = choice.index or 0
         said = getattr(choice, "delta", None) or getattr(choice, "message", None)
-        answer.say((choice.text if said is None else said.content) or "", index)
+        text = getattr(choice, "text", None) if said is None else said.content
+        if not isinstance(text, str | None):
+            raise Lost(f"does not answer in OpenAI's format: {text!r:.200}")
+        answer.say(text or "", index)
         answer.refuse(getattr(said, "refusal", None) or "", index)
         if (logprobs := getattr(choice, "logprobs", None)) is not None:
             _read_logprobs(logprobs, answer, index)

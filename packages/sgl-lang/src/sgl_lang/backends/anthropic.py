@@ -132,14 +132,14 @@ class Anthropic(Vendor):
 
     async def _whole(self, ask: Ask, answer: Answer) -> None:
         message = await self._client.messages.create(**ask.fields)
-        if not isinstance(message, anthropic.types.Message):
+        if not isinstance(message, anthropic.types.Message) or message.content is None:
             raise Lost(f"does not answer in Anthropic's format: {message!r:.200}")
         for block in message.content:
             if block.type == "text":
                 answer.say(block.text)
         _end(message, answer)
         _count_prompt(message.usage, answer)
-        answer.count(completion_tokens=message.usage.output_tokens)
+        answer.count(completion_tokens=getattr(message.usage, "output_tokens", None))
 
     async def _pieces(self, ask: Ask, answer: Answer) -> AsyncGenerator[None, None]:
         stream = await self._client.messages.create(**ask.fields, stream=True)
