@@ -10,7 +10,7 @@ static int add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type) {
 
 static int module_exec(PyObject *module) {
     Types *types = PyModule_GetState(module);
-    if (add_type(module, &tree_spec, &types->tree) < 0 || add_type(module, &rows_spec, &types->rows) < 0 ||
+    if (add_type(module, &tree_spec, &types->tree) < 0 ||
         add_type(module, &continuations_spec, &types->continuations) < 0 ||
         add_type(module, &states_spec, &types->states) < 0)
         return -1;
@@ -20,7 +20,6 @@ static int module_exec(PyObject *module) {
 static int module_traverse(PyObject *module, visitproc visit, void *arg) {
     Types *types = PyModule_GetState(module);
     Py_VISIT(types->tree);
-    Py_VISIT(types->rows);
     Py_VISIT(types->continuations);
     Py_VISIT(types->states);
     return 0;
@@ -29,7 +28,6 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg) {
 static int module_clear(PyObject *module) {
     Types *types = PyModule_GetState(module);
     Py_CLEAR(types->tree);
-    Py_CLEAR(types->rows);
     Py_CLEAR(types->continuations);
     Py_CLEAR(types->states);
     return 0;

@@ -4,11 +4,11 @@
 //     numbers.c        lists and sets of numbers, and sequences of them that are kept once
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
-//     walk.c           `Tree` and `Rows`, the twin of `walk.Walk` and `walk.Rows`
+//     walk.c           `Tree`, the twin of `walk.Walk`
 //
 // What the twin cannot tell it asks of Python, by functions that were given when a thing was made. The GIL is held
 // throughout, and `Grammar` holds its lock. Whatever calls Python may be called back: what is kept by number may
-// grow across it, and is looked up again; rows that are being walked refuse it.
+// grow across it, and is looked up again.
 
 #ifndef SGL_CONSTRAIN_NATIVE_H
 #define SGL_CONSTRAIN_NATIVE_H
@@ -90,20 +90,35 @@ typedef struct {
 
 typedef struct States States;
 
-// The state after a byte, and the other bytes that lead there for the same reason; -1 with an exception.
-int32_t step_alike(States *self, int32_t state, int byte, Bytes *alike);
-void begin_call(States *self);
-int is_state(const States *self, int32_t state);
+typedef struct Part Part;
+typedef struct Taken Taken;
+
+// Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state.
+typedef struct {
+    Bytes begins;
+    int32_t count;
+    int16_t part_of[256];  // -1: DEAD
+    Part *parts;
+    Taken *taken;
+} Plan;
+
+// What is known of a state. Both stay where they are as long as there are states.
+typedef struct {
+    Plan *plan;  // NULL: not asked for yet
+    int32_t *targets;  // by part; -1: not made yet
+} Opened;
+
+int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
+int open_state(States *self, int32_t state, Opened *opened);
+int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
 
 // -- the types --------------------------------------------------------------------------------------------------
 
 typedef struct {
-    PyTypeObject *tree, *rows, *continuations, *states;
+    PyTypeObject *tree, *continuations, *states;
 } Types;
 
-extern PyType_Spec tree_spec, rows_spec, continuations_spec, states_spec;
-
-int checked_state(PyObject *number, int32_t *state);
+extern PyType_Spec tree_spec, continuations_spec, states_spec;
 
 static inline int has_bit(const uint8_t *bits, int32_t i) { return bits[i >> 3] >> (i & 7) & 1; }
 

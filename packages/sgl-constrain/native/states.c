@@ -26,29 +26,15 @@ typedef struct {
     int32_t count;
 } Edges;
 
-typedef struct {
+struct Taken {
     int32_t place;  // of the item, among those with a head
     uint64_t code;
-} Taken;
+};
 
-typedef struct {
+struct Part {
     Bytes bytes;
     int32_t first, count;  // in `taken`
-} Part;
-
-typedef struct {
-    Bytes begins;
-    int32_t count;
-    int16_t part_of[256];  // -1: DEAD
-    Part *parts;
-    Taken *taken;
-} Plan;
-
-typedef struct {
-    Plan *plan;  // NULL: not asked for yet
-    int32_t *targets;
-    PyObject *moves;  // NULL: not asked for yet; holds numbers only
-} Opened;
+};
 
 typedef struct {
     int32_t least, most;  // most: -1 without an end
@@ -74,6 +60,7 @@ struct States {
     PyObject *ask[QUESTIONS];
     Pool items;  // by state
     Opened *opened;
+    PyObject **moves;  // NULL: not asked for yet; they hold numbers only
     Pool heads;  // of states without products, and the plan of each
     Plan **plans;
     Pool taken;  // edges taken, with the continuations after them; and the state after each
@@ -83,7 +70,7 @@ struct States {
     Pool skeletons;
     Shape *shapes;            // by continuation
     Repetition *repetitions;  // by expression
-    Py_ssize_t opened_count, plan_count, target_count, edge_count, shape_count, repetition_count;
+    Py_ssize_t opened_count, move_count, plan_count, target_count, edge_count, shape_count, repetition_count;
     Py_ssize_t held, most_states, most_held;
     unsigned added;
 };
@@ -318,7 +305,7 @@ static int has_product(const Sequence *items) {
     return items->count && items->values[items->count - 1] >> 32 >= PRODUCTS;
 }
 
-static int open_state(States *self, int32_t state) {
+static int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
     int32_t first = items.count && items.values[0] == ACCEPT, count = state == DONE ? 0 : items.count - first;
@@ -341,7 +328,7 @@ static int open_state(States *self, int32_t state) {
         return failed ? -1 : 0;
     }
     for (int32_t i = 0; i < plan->count; i++) targets[i] = UNMADE;
-    self->opened[state] = (Opened){plan, targets, NULL};
+    self->opened[state] = (Opened){plan, targets};
     return 0;
 }
 
@@ -547,9 +534,11 @@ static int32_t number(States *self, Numbers *items) {
     if (state < 0) {
         Opened *more = grown(self->opened, &self->opened_count, self->items.count + 1, sizeof(Opened), 0);
         if (more != NULL) self->opened = more;
+        PyObject **moves = grown(self->moves, &self->move_count, self->items.count + 1, sizeof(PyObject *), 0);
+        if (moves != NULL) self->moves = moves;
         if (self->items.count >= MOST_STATES) {
             PyErr_SetString(PyExc_OverflowError, "there are too many states");
-        } else if (more != NULL && PyList_Append(self->list, tuple) == 0) {
+        } else if (more != NULL && moves != NULL && PyList_Append(self->list, tuple) == 0) {
             state = pool_add(&self->items, items->values, items->count);
             if (state >= 0) {
                 self->held += items->count;
@@ -612,7 +601,7 @@ static int remember(States *self, const Numbers *taken, int32_t target) {
 }
 
 // The state after a byte in a part of a state's plan; -1 with an exception.
-static int32_t take(States *self, int32_t state, int32_t part) {
+int32_t make_target(States *self, int32_t state, int32_t part) {
     const Plan *plan = self->opened[state].plan;
     int32_t target = self->opened[state].targets[part];
     if (target != UNMADE) return target;
@@ -637,37 +626,33 @@ done:
     return target;
 }
 
-void begin_call(States *self) { self->added = 0; }
-
-int is_state(const States *self, int32_t state) { return state >= 0 && state < self->items.count; }
-
-int32_t step_alike(States *self, int32_t state, int byte, Bytes *alike) {
-    if (open_state(self, state) < 0) return -1;
-    const Plan *plan = self->opened[state].plan;
-    int32_t part = plan->part_of[byte];
-    if (part < 0) {
-        for (int w = 0; w < 4; w++) alike->words[w] = ~plan->begins.words[w];
-        return DEAD;
-    }
-    *alike = plan->parts[part].bytes;
-    return take(self, state, part);
+int open_state(States *self, int32_t state, Opened *opened) {
+    if (know_plan(self, state) < 0) return -1;
+    *opened = self->opened[state];
+    return 0;
 }
 
 // -- what Python may ask ----------------------------------------------------------------------------------------
 
-static int opened_state(States *self, PyObject *argument, int32_t *state) {
-    begin_call(self);
-    if (checked_state(argument, state) < 0) return -1;
-    if (!is_state(self, *state)) {
-        PyErr_Format(PyExc_ValueError, "%d is no state", (int)*state);
+int given_state(States *self, PyObject *given, int32_t *state) {
+    self->added = 0;
+    long value = PyLong_AsLong(given);
+    if (value == -1 && PyErr_Occurred()) return -1;
+    if (value < 0 || value >= self->items.count) {
+        PyErr_Format(PyExc_ValueError, "%ld is no state", value);
         return -1;
     }
-    return open_state(self, *state);
+    *state = (int32_t)value;
+    return 0;
+}
+
+static int opened_state(States *self, PyObject *given, int32_t *state) {
+    return given_state(self, given, state) < 0 ? -1 : know_plan(self, *state);
 }
 
 static PyObject *states_number(PyObject *object, PyObject *given) {
     Numbers items = {0};
-    begin_call((States *)object);
+    ((States *)object)->added = 0;
     int32_t state = push_all(&items, given) < 0 ? -1 : number((States *)object, &items);
     free(items.values);
     return state < 0 ? NULL : PyLong_FromLong(state);
@@ -682,7 +667,7 @@ static PyObject *states_step(PyObject *object, PyObject *const *args, Py_ssize_t
     if (byte < 0 || byte > 255) return PyErr_Format(PyExc_ValueError, "%ld is no byte", byte);
     if (opened_state(self, args[0], &state) < 0) return NULL;
     int32_t part = self->opened[state].plan->part_of[byte];
-    int32_t target = part < 0 ? DEAD : take(self, state, part);
+    int32_t target = part < 0 ? DEAD : make_target(self, state, part);
     return target < 0 ? NULL : PyLong_FromLong(target);
 }
 
@@ -702,7 +687,7 @@ static PyObject *moves_among(States *self, int32_t state, const Bytes *among) {
         Bytes set = plan->parts[part].bytes;
         for (int w = 0; w < 4; w++) set.words[w] &= among->words[w];
         if (first_in(&set, 0) == 256) continue;
-        int32_t target = take(self, state, part), place = 0;
+        int32_t target = make_target(self, state, part), place = 0;
         if (target < 0) return NULL;
         if (target == DEAD) continue;
         while (place < count && targets[place] != target) place++;
@@ -726,13 +711,13 @@ static PyObject *states_moves(PyObject *object, PyObject *argument) {
     static const Bytes all = {{~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0, ~(uint64_t)0}};
     int32_t state;
     if (opened_state(self, argument, &state) < 0) return NULL;
-    if (self->opened[state].moves == NULL) {
+    if (self->moves[state] == NULL) {
         PyObject *moves = moves_among(self, state, &all);
         if (moves == NULL) return NULL;
-        if (self->opened[state].moves == NULL) self->opened[state].moves = moves;
+        if (self->moves[state] == NULL) self->moves[state] = moves;
         else Py_DECREF(moves);
     }
-    return Py_NewRef(self->opened[state].moves);
+    return Py_NewRef(self->moves[state]);
 }
 
 static PyObject *states_moves_on(PyObject *object, PyObject *const *args, Py_ssize_t count) {
@@ -774,8 +759,9 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     self->most_states = most_states;
     self->most_held = most_held;
     self->opened = grown(NULL, &self->opened_count, 2, sizeof(Opened), 0);
+    self->moves = grown(NULL, &self->move_count, 2, sizeof(PyObject *), 0);
     int64_t no_item = -1;  // so that DONE is not found by its items
-    if (self->opened == NULL || pool_add(&self->items, NULL, 0) < 0 || pool_add(&self->items, &no_item, 1) < 0) {
+    if (self->opened == NULL || self->moves == NULL || pool_add(&self->items, NULL, 0) < 0 || pool_add(&self->items, &no_item, 1) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -802,12 +788,13 @@ static void states_dealloc(PyObject *object) {
     for (Py_ssize_t i = 0; i < self->items.count; i++) {
         if (has_product(&self->items.all[i])) plan_free(self->opened[i].plan);
         free(self->opened[i].targets);
-        Py_XDECREF(self->opened[i].moves);
+        Py_XDECREF(self->moves[i]);
     }
     for (Py_ssize_t i = 0; i < self->heads.count; i++) plan_free(self->plans[i]);
     for (Py_ssize_t i = 0; i < self->known.count; i++) free(self->edges[i].all);
     for (Py_ssize_t i = 0; i < self->shape_count; i++) free(self->shapes[i].counts);
     free(self->opened);
+    free(self->moves);
     free(self->plans);
     free(self->targets);
     free(self->edges);

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tree is a copy of a trie's nodes, checked once: they come in level order, so that the children of node i begin
-// where those of node i - 1 end, and a node's children come after it; they are kept depth first. Rows are the
-// transitions known so far; one that is not known is asked of `States`, or of any `step(state, byte)`, which tells of
-// all bytes that lead to the same state for the same reason. What a state is they do not know.
+// where those of node i - 1 end, and a node's children come after it; they are kept depth first. What a state is a
+// tree does not know: it asks `States` for what is after it.
 
 #include "native.h"
-
-#define UNKNOWN (-1)
 
 typedef struct {
     int32_t token;  // or -1
@@ -15,23 +12,24 @@ typedef struct {
     uint8_t byte;
 } Node;
 
+// What a subtree consists of.
+typedef struct {
+    uint64_t ascii[2];  // the bytes below 0x80 in it
+    int32_t height;     // in levels, when all its bytes are such; 0: they are not
+    int32_t tokens;     // before it in `ordered`
+} Below;
+
 typedef struct {
     PyObject_HEAD
     Node *nodes;     // depth first: a walk goes through memory once, forwards
     int32_t *place;  // in `nodes`, of each node by its number in level order
+    int32_t *number;  // the other way round
     int32_t *pairs;  // alias, aliased, alias, ...
     int32_t count, roots, depth, size;
     Py_ssize_t aliases;
+    Below *below;      // by place, with one for the end; NULL until runs are asked for
+    int32_t *ordered;  // the tokens of the nodes, depth first
 } Tree;
-
-typedef struct {
-    PyObject_HEAD
-    PyObject *step;
-    States *states;  // the same as `step`, or NULL
-    int32_t **rows;  // by state; NULL: nothing known
-    Py_ssize_t capacity, filled;
-    int busy;
-} Rows;
 
 // -- arguments ------------------------------------------------------------------------------------------------
 
@@ -90,6 +88,7 @@ static int tree_fill(Tree *tree, const int32_t *byte, const int32_t *children, c
         }
         for (int32_t i = 0; i < tree->count; i++) {
             Node *node = &tree->nodes[tree->place[i]];
+            tree->number[tree->place[i]] = i;
             node->token = token[i];
             node->size = size[i];
             node->byte = (uint8_t)byte[i];
@@ -145,8 +144,9 @@ static PyObject *tree_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     tree->aliases = aliases;
     tree->nodes = malloc(((size_t)count + 1) * sizeof(Node));
     tree->place = malloc(((size_t)count + 1) * sizeof(int32_t));
+    tree->number = malloc(((size_t)count + 1) * sizeof(int32_t));
     tree->pairs = malloc(((size_t)aliases + 1) * 2 * sizeof(int32_t));
-    if (tree->nodes == NULL || tree->place == NULL || tree->pairs == NULL) PyErr_NoMemory();
+    if (tree->nodes == NULL || tree->place == NULL || tree->number == NULL || tree->pairs == NULL) PyErr_NoMemory();
     if (PyErr_Occurred() || tree_fill(tree, views[0].buf, views[1].buf, views[2].buf) < 0 ||
         tree_pair(tree, views[3].buf, views[4].buf) < 0) {
         Py_DECREF(tree);
@@ -161,110 +161,43 @@ static void tree_dealloc(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     free(((Tree *)self)->nodes);
     free(((Tree *)self)->place);
+    free(((Tree *)self)->number);
     free(((Tree *)self)->pairs);
+    free(((Tree *)self)->below);
+    free(((Tree *)self)->ordered);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
     Py_DECREF(type);
 }
 
-// -- Rows -----------------------------------------------------------------------------------------------------
+// -- walks ------------------------------------------------------------------------------------------------------
 
-static void rows_drop(Rows *rows) {
-    for (Py_ssize_t i = 0; i < rows->capacity; i++) free(rows->rows[i]);
-    free(rows->rows);
-    rows->rows = NULL;
-    rows->capacity = rows->filled = 0;
-}
-
-// The row of a state, made if need be; NULL with an exception. It stays where it is until `clear`.
-static int32_t *rows_of(Rows *rows, int32_t state) {
-    if (state >= rows->capacity) {
-        Py_ssize_t capacity = rows->capacity ? rows->capacity : 64;
-        while (capacity <= state) capacity *= 2;
-        int32_t **grown = realloc(rows->rows, (size_t)capacity * sizeof(int32_t *));
-        if (grown == NULL) return (int32_t *)PyErr_NoMemory();
-        memset(grown + rows->capacity, 0, (size_t)(capacity - rows->capacity) * sizeof(int32_t *));
-        rows->rows = grown;
-        rows->capacity = capacity;
-    }
-    if (rows->rows[state] == NULL) {
-        int32_t *row = malloc(256 * sizeof(int32_t));
-        if (row == NULL) return (int32_t *)PyErr_NoMemory();
-        for (int i = 0; i < 256; i++) row[i] = UNKNOWN;
-        rows->rows[state] = row;
-        rows->filled++;
-    }
-    return rows->rows[state];
-}
-
-int checked_state(PyObject *number, int32_t *state) {
-    long value = PyLong_AsLong(number);
-    if (value == -1 && PyErr_Occurred()) return -1;
-    if (value < 0 || value >= MOST_STATES) {
-        PyErr_Format(PyExc_ValueError, "%ld is no state", value);
-        return -1;
-    }
-    *state = (int32_t)value;
-    return 0;
-}
-
-// Ask for the target of a byte, and write it for every byte that is said to be alike.
-static int ask(Rows *rows, int32_t state, int byte, int32_t *row) {
-    if (rows->states != NULL) {
-        Bytes same;
-        int32_t next = step_alike(rows->states, state, byte, &same);
-        for (int b = 0; next >= 0 && b < 256; b++)
-            if (same.words[b >> 6] >> (b & 63) & 1) row[b] = next;
-        return next < 0 ? -1 : 0;
-    }
-    PyObject *answer = PyObject_CallFunction(rows->step, "ii", (int)state, byte);
-    if (answer == NULL) return -1;
-    int32_t target;
-    char *alike;
-    Py_ssize_t length;
-    int failed = -1;
-    if (!PyTuple_Check(answer) || PyTuple_Size(answer) != 2) {
-        PyErr_SetString(PyExc_TypeError, "step must return a pair");
-    } else if (checked_state(PyTuple_GetItem(answer, 0), &target) == 0 &&
-               PyBytes_AsStringAndSize(PyTuple_GetItem(answer, 1), &alike, &length) == 0) {
-        if (length != 32) {
-            PyErr_SetString(PyExc_ValueError, "step must return 32 bytes");
-        } else {
-            for (int b = 0; b < 256; b++)
-                if (has_bit((const uint8_t *)alike, b)) row[b] = target;
-            row[byte] = target;
-            failed = 0;
-        }
-    }
-    Py_DECREF(answer);
-    return failed;
-}
-
-// Where a walk is: the states in which the nodes above were reached, from `from` levels down. `row` is that of
-// `state`, or NULL until it is needed.
+// Where a walk is: the states in which the nodes above were reached, from `from` levels down; each is opened when a
+// node below it is met.
 typedef struct {
-    int32_t *row;
+    Opened opened;
     int32_t state;
 } Level;
 
 // Set the bits of the tokens that can be reached among the nodes `place`..`end`, whole subtrees next to each other
 // whose parent was reached in `state`. `levels` has room for every level.
-static int descend(Rows *rows, const Tree *tree, Level *levels, int32_t state, int32_t place, int32_t end,
+static int descend(States *states, const Tree *tree, Level *levels, int32_t state, int32_t place, int32_t end,
                    uint8_t *bits) {
     if (place >= end) return 0;
     int32_t top = tree->nodes[place].depth;
-    levels[0] = (Level){NULL, state};
+    levels[0] = (Level){{NULL, NULL}, state};
     while (place < end) {
         const Node *node = &tree->nodes[place];
         Level *level = &levels[node->depth - top];
-        if (level->row == NULL && (level->row = rows_of(rows, level->state)) == NULL) return -1;
-        if (level->row[node->byte] == UNKNOWN && ask(rows, level->state, node->byte, level->row) < 0) return -1;
-        int32_t target = level->row[node->byte];
+        if (level->opened.plan == NULL && open_state(states, level->state, &level->opened) < 0) return -1;
+        int16_t part = level->opened.plan->part_of[node->byte];
+        int32_t target = part < 0 ? 0 : level->opened.targets[part];
+        if (target < 0 && (target = make_target(states, level->state, part)) < 0) return -1;
         if (target == 0) {
             place += node->size;
             continue;
         }
         if (node->token >= 0) set_bit(bits, node->token);
-        if (node->size > 1) level[1] = (Level){NULL, target};
+        if (node->size > 1) level[1] = (Level){{NULL, NULL}, target};
         place++;
     }
     return 0;
@@ -276,56 +209,46 @@ static void copy_aliases(const Tree *tree, uint8_t *bits) {
 }
 
 typedef struct {
-    Tree *tree;
+    States *states;
     Level *levels;
     Py_buffer out;
 } Work;
 
-static int begin(Rows *rows, PyTypeObject *type, PyObject *tree, int32_t state, PyObject *out, Work *work) {
-    if (!PyObject_TypeCheck(tree, ((Types *)PyType_GetModuleState(type))->tree)) {
-        PyErr_SetString(PyExc_TypeError, "tree must be a Tree");
+static int begin(const Tree *tree, PyTypeObject *type, PyObject *states, PyObject *number, PyObject *out,
+                 int32_t *state, Work *work) {
+    if (!PyObject_TypeCheck(states, ((Types *)PyType_GetModuleState(type))->states)) {
+        PyErr_SetString(PyExc_TypeError, "states must be States");
         return -1;
     }
-    if (rows->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "step came back to the rows that asked it");
-        return -1;
-    }
-    if (rows->states != NULL && !is_state(rows->states, state)) {
-        PyErr_Format(PyExc_ValueError, "%d is no state", (int)state);
-        return -1;
-    }
-    work->tree = (Tree *)tree;
-    if (writable_bits(out, &work->out, work->tree->size) < 0) return -1;
-    work->levels = malloc(((size_t)work->tree->depth + 1) * sizeof(Level));
+    work->states = (States *)states;
+    if (given_state(work->states, number, state) < 0 || writable_bits(out, &work->out, tree->size) < 0) return -1;
+    work->levels = malloc(((size_t)tree->depth + 1) * sizeof(Level));
     if (work->levels == NULL) {
         PyBuffer_Release(&work->out);
         PyErr_NoMemory();
         return -1;
     }
-    rows->busy = 1;
-    if (rows->states != NULL) begin_call(rows->states);
     return 0;
 }
 
-static void end(Rows *rows, Work *work, int failed) {
-    if (!failed) copy_aliases(work->tree, work->out.buf);
-    rows->busy = 0;
+static void end(const Tree *tree, Work *work, int failed) {
+    if (!failed) copy_aliases(tree, work->out.buf);
     free(work->levels);
     PyBuffer_Release(&work->out);
 }
 
-static PyObject *rows_walk(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
+static PyObject *tree_walk(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                            PyObject *names) {
-    Rows *rows = (Rows *)self;
+    const Tree *tree = (Tree *)self;
     int32_t state;
     Work work;
     if (count != 3 || (names != NULL && PyTuple_Size(names) > 0)) {
-        PyErr_SetString(PyExc_TypeError, "walk(tree, state, out) takes 3 arguments");
+        PyErr_SetString(PyExc_TypeError, "walk(states, state, out) takes 3 arguments");
         return NULL;
     }
-    if (checked_state(args[1], &state) < 0 || begin(rows, type, args[0], state, args[2], &work) < 0) return NULL;
-    int failed = descend(rows, work.tree, work.levels, state, 0, work.tree->count, work.out.buf) < 0;
-    end(rows, &work, failed);
+    if (begin(tree, type, args[0], args[1], args[2], &state, &work) < 0) return NULL;
+    int failed = descend(work.states, tree, work.levels, state, 0, tree->count, work.out.buf) < 0;
+    end(tree, &work, failed);
     if (failed) return NULL;
     Py_RETURN_NONE;
 }
@@ -342,34 +265,34 @@ static int check_exits(const Py_buffer *views, int32_t count) {
 }
 
 // What is below those nodes that are left to after least..most characters, other than `skip`.
-static int walk_exits(Rows *rows, const Work *work, const Py_buffer *views, int32_t least, int32_t most, int32_t skip,
-                      int32_t state) {
+static int walk_exits(const Tree *tree, const Work *work, const Py_buffer *views, int32_t least, int32_t most,
+                      int32_t skip, int32_t state) {
     const int32_t *nodes = views[0].buf, *lengths = views[1].buf, *starts = views[2].buf;
-    const Tree *tree = work->tree;
-    int32_t *row = rows_of(rows, state);
-    if (row == NULL) return -1;
-    for (int byte = 0; byte < 256; byte++)
+    Opened opened;
+    if (open_state(work->states, state, &opened) < 0) return -1;
+    for (int byte = 0; byte < 256; byte++) {
+        if (opened.plan->part_of[byte] < 0) continue;
         for (int32_t i = starts[byte]; i < starts[byte + 1]; i++) {
             if (lengths[i] < least || lengths[i] > most || nodes[i] == skip) continue;
-            if (row[byte] == UNKNOWN && ask(rows, state, byte, row) < 0) return -1;
-            if (row[byte] == 0) break;  // so it is with all of them
             int32_t place = tree->place[nodes[i]];  // the node takes its own byte from `state`
-            if (descend(rows, tree, work->levels, state, place, place + tree->nodes[place].size, work->out.buf) < 0)
-                return -1;
+            int32_t after = place + tree->nodes[place].size;
+            if (descend(work->states, tree, work->levels, state, place, after, work->out.buf) < 0) return -1;
         }
+    }
     return 0;
 }
 
-static PyObject *rows_walk_after(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
+static PyObject *tree_walk_after(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                                  PyObject *names) {
     static const char *buffers[] = {"nodes", "lengths", "starts"};
-    Rows *rows = (Rows *)self;
+    const Tree *tree = (Tree *)self;
     Work work;
     Py_buffer views[3];
+    int32_t state;
     int held = 0, failed = 1;
     if (count != 9 || (names != NULL && PyTuple_Size(names) > 0)) {
         PyErr_SetString(PyExc_TypeError,
-                        "walk_after(tree, nodes, lengths, starts, least, most, skip, state, out) takes 9 arguments");
+                        "walk_after(states, nodes, lengths, starts, least, most, skip, state, out) takes 9 arguments");
         return NULL;
     }
     long bounds[3];  // least, most, skip
@@ -378,93 +301,167 @@ static PyObject *rows_walk_after(PyObject *self, PyTypeObject *type, PyObject *c
         if (bounds[i] == -1 && PyErr_Occurred()) return NULL;
         bounds[i] = bounds[i] < -1 ? -1 : bounds[i] > INT32_MAX ? INT32_MAX : bounds[i];
     }
-    int32_t state;
-    if (checked_state(args[7], &state) < 0) return NULL;
     while (held < 3 && int32s(args[1 + held], &views[held], buffers[held]) == 0) held++;
-    if (held == 3 && begin(rows, type, args[0], state, args[8], &work) == 0) {
-        failed = check_exits(views, work.tree->count) < 0 ||
-                 walk_exits(rows, &work, views, (int32_t)bounds[0], (int32_t)bounds[1], (int32_t)bounds[2], state) < 0;
-        end(rows, &work, failed);
+    if (held == 3 && begin(tree, type, args[0], args[7], args[8], &state, &work) == 0) {
+        failed = check_exits(views, tree->count) < 0 ||
+                 walk_exits(tree, &work, views, (int32_t)bounds[0], (int32_t)bounds[1], (int32_t)bounds[2], state) < 0;
+        end(tree, &work, failed);
     }
     while (held > 0) PyBuffer_Release(&views[--held]);
     if (failed) return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *rows_clear_all(PyObject *self, PyObject *ignored) {
-    (void)ignored;
-    if (((Rows *)self)->busy) {
-        PyErr_SetString(PyExc_RuntimeError, "rows cannot be cleared during a walk");
-        return NULL;
+// -- runs of a class --------------------------------------------------------------------------------------------
+
+#define LEFT 0     // states of a class, as `runs` has them: left it,
+#define BETWEEN 1  // and between two of its characters
+
+typedef struct {
+    int32_t characters;
+    uint16_t state;
+} Within;
+
+typedef struct {
+    Py_ssize_t inside;
+    int32_t longest;
+    Numbers left;  // characters << 32 | node
+} Found;
+
+static int know_below(Tree *tree) {
+    if (tree->below != NULL) return 0;
+    Below *below = calloc((size_t)tree->count + 1, sizeof(Below));
+    int32_t *ordered = malloc(((size_t)tree->count + 1) * sizeof(int32_t)), tokens = 0;
+    if (below == NULL || ordered == NULL) {
+        free(below);
+        free(ordered);
+        PyErr_NoMemory();
+        return -1;
     }
-    rows_drop((Rows *)self);
-    Py_RETURN_NONE;
-}
-
-static Py_ssize_t rows_length(PyObject *self) { return ((Rows *)self)->filled; }
-
-static PyObject *rows_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *step;
-    static char *names[] = {"step", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Rows", names, &step)) return NULL;
-    Types *types = PyType_GetModuleState(type);
-    if (types == NULL) return NULL;
-    int direct = PyObject_TypeCheck(step, types->states);
-    if (!direct && !PyCallable_Check(step)) {
-        PyErr_SetString(PyExc_TypeError, "step must be States or callable");
-        return NULL;
+    for (int32_t place = 0; place <= tree->count; place++) {
+        below[place].tokens = tokens;
+        if (place < tree->count && tree->nodes[place].token >= 0) ordered[tokens++] = tree->nodes[place].token;
     }
-    Rows *rows = (Rows *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
-    if (rows == NULL) return NULL;
-    rows->step = Py_NewRef(step);
-    rows->states = direct ? (States *)step : NULL;
-    return (PyObject *)rows;
-}
-
-static int rows_traverse(PyObject *self, visitproc visit, void *arg) {
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((Rows *)self)->step);
+    for (int32_t place = tree->count - 1; place >= 0; place--) {
+        const Node *node = &tree->nodes[place];
+        Below *here = &below[place];
+        int ascii = node->byte < 0x80, height = 0;
+        if (ascii) here->ascii[node->byte >> 6] |= (uint64_t)1 << (node->byte & 63);
+        for (int32_t child = place + 1; ascii && child < place + node->size; child += tree->nodes[child].size) {
+            ascii = below[child].height > 0;
+            for (int w = 0; w < 2; w++) here->ascii[w] |= below[child].ascii[w];
+            if (below[child].height > height) height = below[child].height;
+        }
+        here->height = ascii ? height + 1 : 0;
+    }
+    tree->below = below;
+    tree->ordered = ordered;
     return 0;
 }
 
-static int rows_forget(PyObject *self) {
-    ((Rows *)self)->states = NULL;
-    Py_CLEAR(((Rows *)self)->step);
+// Mark the tokens inside a class, and find where the others leave it. `levels` has room for every level and one more.
+static int find_runs(const Tree *tree, const uint16_t *table, Within *levels, uint8_t *tokens, Found *found) {
+    Within above = {0, BETWEEN};
+    uint64_t foreign[2] = {0, 0};  // ASCII that does not belong to the class
+    for (int b = 0; b < 128; b++)
+        if (table[BETWEEN << 8 | b] != BETWEEN) foreign[b >> 6] |= (uint64_t)1 << (b & 63);
+    levels[0] = above;
+    for (int32_t place = 0, depth = 0; place < tree->count;) {
+        const Node *node = &tree->nodes[place];
+        if (node->depth != depth) above = levels[depth = node->depth];
+        const Below *below = &tree->below[place];
+        if (above.state == BETWEEN && below->height && !(below->ascii[0] & foreign[0]) &&
+            !(below->ascii[1] & foreign[1])) {  // all of it is inside; its deepest nodes end tokens
+            for (int32_t i = below->tokens; i < below[node->size].tokens; i++) tokens[tree->ordered[i]] = 1;
+            if (above.characters + below->height > found->longest) found->longest = above.characters + below->height;
+            found->inside += node->size;
+            place += node->size;
+            continue;
+        }
+        uint16_t state = table[above.state << 8 | node->byte];
+        if (state == LEFT) {
+            if (above.state == BETWEEN &&
+                push(&found->left, (int64_t)above.characters << 32 | tree->number[place]) < 0)
+                return -1;
+            place += node->size;
+            continue;
+        }
+        int32_t characters = above.characters + ((node->byte & 0xC0) != 0x80);
+        found->inside++;
+        if (node->token >= 0) {
+            tokens[node->token] = 1;
+            if (characters > found->longest) found->longest = characters;
+        }
+        if (node->size > 1) levels[node->depth + 1] = (Within){characters, state};
+        place++;
+    }
+    for (Py_ssize_t i = 0; i < tree->aliases; i++) tokens[tree->pairs[2 * i]] |= tokens[tree->pairs[2 * i + 1]];
     return 0;
 }
 
-static void rows_dealloc(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    rows_forget(self);
-    rows_drop((Rows *)self);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(self);
-    Py_DECREF(type);
+static PyObject *halves_of(const Numbers *numbers, int shift) {
+    int32_t *halves = malloc(((size_t)numbers->count + 1) * sizeof(int32_t));
+    if (halves == NULL) return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < numbers->count; i++) halves[i] = (int32_t)(numbers->values[i] >> shift);
+    PyObject *bytes = PyBytes_FromStringAndSize((char *)halves, numbers->count * (Py_ssize_t)sizeof(int32_t));
+    free(halves);
+    return bytes;
 }
 
+static int check_table(const Py_buffer *view) {
+    Py_ssize_t states = view->len / 512;
+    int right = view->itemsize == 2 && view->format != NULL && strcmp(view->format, "H") == 0 &&
+                view->len % 512 == 0 && states >= 2;
+    for (Py_ssize_t i = 0; right && i < view->len / 2; i++) right = ((const uint16_t *)view->buf)[i] < states;
+    if (!right) PyErr_SetString(PyExc_ValueError, "table must have a row of 256 uint16 for each state");
+    return right ? 0 : -1;
+}
+
+static PyObject *tree_runs(PyObject *self, PyObject *args) {
+    Tree *tree = (Tree *)self;
+    PyObject *objects[2], *answer = NULL;
+    Py_buffer table, tokens;
+    if (!PyArg_ParseTuple(args, "OO:runs", &objects[0], &objects[1])) return NULL;
+    if (PyObject_GetBuffer(objects[0], &table, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0) return NULL;
+    if (PyObject_GetBuffer(objects[1], &tokens, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) {
+        PyBuffer_Release(&table);
+        return NULL;
+    }
+    Found found = {0};
+    Within *levels = malloc(((size_t)tree->depth + 2) * sizeof(Within));
+    if (levels == NULL) {
+        PyErr_NoMemory();
+    } else if (tokens.len < tree->size) {
+        PyErr_Format(PyExc_ValueError, "tokens must have room for %d", (int)tree->size);
+    } else if (check_table(&table) == 0 && know_below(tree) == 0 && find_runs(tree, table.buf, levels, tokens.buf, &found) == 0) {
+        PyObject *nodes = halves_of(&found.left, 0), *lengths = nodes == NULL ? NULL : halves_of(&found.left, 32);
+        if (lengths != NULL) answer = Py_BuildValue("niOO", found.inside, (int)found.longest, nodes, lengths);
+        Py_XDECREF(nodes);
+        Py_XDECREF(lengths);
+    }
+    free(levels);
+    free(found.left.values);
+    PyBuffer_Release(&table);
+    PyBuffer_Release(&tokens);
+    return answer;
+}
+
+static PyMethodDef tree_methods[] = {
+    {"runs", tree_runs, METH_VARARGS,
+     "runs(table, tokens): mark the tokens inside a class; how many nodes are, the most characters of a token, and the "
+     "nodes at which the class is left, with the characters before each, as int32."},
+    {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "walk(states, state, out): set the bits of the tokens that may come next."},
+    {"walk_after", (PyCFunction)(void (*)(void))tree_walk_after, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
+     "walk_after(states, nodes, lengths, starts, least, most, skip, state, out): the same for what is below the nodes, "
+     "by byte, that are left to in `state` after least..most characters."},
+    {NULL, NULL, 0, NULL},
+};
 static PyType_Slot tree_slots[] = {
     {Py_tp_doc, "Tree(byte, children, token, alias, aliased, roots, size): a trie's nodes in level order."},
     {Py_tp_new, tree_new},
     {Py_tp_dealloc, tree_dealloc},
+    {Py_tp_methods, tree_methods},
     {0, NULL},
 };
 PyType_Spec tree_spec = {"sgl_constrain._native.Tree", sizeof(Tree), 0, Py_TPFLAGS_DEFAULT, tree_slots};
-
-static PyMethodDef rows_methods[] = {
-    {"walk", (PyCFunction)(void (*)(void))rows_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "walk(tree, state, out): set the bits of the tokens that may come next."},
-    {"walk_after", (PyCFunction)(void (*)(void))rows_walk_after, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "walk_after(tree, nodes, lengths, starts, least, most, skip, state, out): the same for what is below the nodes, "
-     "by byte, that are left to in `state` after least..most characters."},
-    {"clear", rows_clear_all, METH_NOARGS, "Forget all transitions."},
-    {NULL, NULL, 0, NULL},
-};
-static PyType_Slot rows_slots[] = {
-    {Py_tp_doc, "Rows(step): transitions, asked of step(state, byte) -> (state, set of bytes as 32 bytes) when first needed; "
-               "len: states with any."},
-    {Py_tp_new, rows_new},         {Py_tp_dealloc, rows_dealloc}, {Py_tp_traverse, rows_traverse},
-    {Py_tp_clear, rows_forget},    {Py_tp_methods, rows_methods}, {Py_mp_length, rows_length},
-    {0, NULL},
-};
-PyType_Spec rows_spec = {"sgl_constrain._native.Rows", sizeof(Rows), 0,
-                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, rows_slots};

@@ -93,10 +93,6 @@ def test_limits_hold_in_the_twin(
         assert np.array_equal(*masks)
 
 
-def alike(target: int, *values: int) -> tuple[int, bytes]:
-    return target, sum(1 << value for value in values).to_bytes(32, "little")
-
-
 def exits(*given: tuple[int, int, int]) -> tuple[Any, Any, Any]:
     """(byte, node, length) each, as a walk from where tokens leave a class takes them."""
     ordered = sorted(given)
@@ -111,25 +107,31 @@ def tree(module: ModuleType) -> Any:
     )
 
 
+def walking(module: ModuleType) -> tuple[Any, Any, int]:
+    """States that read a, ab and aca with the tree's bytes, and the state before."""
+    host = Host(module, {2: (WORDS, -1, 97, 3), 3: (OPTIONS, EMPTY, 4, 5), 4: (WORD, 98, EMPTY)} | {
+        5: (WORD, 99, 6, 97, EMPTY), EMPTY: (OPTIONS, EMPTY),
+    })  # fmt: skip
+    host.answers["edges"] = lambda head: packed([Edge(1 << head, 0, True)])
+    rest = host.continuations.then(3, 0)
+    return host, host.states, int(host.states.number([97 << 32 | rest]))
+
+
 def test_a_walk_sets_the_bits_of_what_can_be_reached(native_module: ModuleType) -> None:
-    asked: list[tuple[int, int]] = []
-
-    def step(state: int, byte: int) -> tuple[int, bytes]:
-        asked.append((state, byte))
-        return alike(state + 1, 97, 98) if byte < 99 else alike(0, 99)
-
-    rows = native_module.Rows(step)
+    host, states, start = walking(native_module)
     out = np.zeros(4, dtype=np.uint8)
     for _ in range(2):
-        rows.walk(tree(native_module), 7, out)
-    assert out.tolist() == [0b100011, 0, 0, 0]
-    assert asked == [(7, 97), (8, 98), (8, 99)], "asked once for all bytes that are alike"
-    assert len(rows) == 2
-    rows.clear()
-    assert len(rows) == 0
+        tree(native_module).walk(states, start, out)
+    assert out.tolist() == [0b100111, 0, 0, 0]
+    assert [a for a in host.asked if a[0] == "edges"] == [("edges", n) for n in (97, 98, 99)], "asked once"
+    out[:] = 0
+    tree(native_module).walk(states, states.step(start, 97), out)
+    assert out.tolist() == [0, 0, 0, 0], "the tree begins with a"
+    after = states.step(start, 97)
     for skip, expected in ((-1, 0b100110), (1, 0b100)):
         out[:] = 0
-        rows.walk_after(tree(native_module), *exits((98, 1, 5), (97, 3, 2), (97, 0, 9)), 2, 5, skip, 3, out)
+        given = exits((98, 1, 5), (97, 3, 2), (97, 0, 9), (99, 2, 3))
+        tree(native_module).walk_after(states, *given, 2, 5, skip, after, out)
         assert out.tolist() == [expected, 0, 0, 0]
 
 
@@ -183,43 +185,28 @@ def test_a_trie_is_copied_when_it_is_checked(native_module: ModuleType) -> None:
     )
     children[:] = 200
     out = np.zeros(2, dtype=np.uint8)
-    native_module.Rows(lambda state, byte: alike(1, byte)).walk(copied, 1, out)
+    _, states, start = walking(native_module)
+    copied.walk(states, start, out)
     assert out.tolist() == [0b111, 0]
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        None, 5, (), (1,), (1, b""), (1, b"x" * 31), (1, "x" * 32), ("1", b"x" * 32), (-1, b"x" * 32),
-        (1 << 24, b"x" * 32), (1 << 70, b"x" * 32), (1.5, b"x" * 32), [1, b"x" * 32],
-    ],
-)  # fmt: skip
-def test_a_wrong_answer_ends_the_walk(native_module: ModuleType, answer: object) -> None:
-    answers = [answer]
-    rows = native_module.Rows(lambda state, byte: answers.pop() if answers else alike(1, byte))
-    out = np.zeros(2, dtype=np.uint8)
-    with pytest.raises((TypeError, ValueError, OverflowError)):
-        rows.walk(tree(native_module), 1, out)
-    rows.walk(tree(native_module), 1, out)  # and the rows can still be used
-    assert out.tolist() == [0b100111, 0]
-
-
 def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> None:
-    rows = native_module.Rows(lambda state, byte: alike(1, byte))
+    _, states, start = walking(native_module)
     out = np.zeros(2, dtype=np.uint8)
     frozen = np.zeros(2, dtype=np.uint8)
     frozen.flags.writeable = False
     trie = tree(native_module)
     for arguments in (
-        (), (trie, 1), (trie, 1, out, out), (None, 1, out), (trie, "1", out), (trie, -1, out),
-        (trie, 1 << 40, out), (trie, 1, np.zeros(1, dtype=np.uint8)), (trie, 1, frozen), (trie, 1, None),
+        (), (states, 1), (states, 1, out, out), (None, 1, out), (trie, 1, out), (states, "1", out),
+        (states, -1, out), (states, 1 << 40, out), (states, 99, out), (states, 1, frozen), (states, 1, None),
+        (states, 1, np.zeros(1, dtype=np.uint8)),
     ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
-            rows.walk(*arguments)
+        with pytest.raises((TypeError, ValueError, OverflowError, BufferError)):
+            trie.walk(*arguments)
     with pytest.raises(TypeError):
-        rows.walk(trie, 1, out=out)
+        trie.walk(states, 1, out=out)
     nodes, lengths, starts = exits((97, 0, 0), (98, 1, 1))
-    rows.walk_after(trie, nodes, lengths, starts, 0, 9, -1, 1, out)
+    trie.walk_after(states, nodes, lengths, starts, 0, 9, -1, start, out)
     for wrong in (
         ([1, 2], lengths, starts), (integers(0, 4), lengths, starts), (integers(0, -1), lengths, starts),
         (np.array([0, 1]), lengths, starts), (None, lengths, starts), (nodes, lengths[:1], starts),
@@ -227,58 +214,73 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
         (nodes[:1], lengths[:1], starts), (nodes, lengths, np.where(starts == 1, 9, starts).astype(np.int32)),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError, BufferError)):
-            rows.walk_after(trie, *wrong, 0, 9, -1, 1, out)
-    for least, state in (("0", 1), (1 << 70, 1), (0, "1"), (0, -1), (0, None)):
+            trie.walk_after(states, *wrong, 0, 9, -1, start, out)
+    for least, state in (("0", 1), (1 << 70, 1), (0, "1"), (0, -1), (0, 99), (0, None)):
         with pytest.raises((TypeError, ValueError, OverflowError)):
-            rows.walk_after(trie, nodes, lengths, starts, least, 9, -1, state, out)
+            trie.walk_after(states, nodes, lengths, starts, least, 9, -1, state, out)
     with pytest.raises(TypeError):
-        rows.walk_after(trie, nodes, lengths, starts, 0, 9, -1, 1)
+        trie.walk_after(states, nodes, lengths, starts, 0, 9, -1, 1)
     out[:] = 0
-    with pytest.raises(TypeError):
-        native_module.Rows(5)
-    rows.walk(trie, 1, out)
+    trie.walk(states, start, out)
     assert out.tolist() == [0b100111, 0]
 
 
-def test_a_step_that_fails_or_comes_back_ends_the_walk(native_module: ModuleType) -> None:
+def test_a_question_that_fails_or_comes_back_ends_the_walk_or_not(native_module: ModuleType) -> None:
+    host, states, start = walking(native_module)
     out = np.zeros(2, dtype=np.uint8)
     trie = tree(native_module)
+    good = host.answers["edges"]
 
-    def failing(state: int, byte: int) -> tuple[int, bytes]:
+    def failing(head: int) -> bytes:
         raise GrammarTooLarge("too large", limit="states")
 
+    host.answers["edges"] = failing
     with pytest.raises(GrammarTooLarge):
-        native_module.Rows(failing).walk(trie, 1, out)
+        trie.walk(states, start, out)
 
-    def returning(state: int, byte: int) -> tuple[int, bytes]:
-        for again in (
-            lambda: rows.walk(trie, 1, out),
-            rows.clear,
-            lambda: rows.walk_after(trie, *exits((97, 0, 0)), 0, 9, -1, 1, out),
-        ):
-            with pytest.raises(RuntimeError):
-                again()
-        return alike(1, byte)
+    def returning(head: int) -> bytes:
+        host.answers["edges"] = good
+        trie.walk(states, start, np.zeros(2, dtype=np.uint8))
+        return bytes(good(head))
 
-    rows = native_module.Rows(returning)
-    rows.walk(trie, 1, out)
+    host.answers["edges"] = returning
+    trie.walk(states, start, out)
     assert out.tolist() == [0b100111, 0]
 
 
-def test_rows_are_freed_with_their_cycle(native_module: ModuleType) -> None:
-    class Owner:
-        def __init__(self) -> None:
-            self.rows = native_module.Rows(self.step)
+def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
+    """Of a class: state 0 has left it, 1 is between two characters."""
+    made = np.zeros((len(rows) + 1, 256), dtype=np.uint16)
+    for number, row in enumerate(rows, 1):
+        for byte, target in row.items():
+            made[number, byte] = target
+    return made
 
-        def step(self, state: int, byte: int) -> tuple[int, bytes]:
-            return alike(1, byte)
 
-    owner = Owner()
-    owner.rows.walk(tree(native_module), 1, np.zeros(2, dtype=np.uint8))
-    gone = weakref.ref(owner)
-    del owner
-    gc.collect()
-    assert gone() is None
+def test_runs_are_where_tokens_leave_a_class(native_module: ModuleType) -> None:
+    trie = native_module.Tree(  # x, xy, xyx, xZ; 日 in two bytes and whole, 日x; y again
+        integers(0x78, 0x79, 0xE6, 0x79, 0x5A, 0x97, 0x78, 0xA5, 0x78), integers(2, 0, 1, 1, 0, 1, 0, 1, 0),
+        integers(0, 9, -1, 1, 2, 4, 3, 5, 6), integers(7), integers(9), 3, 10,
+    )  # fmt: skip
+    letters = {0x78: 1, 0x79: 1}
+    for given, inside, marked, longest, left in (
+        (table(letters), 4, {0, 1, 3, 7, 9}, 3, {2: 0, 4: 1}),
+        (table({}), 0, set(), 0, {0: 0, 1: 0, 2: 0}),
+        (table({0xE6: 2}, {0x97: 3}, {0xA5: 1}), 3, {4, 5}, 1, {0: 0, 1: 0, 8: 1}),
+        (table(letters | {0xE6: 2}, {0x97: 3}, {0x99: 1}), 6, {0, 1, 3, 4, 7, 9}, 3, {4: 1}),
+    ):
+        tokens = np.zeros(11, dtype=np.bool_)
+        found, most, nodes, lengths = trie.runs(given, tokens)
+        pairs = zip(*(np.frombuffer(part, dtype=np.int32).tolist() for part in (nodes, lengths)), strict=True)
+        assert (found, set(np.flatnonzero(tokens)), most, dict(pairs)) == (inside, marked, longest, left)
+    tokens = np.zeros(11, dtype=np.bool_)
+    for wrong, out in (
+        (table(letters).astype(np.int16), tokens), (table(letters)[:, :255].copy(), tokens),
+        (table({0x78: 2}), tokens), (table(), tokens), (table(letters), tokens[:9]), (None, tokens),
+        (table(letters), None), (table(letters), bytes(11)),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.runs(wrong, out)
 
 
 def test_the_environment_asks_for_the_pure_engine() -> None:
@@ -428,9 +430,9 @@ class Host:
         return answer(*arguments) if callable(answer) else answer
 
     def edges(self, head: int) -> Any:
-        self._note("edges", head)
-        if self.answers["edges"] is not None:
-            return self.answers["edges"]
+        answer = self._note("edges", head)
+        if answer is not None:
+            return answer
         return packed([Edge(3 << head % 200, 21, False) if head == 20 else Edge(3 << head % 200, 0, True)])
 
     def product_items(self, head: int, rest: int) -> Any:
@@ -550,7 +552,7 @@ def test_wrong_arguments_of_states_are_refused(native_module: ModuleType) -> Non
         lambda: native_module.States(*[print] * 8, 9, 9),
         lambda: native_module.States(host.continuations, [()], *[print] * 6, 9, 9),
         lambda: native_module.States(host.continuations, [(), (0,)], *[print] * 5, None, 9, 9),
-        lambda: native_module.Rows(states).walk(tree(native_module), 2, np.zeros(2, dtype=np.uint8)),
+        lambda: tree(native_module).walk(states, 2, np.zeros(2, dtype=np.uint8)),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError, OverflowError)):
             call()
@@ -602,7 +604,6 @@ def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
     quiet = {"edges": packed([Edge(3, 1 << 30, True)]), "counts": lambda e: counts.get(e, ())}
     quiet |= {"product_items": items, "closure": [0, 7 << 32], "widest": lambda given: given[-1:]}
     host.answers |= {name: busy(answer) for name, answer in (quiet | {"admit": None}).items()}
-    host.answers["edges"] = quiet["edges"]
     after = host.states.step(start, 0)
     assert host.list[after] == (0, items[2], 7 << 32) and fresh > 1000
 

@@ -192,8 +192,8 @@ class Expressions:
         return self._intern(Words(table, low, high, depth), ends)
 
     def rests_of_word(self, table: int, word: int, depth: int) -> list[int]:
-        """(head, expression after it) of the bytes of one word of a table, from `depth` on: not of all of
-        them where they are many.
+        """(head, expression after it) of the bytes of one word of a table, from `depth` on, as far as they
+        are few.
         """
         words, follow = self.tables[table]
         text = words[word][depth : depth + _BYTES_AT_ONCE]

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 
 from sgl_constrain.codepoints import ANY, matching, union
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
+from sgl_constrain.twin import ENGINE
 from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
 
 _DEAD, _BETWEEN = 0, 1  # states of a class: left it, between two of its characters; others are inside of one
 _WORD = (1 << 64) - 1
 _ASCII = (1 << 128) - 1
+_MOST_TABLES = 32  # of classes beyond ASCII, remembered
 _AT_ONCE = 1 << 15  # nodes gone through at once: temporary arrays beyond that are pages to be cleared first
 
 Words = NDArray[np.uint64]
@@ -109,6 +111,7 @@ class Runs:
         self._node_of[trie.token_at[ends]] = ends
         self._node_of[trie.alias] = self._node_of[trie.aliased]
         self._lengths = np.append(trie.characters, np.int32(0))[self._node_of]
+        self._tables: dict[tuple[Edge, ...], NDArray[np.uint16]] = {}
         self._texts: dict[tuple[Edge, ...], NDArray[np.uint8]] = {}
         for ranges in (ANY, matching(r"\w"), union((*matching(r"\w"), *matching(r"\s")))):
             beyond = _beyond_ascii(heads.edges[heads.of_characters(ranges)])
@@ -116,13 +119,38 @@ class Runs:
             self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
 
     def is_quick(self, head: int) -> bool:
+        """Is the class gone through in about a millisecond or less?"""
+        return ENGINE.module is not None or self._differs_in_ascii(self._heads.edges[head])
+
+    def _differs_in_ascii(self, edges: tuple[Edge, ...]) -> bool:
         """Is the class made of ASCII characters, or does it differ in no others from a usual one?"""
-        beyond = _beyond_ascii(self._heads.edges[head])
+        beyond = _beyond_ascii(edges)
         return not beyond or beyond in self._texts
 
     def of(self, head: int) -> Run:
-        edges = self._heads.edges[head]
-        if self.is_quick(head):
+        find = self._find if ENGINE.module is None else self._find_by_twin
+        inside, tokens, longest, nodes, lengths = find(self._heads.edges[head])
+        bytes = self._trie.byte[nodes]
+        order = np.lexsort((lengths, bytes))
+        starts = np.zeros(257, dtype=np.int32)
+        np.cumsum(np.bincount(bytes, minlength=256), out=starts[1:])
+        return Run(
+            size=self._size,
+            tokens=tokens,
+            lengths=self._lengths,
+            longest=longest,
+            large=2 * inside >= self._trie.nodes,
+            nodes=nodes[order],
+            run_lengths=lengths[order],
+            starts=starts,
+            leaving=sum(1 << byte for byte in np.flatnonzero(np.diff(starts)).tolist()),
+        )
+
+    def _find(self, edges: tuple[Edge, ...]) -> tuple[int, Bools, int, Ints, Ints]:
+        """How many nodes are inside, the tokens that are, the most characters of one, and the nodes at which
+        the class is left, with the characters before each.
+        """
+        if self._differs_in_ascii(edges):
             inside, whole = self._quickly(edges)
         else:
             states = self._read(edges)
@@ -131,22 +159,20 @@ class Runs:
         out[self._roots :] &= whole.take(self._parent[self._roots :])
         nodes = np.flatnonzero(out).astype(np.int32)
         parents = self._parent[nodes]
-        bytes = self._trie.byte[nodes]
-        lengths = np.where(parents < 0, np.int32(0), self._trie.characters[parents])
-        order = np.lexsort((lengths, bytes))
-        starts = np.zeros(257, dtype=np.int32)
-        np.cumsum(np.bincount(bytes, minlength=256), out=starts[1:])
         tokens = np.append(inside, False).take(self._node_of)
-        return Run(
-            size=self._size,
-            tokens=tokens,
-            lengths=self._lengths,
-            longest=int(np.max(self._lengths * tokens)),
-            large=2 * int(np.count_nonzero(inside)) >= self._trie.nodes,
-            nodes=nodes[order],
-            run_lengths=lengths[order],
-            starts=starts,
-            leaving=sum(1 << byte for byte in np.flatnonzero(np.diff(starts)).tolist()),
+        lengths = np.where(parents < 0, np.int32(0), self._trie.characters[parents])
+        return int(np.count_nonzero(inside)), tokens, int(np.max(self._lengths * tokens)), nodes, lengths
+
+    def _find_by_twin(self, edges: tuple[Edge, ...]) -> tuple[int, Bools, int, Ints, Ints]:
+        tokens = np.zeros(self._size + 1, dtype=np.bool_)
+        tree = ENGINE.tree(self._trie, self._size)
+        inside, longest, nodes, lengths = tree.runs(self._table(edges), tokens)
+        return (
+            inside,
+            tokens,
+            longest,
+            np.frombuffer(nodes, dtype=np.int32),
+            np.frombuffer(lengths, dtype=np.int32),
         )
 
     def _quickly(self, edges: tuple[Edge, ...]) -> tuple[Bools, Bools]:
@@ -167,9 +193,22 @@ class Runs:
         inside &= states != _DEAD
         return inside, inside & (states == _BETWEEN)
 
+    def _table(self, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
+        """As `_transitions`, which takes longest beyond ASCII, where many classes are alike."""
+        beyond = _beyond_ascii(edges)
+        known = self._tables.get(beyond)
+        if known is None:
+            if len(self._tables) == _MOST_TABLES:
+                self._tables.clear()
+            known = self._tables[beyond] = _transitions(self._heads, beyond)
+        table = known.copy()
+        ascii_only = sum(edge.mask for edge in edges) & _ASCII
+        table[_BETWEEN][bytes_of(ascii_only)] = _BETWEEN
+        return table
+
     def _read(self, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
         """[nodes]: the state in which each is reached when tokens are read as characters of a class."""
-        table = _transitions(self._heads, edges)
+        table = self._table(edges).reshape(-1)
         trie = self._trie
         state_of = np.zeros(trie.nodes, dtype=table.dtype)
         states = np.array([_BETWEEN], dtype=table.dtype)
@@ -186,7 +225,7 @@ def _beyond_ascii(edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
 
 
 def _transitions(heads: Heads, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
-    """[states * 256]: of reading one character after another, each of which begins with one of the edges."""
+    """[states, 256]: of reading one character after another, each of which begins with one of the edges."""
     numbers = {NO_HEAD: _BETWEEN}
     pending = [(_BETWEEN, edges)]
     rows = [np.full(256, _DEAD, dtype=np.uint16), np.full(256, _DEAD, dtype=np.uint16)]
@@ -198,7 +237,7 @@ def _transitions(heads: Heads, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
                 rows.append(np.full(256, _DEAD, dtype=np.uint16))
                 pending.append((numbers[edge.head], heads.edges[edge.head]))
             rows[number][bytes_of(edge.mask)] = numbers[edge.head]
-    return np.concatenate(rows)
+    return np.stack(rows)
 
 
 def packed(allowed: Bools) -> Bits:

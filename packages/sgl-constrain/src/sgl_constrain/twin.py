@@ -11,8 +11,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sgl_constrain.config import pure_only
+from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
 
 class Continuations(Protocol):
@@ -41,11 +46,47 @@ class TwinStates(Protocol):
     def held(self) -> int: ...
 
 
+class Tree(Protocol):
+    """A copy of a trie. Both walks set the bits of tokens that may come next."""
+
+    def runs(self, table: NDArray[np.uint16], tokens: Bools, /) -> tuple[int, int, bytes, bytes]:
+        """As `Runs._find`, with the tokens put into `tokens`."""
+        ...
+
+    def walk(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
+
+    def walk_after(
+        self,
+        states: TwinStates,
+        nodes: Ints,
+        lengths: Ints,
+        starts: Ints,
+        least: int,
+        most: int,
+        skip: int,
+        state: int,
+        out: Bits,
+        /,
+    ) -> None: ...
+
+
 class Engine:
     """module: None when it was not built, or is not wanted."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self._trees: WeakKeyDictionary[Nodes, tuple[Any, Tree]] = WeakKeyDictionary()  # and whose they are
+
+    def tree(self, trie: Nodes, size: int) -> Tree:
+        module, known = self._trees.get(trie, (None, None))
+        if known is None or module is not self.module:
+            roots = trie.levels[0].stop if trie.levels else 0
+            made: Tree = self.module.Tree(
+                trie.byte, trie.child_count, trie.token_at, trie.alias, trie.aliased, roots, size
+            )
+            self._trees[trie] = self.module, made
+            return made
+        return known
 
     def continuations(
         self,

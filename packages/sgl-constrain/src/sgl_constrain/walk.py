@@ -41,20 +41,18 @@ class Rows:
     def __init__(self, automaton: Automaton) -> None:
         self._automaton = automaton
         self._positions_of: dict[int, Ints] = {}  # of sets of bytes: they come again and again
-        self._reset(_FIRST_ROWS)
+        self._drop()
 
-    def _reset(self, capacity: int) -> None:
-        self.matrix = np.zeros((capacity, 256), dtype=np.int32)
-        self.matrix[1] = _SINK
-        self.flat = self.matrix.reshape(-1)
-        self._filled: set[int] = {1}
+    def _drop(self) -> None:
+        self.matrix = np.empty((0, 256), dtype=np.int32)  # many first masks need none
+        self._filled: set[int] = set()
 
     def trim(self) -> None:
         """Drop everything when it is too much; not during a walk, which needs the rows of a whole
         level together.
         """
         if len(self._filled) > self._automaton.limits.rows:
-            self._reset(_FIRST_ROWS)
+            self._drop()
 
     @property
     def nbytes(self) -> int:
@@ -73,9 +71,10 @@ class Rows:
         needed = len(self._automaton.states)
         if needed > self.matrix.shape[0]:
             old, filled = self.matrix, sorted(self._filled)
-            self._reset(max(needed, 2 * old.shape[0]))
+            self.matrix = np.zeros((max(needed, 2 * old.shape[0], _FIRST_ROWS), 256), dtype=np.int32)
+            self.matrix[1] = _SINK
             self.matrix[filled] = old[filled]
-            self._filled = set(filled)
+            self.flat = self.matrix.reshape(-1)
 
     def fill(self, wanted: Ints) -> None:
         """Make the single transitions `wanted`, [n] states times 256 plus byte, or whole rows if not
