@@ -78,3 +78,8 @@ def test_every_field_has_a_help_text_and_a_flag() -> None:
     help = parser.format_help()
     for field in msgspec.structs.fields(ServeConfig):
         assert "--" + field.name.replace("_", "-") in help
+
+
+def test_an_empty_key_is_not_taken_for_none() -> None:
+    with pytest.raises(ConfigError, match="--api-key is empty"):
+        config_from({"api_key": ""})

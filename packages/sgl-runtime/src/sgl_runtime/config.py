@@ -367,6 +367,8 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
     if config.log_requests_content and not config.log_requests:
         raise ConfigError("--log-requests-content goes with --log-requests: give both")
+    if config.api_key == "":
+        raise ConfigError("--api-key is empty: give a key, or leave the flag out to demand none")
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:

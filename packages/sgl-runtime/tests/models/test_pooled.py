@@ -119,6 +119,23 @@ def test_scores_of_classes_are_no_embedding(tmp_path: Path) -> None:
         make_runner(tmp_path, is_embedding=True)
 
 
+@pytest.mark.parametrize(("mode", "served"), [("lasttoken", True), ("mean_tokens", False)])
+def test_a_model_whose_vectors_are_pooled_otherwise_is_refused(
+    mode: str, served: bool, tmp_path: Path
+) -> None:
+    write(tmp_path, AutoModel, llama.TINY, "LlamaModel")
+    (tmp_path / "1_Pooling").mkdir()
+    modes = {f"pooling_mode_{name}": name == mode for name in ("cls_token", "mean_tokens", "lasttoken")}
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 48, "include_prompt": True, **modes})
+    )
+    if served:
+        assert make_runner(tmp_path).capacity.answers == "embeddings"
+    else:
+        with pytest.raises(ConfigError, match="pooled by mean_tokens"):
+            make_runner(tmp_path)
+
+
 @pytest.mark.parametrize("cache", [NoCache(), RadixCache()], ids=["no cache", "radix"])
 def test_vectors_of_a_replica_that_cuts_and_shares_prompts(cache: PrefixCache, tmp_path: Path) -> None:
     model = write(tmp_path, AutoModel, llama.TINY, "LlamaModel")

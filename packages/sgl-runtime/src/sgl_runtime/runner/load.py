@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import msgspec
 import torch
 
 from sgl_runtime.checkpoint.config import ModelConfig
@@ -68,6 +70,8 @@ def load_model(
     # Parameters without memory; a table for one position, since tables are computed.
     _check_size(_make(config, replace(build, device=torch.device("meta"), context_length=1)), build)
     built = _make(config, build)
+    if built.answers == "embeddings":
+        _check_pooling(path)
     wanted = places(built)
     if config.load_format == "dummy":
         shapes = {name: place.shape for name, place in wanted.items()}
@@ -91,6 +95,25 @@ def _make(config: ServeConfig, build: Build) -> Model:
     if config.is_embedding:
         model.drop_head()
     return model
+
+
+def _check_pooling(path: Path) -> None:
+    """Embeddings here are last tokens': raises ConfigError where sentence-transformers would take others."""
+    file = path / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return
+    try:
+        pooling = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{file}: {error}", param="model_path") from None
+    prefix = "pooling_mode_"
+    modes = [name.removeprefix(prefix) for name, on in pooling.items() if name.startswith(prefix) and on]
+    if modes and modes != ["lasttoken"]:
+        raise ConfigError(
+            f"embeddings of this model are pooled by {', '.join(modes)} ({file.parent.name}/{file.name}), "
+            "those of this server are the last token's: serve a model of pooling_mode_lasttoken",
+            param="model_path",
+        )
 
 
 def _check_size(model: Model, build: Build) -> None:
