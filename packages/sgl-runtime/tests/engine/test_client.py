@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import CAPACITY, EOS, Script, byte_tokenizer, logprobs_of
 
@@ -378,7 +378,7 @@ async def test_the_load_is_kept_per_replica() -> None:
         assert client.loads == [Load(), Load(running=4)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_happens_in_whatever_order_everybody_gets_their_own(data: st.DataObject) -> None:
     """Requests open, read, leave and are aborted while a replica answers in an order of its own."""
