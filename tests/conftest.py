@@ -20,9 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def demonstration() -> Iterator[Server]:
-    """The server that a newcomer starts: no flags but the port."""
-    with running() as server:
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server that a newcomer starts: no flags but the port, and a folder that goes away."""
+    with running("--file-storage-path", str(tmp_path_factory.mktemp("files"))) as server:
         yield server
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -268,6 +269,34 @@ class TestMessages:
         with claude.messages.stream(**asked) as stream:
             (streamed,) = stream.get_final_message().content
         assert streamed.type == "tool_use" and streamed.input == call.input
+
+
+class TestBatches:
+    def test_a_file_of_requests_is_answered(self, gpt: openai.OpenAI) -> None:
+        body = {"model": "default", "messages": MESSAGES, "max_tokens": 4, "temperature": 0}
+        line = {"method": "POST", "url": "/v1/chat/completions"}
+        lines = [
+            {"custom_id": "fine", **line, "body": body},
+            {"custom_id": "wrong", **line, "body": {**body, "temperature": -1}},
+        ]
+        text = "\n".join(json.dumps(line) for line in lines)
+        file = gpt.files.create(file=("in.jsonl", text.encode()), purpose="batch")
+        batch = gpt.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        while batch.status not in ("completed", "failed", "expired"):
+            time.sleep(0.1)
+            batch = gpt.batches.retrieve(batch.id)
+        assert batch.request_counts is not None and batch.output_file_id and batch.error_file_id
+        assert batch.request_counts.to_dict() == {"total": 2, "completed": 1, "failed": 1}
+        told = json.loads(gpt.files.content(batch.output_file_id).text)
+        assert told["custom_id"] == "fine"
+        assert told["response"]["body"]["choices"][0]["message"]["content"]
+        refused = json.loads(gpt.files.content(batch.error_file_id).text)
+        assert refused["custom_id"] == "wrong" and "temperature" in json.dumps(refused)
+        assert batch.id in [each.id for each in gpt.batches.list()]
+        for id in (file.id, batch.output_file_id, batch.error_file_id):
+            assert gpt.files.delete(id).deleted
 
 
 def test_the_client_for_node(demonstration: Server) -> None:

@@ -118,6 +118,24 @@ const steps = {
     await client.responses.delete(whole.id);
   },
 
+  async batches() {
+    const body = { model, messages, max_tokens: 4 };
+    const line = { custom_id: "one", method: "POST", url: "/v1/chat/completions", body };
+    const upload = new File([JSON.stringify(line)], "in.jsonl");
+    const file = await client.files.create({ file: upload, purpose: "batch" });
+    const asked = { input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h" };
+    let batch = await client.batches.create(asked);
+    while (batch.status !== "completed") {
+      assert.ok(!["failed", "expired"].includes(batch.status), batch.status);
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      batch = await client.batches.retrieve(batch.id);
+    }
+    const told = JSON.parse(await (await client.files.content(batch.output_file_id)).text());
+    assert.equal(told.response.body.object, "chat.completion");
+    await client.files.delete(file.id);
+    await client.files.delete(batch.output_file_id);
+  },
+
   async errors() {
     const wrong = client.chat.completions.create({ model, messages, temperature: -1 });
     await assert.rejects(wrong, (error) => error instanceof OpenAI.BadRequestError && error.param === "temperature");
