@@ -75,14 +75,14 @@ struct States {
     unsigned added;
 };
 
-// `array` with room for `count` of `size` bytes, where there was room for `*room`; the new ones filled with `filling`.
-static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size, int filling) {
+// `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
+static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
     if (count <= *room) return array;
     Py_ssize_t more = *room ? *room : 32;
     while (more < count) more *= 2;
     char *made = realloc(array, (size_t)more * size);
     if (made == NULL) return PyErr_NoMemory();
-    memset(made + (size_t)*room * size, filling, (size_t)(more - *room) * size);
+    memset(made + (size_t)*room * size, 0, (size_t)(more - *room) * size);
     *room = more;
     return made;
 }
@@ -163,7 +163,7 @@ static int32_t edges_of(States *self, int64_t head) {
     }
     place = pool_find(&self->known, &head, 1);
     if (place >= 0) goto done;  // it was asked for meanwhile
-    Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges), 0);
+    Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges));
     if (more == NULL) goto done;
     self->edges = more;
     place = pool_add(&self->known, &head, 1);
@@ -197,7 +197,7 @@ static int cut(Drafts *drafts, const Edge *edge, int32_t place, int64_t number) 
         int32_t before = drafts->part_of[b];
         int32_t into = before < 0 ? fresh : drafts->all[before].edge == number ? drafts->all[before].into : -1;
         if (into < 0) {
-            Draft *more = grown(drafts->all, &drafts->room, drafts->count + 1, sizeof(Draft), 0);
+            Draft *more = grown(drafts->all, &drafts->room, drafts->count + 1, sizeof(Draft));
             if (more == NULL) return -1;
             drafts->all = more;
             into = (int32_t)drafts->count++;
@@ -289,7 +289,7 @@ static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
     Plan *plan = plan_of_heads(self, heads, count);
     if (plan == NULL) return NULL;
     if ((place = pool_find(&self->heads, heads, count)) < 0) {
-        Plan **more = grown(self->plans, &self->plan_count, self->heads.count + 1, sizeof(Plan *), 0);
+        Plan **more = grown(self->plans, &self->plan_count, self->heads.count + 1, sizeof(Plan *));
         if (more != NULL) self->plans = more;
         place = more == NULL ? -1 : pool_add(&self->heads, heads, count);
         if (place >= 0) {
@@ -359,7 +359,7 @@ static int counts_of(States *self, int32_t expression, Repetition *found) {
     free(numbers.values);
     if (failed) return -1;
     Py_ssize_t before = self->repetition_count;
-    Repetition *more = grown(self->repetitions, &self->repetition_count, expression + 1, sizeof(Repetition), 0);
+    Repetition *more = grown(self->repetitions, &self->repetition_count, expression + 1, sizeof(Repetition));
     if (more == NULL) return -1;
     self->repetitions = more;
     for (Py_ssize_t i = before; i < self->repetition_count; i++) more[i].body = -2;
@@ -405,7 +405,7 @@ static int find_shape(States *self, int32_t current) {
 static int know_shape(States *self, int32_t continuation) {
     if (continuation < self->shape_count && self->shapes[continuation].skeleton >= 0) return 0;
     Py_ssize_t before = self->shape_count;
-    Shape *more = grown(self->shapes, &self->shape_count, self->continuations->count, sizeof(Shape), 0);
+    Shape *more = grown(self->shapes, &self->shape_count, self->continuations->count, sizeof(Shape));
     if (more == NULL) return -1;
     self->shapes = more;
     for (Py_ssize_t i = before; i < self->shape_count; i++) more[i].skeleton = -1;
@@ -532,9 +532,9 @@ static int32_t number(States *self, Numbers *items) {
     if (tuple == NULL) return -1;
     state = pool_find(&self->items, items->values, items->count);
     if (state < 0) {
-        Opened *more = grown(self->opened, &self->opened_count, self->items.count + 1, sizeof(Opened), 0);
+        Opened *more = grown(self->opened, &self->opened_count, self->items.count + 1, sizeof(Opened));
         if (more != NULL) self->opened = more;
-        PyObject **moves = grown(self->moves, &self->move_count, self->items.count + 1, sizeof(PyObject *), 0);
+        PyObject **moves = grown(self->moves, &self->move_count, self->items.count + 1, sizeof(PyObject *));
         if (moves != NULL) self->moves = moves;
         if (self->items.count >= MOST_STATES) {
             PyErr_SetString(PyExc_OverflowError, "there are too many states");
@@ -591,7 +591,7 @@ static int items_after(States *self, const Numbers *taken, Numbers *items) {
 
 static int remember(States *self, const Numbers *taken, int32_t target) {
     if (self->taken.count > self->most_states) pool_drop(&self->taken);
-    int32_t *more = grown(self->targets, &self->target_count, self->taken.count + 1, sizeof(int32_t), 0);
+    int32_t *more = grown(self->targets, &self->target_count, self->taken.count + 1, sizeof(int32_t));
     if (more == NULL) return -1;
     self->targets = more;
     int32_t place = pool_add(&self->taken, taken->values, taken->count);
@@ -758,8 +758,8 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
     self->most_states = most_states;
     self->most_held = most_held;
-    self->opened = grown(NULL, &self->opened_count, 2, sizeof(Opened), 0);
-    self->moves = grown(NULL, &self->move_count, 2, sizeof(PyObject *), 0);
+    self->opened = grown(NULL, &self->opened_count, 2, sizeof(Opened));
+    self->moves = grown(NULL, &self->move_count, 2, sizeof(PyObject *));
     int64_t no_item = -1;  // so that DONE is not found by its items
     if (self->opened == NULL || self->moves == NULL || pool_add(&self->items, NULL, 0) < 0 || pool_add(&self->items, &no_item, 1) < 0) {
         Py_DECREF(self);

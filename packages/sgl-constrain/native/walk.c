@@ -171,8 +171,7 @@ static void tree_dealloc(PyObject *self) {
 
 // -- walks ------------------------------------------------------------------------------------------------------
 
-// Where a walk is: the states in which the nodes above were reached, from `from` levels down; each is opened when a
-// node below it is met.
+// Where a walk is: the state in which a node was reached, for each level above; opened when a node below it is met.
 typedef struct {
     Opened opened;
     int32_t state;

@@ -34,8 +34,9 @@ Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each
 class States:
     """The states of one automaton, by number. all: their items, which is appended to.
 
-    edges: of a head; after: the items after edges that were taken, each with the continuation after it;
-    uncovered: those items that no other makes superfluous; check: the limits of size and time.
+    edges: of a head; product_items: of a product's head and what comes after it; closure: the items with
+    which a continuation may begin; uncovered: those items that no other makes superfluous; check: the limits
+    of size and time.
     """
 
     def __init__(
