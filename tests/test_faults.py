@@ -49,10 +49,11 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tiny: Path, clock: Path) -> Iterator[Server]:
+def server(tiny: Path, clock: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags = ("--dtype", "float32", "--max-total-tokens", str(SLOTS), "--max-queued-requests", str(QUEUED))
     limits = ("--send-timeout", "1", "--body-timeout", "60", "--keep-alive-timeout", "60")
     model = ("--model-path", str(tiny), "--log-level", "warning", "--schedule-conservativeness", "0.1")
+    limits += ("--file-storage-path", str(tmp_path_factory.mktemp("files")))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))  # as many files as it is started with
     try:
@@ -453,4 +454,54 @@ def test_a_disk_that_is_full(server: Server, reference: str, faults: Faults, tmp
         seconds=until_normal(server, reference),
         lost="the recording",
         test=test_a_disk_that_is_full,
+    )
+
+
+def test_a_disk_without_room_for_files(server: Server, reference: str, faults: Faults) -> None:
+    """No file of the api process may grow: what is sent is not kept, which its sender is told."""
+
+    def upload() -> Any:
+        file = {"file": ("in.jsonl", b"x" * 100_000), "purpose": (None, "batch")}
+        return server.http.post("/v1/files", files=file)
+
+    assert upload().status_code == 200
+    api = server.children()["api"]
+    limits = resource.prlimit(api, resource.RLIMIT_FSIZE)
+    resource.prlimit(api, resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        answer = upload()
+        assert server.generate(**REFERENCE)["text"] == reference
+    finally:
+        resource.prlimit(api, resource.RLIMIT_FSIZE, limits)
+    assert answer.status_code == 507 and answer.json()["error"]["message"]
+    seconds = until_normal(server, reference)
+    assert len(server.http.get("/v1/files").json()["data"]) == 1
+    assert upload().status_code == 200
+    faults.tell(
+        "no room on the disk for files of batches",
+        saw="507 that says so; others are answered",
+        seconds=seconds,
+        lost="nothing: the files before are there",
+        test=test_a_disk_without_room_for_files,
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "body"),
+    [
+        ("a text that no tokenizer takes (half a surrogate pair)", b'{"text": "\\ud800"}'),
+        ("token ids that the model has not", b'{"input_ids": [999999999]}'),
+    ],
+)
+def test_what_cannot_be_tokens(
+    server: Server, reference: str, faults: Faults, fault: str, body: bytes
+) -> None:
+    answer = server.http.post("/generate", content=body)
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+    faults.tell(
+        fault,
+        saw="400 that says so",
+        seconds=until_normal(server, reference),
+        lost="nothing",
+        test=test_what_cannot_be_tokens,
     )
