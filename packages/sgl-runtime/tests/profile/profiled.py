@@ -24,6 +24,8 @@ def batch(q_lens: Sequence[int]) -> Batch:
 
 
 class _Done:
+    failed: tuple[int, ...] = ()
+
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
 

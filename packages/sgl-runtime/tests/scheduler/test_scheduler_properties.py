@@ -4,9 +4,11 @@ lost."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis.stateful import run_state_machine_as_test
-from serving_machine import CI, Serving
+from serving_machine import CI, Scarce, Serving
 
 
-def test_every_answer_is_the_unscheduled_one_and_no_slot_is_lost() -> None:
-    run_state_machine_as_test(Serving, settings=CI)
+@pytest.mark.parametrize("machine", [Serving, Scarce])
+def test_every_answer_is_the_unscheduled_one_and_no_slot_is_lost(machine: type[Serving]) -> None:
+    run_state_machine_as_test(machine, settings=CI)
