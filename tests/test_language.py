@@ -184,6 +184,18 @@ def test_a_choice_at_the_very_beginning_has_nothing_to_go_by(own: sgl.Runtime) -
     assert error is None or "none before this one" in str(error)
 
 
+def test_vectors_of_a_server_of_ones_own(tiny: Path, reference: tuple[Any, Any]) -> None:
+    tokenizer, model = reference
+    with sgl.Runtime(model_path=str(tiny), dtype="float32", is_embedding=True) as runtime:
+        vectors = runtime.encode(["The capital", "汉字"])
+        with pytest.raises(sgl.BackendError, match="encode"):
+            runtime.generate(sgl.Prompt("text", "The"), sgl.SamplingParams(max_new_tokens=1))
+    for text, vector in zip(["The capital", "汉字"], vectors, strict=True):
+        with torch.no_grad():
+            last = model.model(torch.tensor([tokenizer(text).input_ids])).last_hidden_state[0, -1]
+        assert vector == pytest.approx((last / last.norm()).tolist(), abs=1e-4)
+
+
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with pytest.raises(sgl.BackendError, match=r"(?s)ended with exit code 2.*no-such-model"):
         sgl.Runtime(model_path=str(tmp_path / "no-such-model"))

@@ -246,6 +246,19 @@ def test_the_servers_own_functions(runtime, endpoint):
         sgl.flush_cache(busy)
 
 
+def test_vectors():
+    answers = [{"embedding": [0.6, 0.8], "meta_info": {}}, {"embedding": [1.0, 0.0], "meta_info": {}}]
+    endpoint, requests = mock(always(json=answers))
+    assert endpoint.encode(["a", "b"]) == [[0.6, 0.8], [1.0, 0.0]]
+    assert requests[0].url.path == "/encode" and json.loads(requests[0].content) == {"text": ["a", "b"]}
+    generating, _ = mock(always(status_code=400, json={"error": {"message": "this model generates text"}}))
+    with pytest.raises(BackendError, match="this model generates text"):
+        generating.encode(["a"])
+    odd, _ = mock(always(json={"text": "x"}))
+    with pytest.raises(BackendError, match="without embeddings"):
+        odd.encode(["a"])
+
+
 def test_streaming_over_a_real_connection(runtime, endpoint):
     texts = ["你", "你好", "你好\u2028\n\r\x85!"]
     runtime.answer = lambda body: texts

@@ -62,6 +62,8 @@ class Runtime(Backend):
             raise ProgramError(
                 'Runtime() starts sgl-runtime, which is missing: pip install "sgl-lang[runtime]"'
             )
+        if server_args.get("uds") is not None:
+            raise ProgramError("Runtime() reaches its server over a port: leave uds out")
         flags = {"port": 0, **server_args, "model_path": model_path, "log_level": log_level}
         self._said: deque[str] = deque(maxlen=_LAST_WORDS)
         self._address: str | None = None
@@ -112,6 +114,10 @@ class Runtime(Backend):
 
     def abort(self, rid: str) -> None:
         self.endpoint.abort(rid)
+
+    def encode(self, texts: Sequence[str]) -> list[list[float]]:
+        """The vector of each text, of a server started with `is_embedding=True` or an embedding model."""
+        return self.endpoint.encode(texts)
 
     def flush_cache(self) -> None:
         """Empty the server's prefix cache."""

@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -123,6 +124,16 @@ class RuntimeEndpoint(Backend):
     def get_server_args(self) -> dict[str, Any]:
         """The arguments with which the server was started."""
         return self._object(parsed(self._wire.get("/get_server_args")))
+
+    def encode(self, texts: Sequence[str]) -> list[list[float]]:
+        """The vector of each text, of a server whose model answers with vectors (`--is-embedding`, or an
+        embedding model's). Raises BackendError if it generates text.
+        """
+        answer = self._wire.post("/encode", {"text": list(texts)}, uuid4().hex)
+        try:
+            return [each["embedding"] for each in answer]
+        except (KeyError, TypeError):
+            raise self._wire.error(f"answered without embeddings: {str(answer)[:200]}") from None
 
     def flush_cache(self) -> None:
         """Empty the server's prefix cache. Raises BackendError if it will not, as requests are running."""
