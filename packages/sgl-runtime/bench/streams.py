@@ -213,12 +213,13 @@ def started(stack: ExitStack, kind: str, folder: Path, args: argparse.Namespace)
     family.append(Child(Program("engine", "streams:replica", scripted, drains=False)))
     capacity = family[0].wait_ready(family).capacity
     assert capacity is not None, "the engine tells it"
-    channels = {"inbox": outbox, "replicas": [inbox], "listener": listener}
+    channels = {"replicas": [inbox], "listener": listener}
     if kind == "fastapi":
-        family.append(Child(Program("fastapi", "streams:peer", channels)))
+        family.append(Child(Program("fastapi", "streams:peer", {**channels, "inbox": outbox})))
     else:
         config, model, path = resolve(ServeConfig(log_level="warning"))
         own = {"config": config, "model": model, "path": path, "launched_at": time.monotonic()}
+        own |= {"home": 0, "inboxes": [outbox]}
         family.append(Child(Program("api", "sgl_runtime.http.process:run", {**own, **channels}, "warning")))
         family[-1].send(encode(Open([capacity])))
     family[-1].wait_ready(family)

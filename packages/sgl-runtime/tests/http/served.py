@@ -182,13 +182,15 @@ class Mailbox:
 
 
 @asynccontextmanager
-async def workers(script: Script, count: int = 2, **config: Any) -> AsyncIterator[list[Served]]:
+async def workers(
+    script: Script, count: int = 2, *, capacity: Capacity = CAPACITY, **config: Any
+) -> AsyncIterator[list[Served]]:
     """Several api processes, without sockets, over the replicas of one script."""
     mailboxes = [Mailbox() for _ in range(count)]
     outboxes = Outboxes(mailboxes)
     script._outbox.put_nowait = outboxes.send  # type: ignore[method-assign, assignment]
     settings, tokenizer = ServeConfig(http_workers=count, **config), byte_tokenizer()
-    capacities = [CAPACITY for _ in script.senders]
+    capacities = [capacity for _ in script.senders]
     async with contextlib.AsyncExitStack() as stack:
         servers = []
         for home, mailbox in enumerate(mailboxes):

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scripted import Script
-from served import Served, settle, workers
+from served import EMBEDDINGS, Served, settle, workers
 
 from sgl_runtime.engine import peers
 from sgl_runtime.messages import Delta, Load, Step, StoppedByLength, home_of
@@ -41,6 +41,19 @@ async def test_answers_go_to_the_process_that_asked() -> None:
     assert [sum(home_of(generate.rid) == home for generate in script.generates) for home in range(3)] == [
         5
     ] * 3
+
+
+async def test_so_do_vectors_and_scores() -> None:
+    async with workers(Script(vector=lambda generate: [0.6, 0.8]), capacity=EMBEDDINGS) as servers:
+        for server in servers:
+            assert (await server.answer("/encode", {"text": "hello"}))["embedding"]
+            assert (await server.answer("/v1/embeddings", {"input": ["a", "b"]}))["data"][1]["embedding"]
+    async with workers(Script()) as servers:
+        for server in servers:
+            asked = {"query": "hello", "items": ["a", "b"], "label_token_ids": [1, 2]}
+            assert len((await server.answer("/v1/score", asked))["scores"]) == 2
+            decided = await server.answer("/v1/decisions", {"prompt": "hello", "choices": ["a", "b"]})
+            assert decided["choices"]
 
 
 async def test_no_two_processes_draw_the_same_seeds() -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
-from uuid import uuid4
 
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
-from sgl_runtime.messages import Generate, LogprobSpec, Sampling
+from sgl_runtime.messages import Generate, LogprobSpec, Sampling, new_rid
 
 _PREFILL = Sampling(max_new_tokens=0, temperature=0.0, ignore_eos=True)
 
@@ -32,19 +31,21 @@ class Score(NamedTuple):
     start: int  # at least 1: nothing makes the first token likely
 
 
-def pooling(prompts: Sequence[Pool]) -> PreparedRequest:
-    """One sample for each, in order."""
+def pooling(prompts: Sequence[Pool], *, home: int) -> PreparedRequest:
+    """One sample for each, in order. `home`: the number of this api process."""
     return PreparedRequest(
         prompts=tuple(
-            Prompt(text=prompt.text, samples=(_sample(index, prompt.id, prompt.rid, prompt.tokens, None),))
+            Prompt(
+                text=prompt.text, samples=(_sample(index, prompt.id, prompt.rid, prompt.tokens, None, home),)
+            )
             for index, prompt in enumerate(prompts)
         )
     )
 
 
-def scoring(groups: Sequence[Sequence[Score]], id: str) -> PreparedRequest:
+def scoring(groups: Sequence[Sequence[Score]], id: str, *, home: int) -> PreparedRequest:
     """One sample for each of a group, group by group. A group goes to one replica: its members should begin
-    alike.
+    alike. `home`: the number of this api process.
     """
     indices = count()
     return PreparedRequest(
@@ -52,7 +53,7 @@ def scoring(groups: Sequence[Sequence[Score]], id: str) -> PreparedRequest:
             Prompt(
                 text=None,
                 samples=tuple(
-                    _sample(next(indices), id, id, score.tokens, LogprobSpec(start=score.start))
+                    _sample(next(indices), id, id, score.tokens, LogprobSpec(start=score.start), home)
                     for score in group
                 ),
             )
@@ -66,6 +67,8 @@ def prompt_tokens(request: PreparedRequest) -> int:
     return sum(len(sample.generate.tokens) for sample in request.samples)
 
 
-def _sample(index: int, id: str, rid: str, tokens: list[int], logprobs: LogprobSpec | None) -> Sample:
-    generate = Generate(uuid4().hex, tokens, _PREFILL, logprobs)
+def _sample(
+    index: int, id: str, rid: str, tokens: list[int], logprobs: LogprobSpec | None, home: int
+) -> Sample:
+    generate = Generate(new_rid(home), tokens, _PREFILL, logprobs)
     return Sample(index=index, id=id, rid=rid, generate=generate, text=TextOptions())

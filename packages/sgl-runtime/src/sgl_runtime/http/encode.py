@@ -65,7 +65,8 @@ async def encode(api: Api, request: Request) -> ASGIApp:
         [
             Pool(ids, prompt if isinstance(prompt, str) else None, name, rid)
             for ids, prompt, (name, rid) in zip(tokens, given.prompts, named, strict=True)
-        ]
+        ],
+        home=api.client.peers.home,
     )
     answers = [
         _answer(output) for output in await while_connected(request.receive, outputs_of(api, prepared))

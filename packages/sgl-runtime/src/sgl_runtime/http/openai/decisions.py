@@ -97,7 +97,7 @@ async def decisions(api: Api, request: Request) -> ASGIApp:
     groups = [[Score(tokens, compared.start) for tokens in compared.tokens]]
     if body.method == UNCONDITIONAL:
         groups.append(_alone(api, compared))
-    prepared = scoring(groups, envelope.id)
+    prepared = scoring(groups, envelope.id, home=api.client.peers.home)
     outputs = await while_connected(request.receive, outputs_of(api, prepared))
     after = [logprobs_of(output) for output in outputs[: len(body.choices)]]
     alone = [logprobs_of(output) for output in outputs[len(body.choices) :]] or [[]] * len(after)

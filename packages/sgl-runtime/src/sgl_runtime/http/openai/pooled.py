@@ -22,5 +22,6 @@ async def prepare(api: Api, given: Prompts, id: str) -> PreparedRequest:
         [
             Pool(ids, prompt if isinstance(prompt, str) else None, f"{id}-{i}" if many else id, id)
             for i, (prompt, ids) in enumerate(zip(prompts, tokens, strict=True))
-        ]
+        ],
+        home=api.client.peers.home,
     )

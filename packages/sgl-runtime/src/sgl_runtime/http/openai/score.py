@@ -73,7 +73,8 @@ async def score(api: Api, request: Request) -> ASGIApp:
     for given, prompt in zip(givens, prompts, strict=True):
         check_prompt(len(prompt) + 1, api.limits, given.source)
     groups = [[Score([*prompt, label], len(prompt)) for label in labels] for prompt in prompts]
-    outputs = await while_connected(request.receive, outputs_of(api, scoring(groups, f"score-{uuid4().hex}")))
+    prepared = scoring(groups, f"score-{uuid4().hex}", home=api.client.peers.home)
+    outputs = await while_connected(request.receive, outputs_of(api, prepared))
     logprobs = [logprobs_of(output)[0] for output in outputs]
     rows = [logprobs[i : i + len(labels)] for i in range(0, len(logprobs), len(labels))]
     answer: Scores = {
