@@ -151,7 +151,10 @@ def _entry(one: _Described, schemas: dict[Any, Any], *, asks: bool) -> dict[str,
         fields = schemas[described.form]
         form = {
             **fields,
-            "properties": {"file": {"type": "string", "format": "binary"}, **fields["properties"]},
+            "properties": {
+                "file": {"type": "string", "format": "binary"},
+                **{name: _not_null(schema) for name, schema in fields["properties"].items()},
+            },
             "required": ["file", *fields.get("required", [])],
         }
         entry["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
@@ -180,7 +183,7 @@ def _parameters(one: _Described, schemas: dict[Any, Any]) -> list[dict[str, Any]
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without null, which a query cannot say."""
+    """Without null, which neither a query nor a form can say."""
     others = [each for each in schema.get("anyOf", []) if each != {"type": "null"}]
     return others[0] if len(others) == 1 else {k: v for k, v in schema.items() if v is not None}
 
