@@ -12,7 +12,7 @@ from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import convert, read
 from sgl_runtime.http.errors import json_response
 from sgl_runtime.http.openai.batches.lines import ENDPOINTS
-from sgl_runtime.http.openai.batches.objects import Batch, BatchBody, BatchList, BatchQuery, ends
+from sgl_runtime.http.openai.batches.objects import Batch, BatchBody, BatchList, BatchQuery
 from sgl_runtime.http.openai.batches.store import Store
 from sgl_runtime.http.operation import operation
 
@@ -41,8 +41,7 @@ async def create_batch(api: Api, request: Request) -> Response:
 async def list_batches(api: Api, request: Request) -> Response:
     """List the batches, the latest first."""
     batches, more = await api.storage.do(Store.batches, convert(request.query_params, BatchQuery))
-    first, last = ends(batches)
-    return json_response(BatchList(data=batches, first_id=first, last_id=last, has_more=more))
+    return json_response(BatchList.of(batches, more=more))
 
 
 @operation(answers=Batch, refuses=_UNKNOWN)

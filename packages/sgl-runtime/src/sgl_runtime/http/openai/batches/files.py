@@ -13,7 +13,7 @@ from sgl_runtime.errors import SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import convert
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.batches.objects import DeletedFile, File, FileFields, FileList, FileQuery, ends
+from sgl_runtime.http.openai.batches.objects import DeletedFile, File, FileFields, FileList, FileQuery
 from sgl_runtime.http.openai.batches.store import Store
 from sgl_runtime.http.openai.batches.upload import Upload
 from sgl_runtime.http.operation import operation
@@ -38,8 +38,7 @@ async def create_file(api: Api, request: Request) -> Response:
 async def list_files(api: Api, request: Request) -> Response:
     """List the files, the latest first unless asked otherwise."""
     files, more = await api.storage.do(Store.files, convert(request.query_params, FileQuery))
-    first, last = ends(files)
-    return json_response(FileList(data=files, first_id=first, last_id=last, has_more=more))
+    return json_response(FileList.of(files, more=more))
 
 
 @operation(answers=File, refuses=_UNKNOWN)

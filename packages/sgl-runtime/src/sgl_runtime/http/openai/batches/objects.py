@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Generic, Literal, Self, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -122,32 +121,31 @@ class BatchQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
-class FileList(msgspec.Struct, frozen=True, kw_only=True):
-    """has_more: there are others behind the last one."""
+T = TypeVar("T", File, Batch)
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
+    """Part of a list. has_more: there are others behind the last one."""
 
     object: Literal["list"] = "list"
-    data: list[File]
+    data: list[T]
     first_id: str | None
     last_id: str | None
     has_more: bool
 
+    @classmethod
+    def of(cls, items: list[T], *, more: bool) -> Self:
+        first, last = (items[0].id, items[-1].id) if items else (None, None)
+        return cls(data=items, first_id=first, last_id=last, has_more=more)
 
-class BatchList(msgspec.Struct, frozen=True, kw_only=True):
-    """As FileList."""
 
-    object: Literal["list"] = "list"
-    data: list[Batch]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
+class FileList(Page[File], frozen=True, kw_only=True): ...
+
+
+class BatchList(Page[Batch], frozen=True, kw_only=True): ...
 
 
 class DeletedFile(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["file"] = "file"
     deleted: Literal[True] = True
-
-
-def ends(items: Sequence[File | Batch]) -> tuple[str | None, str | None]:
-    """first_id and last_id of a list."""
-    return (items[0].id, items[-1].id) if items else (None, None)
