@@ -20,9 +20,8 @@ from starlette.types import ASGIApp
 
 from sgl_runtime.engine.prefill import prompt_tokens
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_request
 from sgl_runtime.http.openai.pooled import prepare
 from sgl_runtime.http.openai.prompts import Prompts
 from sgl_runtime.http.operation import operation
@@ -63,8 +62,7 @@ _DECODER = msgspec.json.Decoder(ClassifyBody)
 @operation(reads=_DECODER, answers=Classified, refuses=UNKNOWN_MODEL, example={"input": "The sun is"})
 async def classify(api: Api, request: Request) -> ASGIApp:
     """How likely each class is, for each of some texts."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body = await read_request(api, request, _DECODER)
     id = f"classify-{uuid4().hex}"
     prepared = await prepare(api, body.input, id)
     outputs = await while_connected(request.receive, outputs_of(api, prepared))

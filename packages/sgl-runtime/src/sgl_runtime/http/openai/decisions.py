@@ -21,12 +21,11 @@ from sgl_runtime.engine.prefill import Score, prompt_tokens, scoring
 from sgl_runtime.engine.prepare import Given
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.dialogue import template_of
 from sgl_runtime.http.errors import json_response
 from sgl_runtime.http.openai.answer import Choice, Envelope
 from sgl_runtime.http.openai.messages import turns_of
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_request
 from sgl_runtime.http.openai.schema import ChatMessage
 from sgl_runtime.http.openai.score import softmax
 from sgl_runtime.http.operation import operation
@@ -90,8 +89,7 @@ _DECODER = msgspec.json.Decoder(DecisionBody)
 )
 async def decisions(api: Api, request: Request) -> ASGIApp:
     """Which of several texts goes on best after a prompt or a chat."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body = await read_request(api, request, _DECODER)
     compared = await _compare(api, body)
     envelope = Envelope("decision", "decision", api.model_name)
     groups = [[Score(tokens, compared.start) for tokens in compared.tokens]]

@@ -18,9 +18,8 @@ from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.engine.prefill import prompt_tokens
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_request
 from sgl_runtime.http.openai.pooled import prepare
 from sgl_runtime.http.openai.prompts import Prompts
 from sgl_runtime.http.operation import operation
@@ -60,8 +59,7 @@ _DECODER = msgspec.json.Decoder(EmbeddingsBody)
 )
 async def embeddings(api: Api, request: Request) -> ASGIApp:
     """The embeddings of texts, each of length 1."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body = await read_request(api, request, _DECODER)
     size = _size(api.model, body.dimensions)
     prepared = await prepare(api, body.input, f"embd-{uuid4().hex}")
     outputs = await while_connected(request.receive, outputs_of(api, prepared))

@@ -54,15 +54,18 @@ class _Body(Protocol):
 B = TypeVar("B", bound=_Body)
 
 
+async def read_request(api: Api, request: Request, decoder: msgspec.json.Decoder[B]) -> B:
+    """The body of a request to the model that is served. Raises what `read` and `check_model` do."""
+    body = await read(request, decoder)
+    check_model(api, body.model)
+    return body
+
+
 async def read_text_request(
     api: Api, request: Request, decoder: msgspec.json.Decoder[B]
 ) -> tuple[B, Tokenizer]:
-    """The body of a request to the model that is served, to be answered in text. Raises what `read`,
-    `check_model` and `tokenizer_of` do.
-    """
-    body = await read(request, decoder)
-    check_model(api, body.model)
-    return body, tokenizer_of(api)
+    """The same, to be answered in text. Raises what `read_request` and `tokenizer_of` do."""
+    return await read_request(api, request, decoder), tokenizer_of(api)
 
 
 def check_model(api: Api, name: str) -> None:

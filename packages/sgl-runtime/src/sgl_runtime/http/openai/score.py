@@ -21,9 +21,8 @@ from sgl_runtime.engine.prepare import Given, check_count
 from sgl_runtime.engine.sampling import check_prompt, check_tokens
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
-from sgl_runtime.http.body import read
 from sgl_runtime.http.errors import json_response
-from sgl_runtime.http.openai.models import UNKNOWN_MODEL, check_model
+from sgl_runtime.http.openai.models import UNKNOWN_MODEL, read_request
 from sgl_runtime.http.operation import operation
 from sgl_runtime.http.prefill import PromptUsage, logprobs_of, outputs_of, usage_of
 from sgl_runtime.http.stream import while_connected
@@ -63,8 +62,7 @@ _DECODER = msgspec.json.Decoder(ScoreBody)
 )
 async def score(api: Api, request: Request) -> ASGIApp:
     """How likely each of some tokens is behind each of some texts."""
-    body = await read(request, _DECODER)
-    check_model(api, body.model)
+    body = await read_request(api, request, _DECODER)
     labels = body.label_token_ids
     check_tokens(labels, api.limits.vocab_size, "label_token_ids")
     givens = _prompts(body)
