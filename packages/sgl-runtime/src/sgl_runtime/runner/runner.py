@@ -38,7 +38,7 @@ from sgl_runtime.runner.reserve import measure_reserve
 from sgl_runtime.runner.sampler import Sampler
 from sgl_runtime.runner.stream import on_stream
 from sgl_runtime.runner.transfer import to_device
-from sgl_runtime.runner.warm import warm
+from sgl_runtime.runner.warm import ROWS, WIDTH, warm
 from sgl_runtime.runner.weights import Progress
 
 _logger = log.logger(__name__)
@@ -88,7 +88,13 @@ class Runner:
         self._budget = prefill_limits(config, tp.device.type).budget
         context_length = config.context_length or model.context_length
         cached = cache_dtype(config.kv_cache_dtype, dtype)
+        forward = torch.compile(self._model, dynamic=True) if config.enable_torch_compile else self._model
         loaded = free_memory(tp.device)
+        self.asynchronous = tp.device.type == "cuda"
+        if self.asynchronous:
+            kv = KVPool(specs, 1, cached, tp.device)
+            passes = Passes(forward, Rows(ROWS, WIDTH, tp.device), kv, attention, specs)
+            self._warm(passes, in_order=tp.size > 1 or config.enable_torch_compile)
         reserve = measure_reserve(
             config, self._model, attention, cached, context_length, self._sampler, tp.device
         )
@@ -115,10 +121,8 @@ class Runner:
             free=free_memory(tp.device).free,
         )
         self._rows = Rows(room.rows, room.width, tp.device)
-        forward = torch.compile(self._model, dynamic=True) if config.enable_torch_compile else self._model
         self._passes = Passes(forward, self._rows, kv, attention, specs)
         self.capacity = Capacity(room.slots, room.rows, context_length, model.vocab_size, self._model.answers)
-        self.asynchronous = tp.device.type == "cuda"
         self._graphs = None
         if self.asynchronous and not config.disable_cuda_graph and attention.refills != "none":
             self._graphs = Graphs(
@@ -131,16 +135,14 @@ class Runner:
 
     @torch.inference_mode()
     def prepare(self, progress: Progress | None = None) -> Spending:
-        """Everything that would make a first pass slow. Every rank calls it, before the first batch.
+        """Capture CUDA graphs. Every rank calls it, before the first batch.
 
         Returns where the memory of this rank's device went.
         """
         if not self.asynchronous:
             return self._spent
-        with on_stream(self._stream):
-            sampler = self._sampler if self._tp.leads and self._generates else None
-            warm(self._passes, self._answer, sampler, self.capacity.vocab_size, self._budget)
-            if self._graphs is not None:
+        if self._graphs is not None:
+            with on_stream(self._stream):
                 self._graphs.prepare(progress)
         free = free_memory(self._tp.device).free
         return replace(self._spent, graphs=self._spent.free - free, free=free)
@@ -165,6 +167,11 @@ class Runner:
     def stream(self) -> torch.cuda.Stream | None:
         """Where the passes run; None on a CPU."""
         return self._stream
+
+    def _warm(self, passes: Passes, *, in_order: bool) -> None:
+        hidden = torch.zeros(1, self._hidden_size, dtype=self._dtype, device=self._tp.device)
+        sampler = self._sampler if self._tp.leads and self._generates else None
+        warm(passes, self._answer, hidden, sampler, self._budget, in_order=in_order)
 
     @property
     def _generates(self) -> bool:

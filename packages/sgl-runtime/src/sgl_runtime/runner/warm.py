@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernels compiled before the first request: Triton compiles at the first launch, for up to seconds each.
+"""Kernels compiled before anything is measured: Triton compiles at the first launch, for up to seconds each.
 
-Every kind of tile, of product and of draw is launched once, on tokens of nobody; what CUDA graphs launch is
-compiled when they are captured. The draws, half of the work, are compiled side by side: the compiler leaves
-Python while it works.
+Every kind of tile, of product and of draw is launched once, on tokens of nobody, and what CUDA graphs launch
+is among them. The launches come from threads: the compiler leaves Python while it works, so an empty cache is
+filled side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,58 +22,79 @@ from sgl_runtime.messages import Masks, SamplingArrays
 from sgl_runtime.runner.assemble import Pass, of_nobody
 from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.sampler import Sampler
+from sgl_runtime.runner.stream import on_stream
 
-# (queries, tokens cached before them) of requests in one pass, in a page table of any width that holds them:
-# tiles of every size, and few queries after a long prefix.
-_PASSES = (((2, 0),), ((8, 0), (1, 9)), ((100, 0), (1, 9)), ((4, 2000), (1, 9)))
+# (queries, tokens cached before them) of requests in one pass: tiles of every size, and few queries after a
+# long prefix.
+_PASSES = (((100, 0), (1, 9)), ((4, 2000), (1, 9)), ((8, 0), (1, 9)), ((2, 0),))
 # Tokens of one prompt: the library has other products for other sizes, and loads each when it is first used.
 _SIZES = (1100, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336)
-_THREADS = 8
-_ROWS = (1, 2, 3, 20)  # of logits: products of so few rows have kernels of their own
+ROWS, WIDTH = 2, max(_SIZES)  # of a page table that holds all of these
+_THREADS = 16
+_LOGITS = (1, 2, 3, 20)  # rows of logits: products of few have kernels of their own
 # temperature, top_k, top_p, min_p
-_DRAWS = ((0.0, -1, 1.0, 0.0), (1.0, -1, 1.0, 0.0), (1.0, 50, 0.9, 0.0), (1.0, -1, 0.9, 0.05))
+_GREEDY = (0.0, -1, 1.0, 0.0)
+_DRAWS = ((1.0, -1, 0.9, 0.05), (1.0, 50, 0.9, 0.0), (1.0, -1, 1.0, 0.0), _GREEDY)
 
 
 def warm(
     passes: Passes,
     answer: Callable[[Tensor], Tensor],
+    hidden: Tensor,
     sampler: Sampler | None,
-    vocab_size: int,
     budget: int,
+    *,
+    in_order: bool,
 ) -> None:
-    """answer: of hidden states, the logits or what is pooled. sampler: of the rank that samples.
-    budget: prompt tokens of one pass."""
-    hidden = None
-    for requests in (*_PASSES, *(((size, 0),) for size in _SIZES if size <= budget)):
-        if max(q_len + cached for q_len, cached in requests) <= passes.rows.width:
-            _, hidden = passes.run(_pass(passes, requests))
-    if hidden is None:  # a page table of a few tokens
-        return
-    scores = hidden
-    for rows in _ROWS:
-        scores = answer(hidden[:1].expand(rows, -1).contiguous())
-    if sampler is None:
-        return
-    rows = len(scores)
-    everything = Masks(np.zeros(1, np.int32), [np.full(-(-vocab_size // 32), -1, np.int32)])
-    sampler(scores, np.arange(rows, dtype=np.int32), sampling_arrays(rows, 0.0, biased=1), everything)
-    if scores.is_cuda:
-        _warm_draws([scores, scores.float()])  # with penalties, biases or masks they are float32
+    """passes: over a page table of `ROWS` and `WIDTH` and a KV pool of one slot. answer: of hidden states,
+    the logits or what is pooled. hidden [1, hidden size]: any. sampler: of the rank that samples. budget:
+    prompt tokens of one pass. in_order: passes may not run side by side, since other ranks take part in them
+    or torch.compile traces them.
+    """
+    draws: list[Callable[[], object]] = []
+    models: list[Callable[[], object]] = [
+        *(partial(passes.run, _pass(passes, requests)) for requests in _PASSES),
+        *(partial(answer, hidden.expand(rows, -1).contiguous()) for rows in _LOGITS),
+    ]
+    answers = answer(hidden.expand(max(_LOGITS), -1).contiguous())
+    if sampler is not None:
+        _draw(answers, *_GREEDY)  # alone: the first launch makes Triton's driver
+        # With penalties, biases or masks, logits are float32.
+        draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
+        draws.append(partial(_draw_biased, sampler, answers))
+    _side_by_side([*draws, partial(_in_turn, models)] if in_order or not draws else [*models, *draws])
+    _in_turn([partial(passes.run, _pass(passes, ((size, 0),))) for size in _SIZES if size <= budget])
 
 
-def _warm_draws(scores: list[Tensor]) -> None:
-    stream = torch.cuda.current_stream()
+def _side_by_side(launches: Sequence[Callable[[], object]]) -> None:
+    """Raises what the first of them raises that does."""
+    stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
 
-    def draw(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
-        m = len(logits)
-        each = ([temperature] * m, [top_k] * m, [top_p] * m, [min_p] * m, [0] * m, [0] * m)
-        with torch.inference_mode(), torch.cuda.stream(stream):  # which are a thread's own
-            sample(logits, SamplingParameters.of(*each, logits.device))
+    def launch(one: Callable[[], object]) -> None:
+        with torch.inference_mode(), on_stream(stream):  # which are a thread's own
+            one()
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        drawn = [threads.submit(draw, logits, *kind) for kind in _DRAWS for logits in scores]
-        for future in drawn:
-            future.result()
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
+        for launched in [threads.submit(launch, one) for one in launches]:
+            launched.result()
+
+
+def _in_turn(launches: Sequence[Callable[[], object]]) -> None:
+    for one in launches:
+        one()
+
+
+def _draw(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    m = len(logits)
+    each = ([temperature] * m, [top_k] * m, [top_p] * m, [min_p] * m, [0] * m, [0] * m)
+    sample(logits, SamplingParameters.of(*each, logits.device))
+
+
+def _draw_biased(sampler: Sampler, logits: Tensor) -> None:
+    """With a bias and a mask that forbids nothing."""
+    rows, words = len(logits), -(-logits.shape[1] // 32)
+    everything = Masks(np.zeros(1, np.int32), [np.full(words, -1, np.int32)])
+    sampler(logits, np.arange(rows, dtype=np.int32), sampling_arrays(rows, 0.0, biased=1), everything)
 
 
 def _pass(passes: Passes, requests: tuple[tuple[int, int], ...]) -> Pass:
