@@ -56,7 +56,8 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return len(self._filled) * 1024
+        """Filled or not: memory that was used before is cleared, and so held, whole."""
+        return self.matrix.nbytes
 
     def _positions(self, mask: int) -> Ints:
         known = self._positions_of.get(mask)
