@@ -171,13 +171,14 @@ class Compiler:
             future = self._grammars[key]
         try:
             if new:
-                try:
-                    future.set_result(compile())
-                except BaseException as error:
-                    with self._lock:
-                        del self._grammars[key]
-                    future.set_exception(error)
+                future.set_result(compile())
             grammar = future.result()
+        except BaseException as error:
+            if new:
+                with self._lock:
+                    del self._grammars[key]
+                future.set_exception(error)
+            raise
         finally:
             del future  # an error holds the frames that it went through, which must not hold the error
         if new:

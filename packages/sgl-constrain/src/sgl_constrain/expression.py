@@ -165,9 +165,9 @@ class Expressions:
         self._readers.append(close)
 
     def close(self) -> None:
-        """They are not read any more. Automata refer to themselves, and what makes deferred expressions refers
-        back to the table: without this they would wait for a collection of Python's, which is rare in a large
-        process, and until then they would not count as forgotten.
+        """They are not read any more. Automata refer to themselves, and what makes deferred expressions
+        refers back to the table: without this all of it would wait for a collection of Python's, which is
+        rare in a large process.
         """
         for close in self._readers:
             close()
