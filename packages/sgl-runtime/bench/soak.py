@@ -2,9 +2,13 @@
 """Mixed traffic for a while, and what the server holds: `python packages/sgl-runtime/bench/soak.py`.
 
 Completions, chats, texts held to a grammar, several samples of one prompt, streams, clients that leave or
-abort, and requests that are refused, a constant number in flight. Every interval the traffic ends and the
-prefix cache is emptied; then each process's resident memory, open files and threads are read, and the free
-slots. What grows from row to row is a leak.
+abort, and requests that are refused, a constant number in flight; half of the grammars are met for the
+first time, so that nothing stays small which is remembered by its text. Every interval the traffic ends and
+the prefix cache is emptied; when the server has come to rest, what each process holds is read, and the free
+slots.
+
+A process is flat when the most that it held at rest in the last third of the run is no more than in the
+middle third, but for 1% and 1 MiB: the first third is for caches to fill. If one is not, the exit code is 1.
 """
 
 from __future__ import annotations
@@ -14,7 +18,6 @@ import asyncio
 import json
 import random
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -42,18 +45,25 @@ REFUSED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+REST_S = 4.0  # a replica gives free memory back when nothing was asked of it for two
+
+
 class Held(NamedTuple):
-    """What a process holds."""
+    """What a process holds now, and the most memory it has held since the last time."""
 
     mib: float
+    peak: float
     files: int
     threads: int
 
 
 def held(pid: int) -> Held:
     status = Path(f"/proc/{pid}/status").read_text()
-    kib, threads = (int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmRSS", "Threads"))
-    return Held(kib / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), threads)
+    kib, most, threads = (
+        int(status.partition(f"{name}:")[2].split()[0]) for name in ("VmRSS", "VmHWM", "Threads")
+    )
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak starts anew
+    return Held(kib / 1024, most / 1024, len(list(Path(f"/proc/{pid}/fd").iterdir())), threads)
 
 
 def processes(launcher: int) -> dict[str, int]:
@@ -107,9 +117,7 @@ class Traffic:
         return await self._answered("/v1/chat/completions", body, "chatted")
 
     async def constrain(self) -> str:
-        sampling = {"max_new_tokens": 40, **self._rng.choice(GRAMMARS)}
-        if self._rng.random() < 0.3:  # a pattern that no request had before
-            sampling = {"max_new_tokens": 40, "regex": f"[a-z]{{1,9}}{self._rng.getrandbits(60):x}"}
+        sampling = {"max_new_tokens": 40, **self._rng.choice((*GRAMMARS, *self._fresh()))}
         return await self._answered("/generate", {"text": "x", "sampling_params": sampling}, "constrained")
 
     async def leave(self) -> str:
@@ -142,6 +150,17 @@ class Traffic:
             assert response.status == 200, text
         return end
 
+    def _fresh(self) -> tuple[dict[str, str], ...]:
+        """Grammars that no request had before: new words, a new class of characters, a new schema."""
+        name = f"{self._rng.getrandbits(60):x}"
+        letters = "".join(self._rng.sample("abcdefghijklmnopqrstuvwxyz0123456789", 12))
+        schema = {"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]}
+        return (
+            {"regex": f"[a-z]{{1,9}}{name}"},
+            {"regex": f"[{letters}]{{1,9}}"},
+            {"json_schema": json.dumps(schema)},
+        )
+
     def _prompt(self) -> str:
         shared = "a text that many prompts begin with " * self._rng.choice((0, 1, 3))
         return shared + "".join(self._rng.choices("abcdefgh ", k=self._rng.randrange(1, 60)))
@@ -156,7 +175,7 @@ async def soak(url: str, launcher: int, args: argparse.Namespace) -> list[dict[s
     pids = processes(launcher)
     print(
         "      s  requests      free slots"
-        + "".join(f"{name + ': MiB, files, threads':>36}" for name in pids)
+        + "".join(f"{name + ': MiB, peak, files, threads':>41}" for name in pids)
     )
     rows = []
     began = time.monotonic()
@@ -167,8 +186,12 @@ async def soak(url: str, launcher: int, args: argparse.Namespace) -> list[dict[s
             await asyncio.gather(*(traffic.until(deadline) for _ in range(args.at_once)))
             slots, free = await _settled(http)
             assert free == slots, f"{slots - free} slots are held by nobody"
+            await asyncio.sleep(REST_S)
             rows.append({name: held(pid) for name, pid in pids.items()})
-            cells = (f"{row.mib:>24,.1f} {row.files:5d} {row.threads:5d}" for row in rows[-1].values())
+            cells = (
+                f"{row.mib:>21,.1f} {row.peak:>7,.1f} {row.files:5d} {row.threads:5d}"
+                for row in rows[-1].values()
+            )
             print(
                 f"{passed:7.0f} {sum(traffic.ends.values()):9,d} {free:7,d}/{slots:,}" + "".join(cells),
                 flush=True,
@@ -191,18 +214,16 @@ async def _settled(http: aiohttp.ClientSession) -> tuple[int, int]:
             await asyncio.sleep(0.05)
 
 
-def growth(rows: list[dict[str, Held]]) -> str:
-    """Medians of the last quarter of the rows against those of the second: the first quarter warms up."""
-    quarter = max(1, len(rows) // 4)
-    parts = []
-    for name in rows[0]:
-        before, after = (
-            [statistics.median(getattr(row[name], field) for row in part) for field in Held._fields]
-            for part in (rows[quarter : 2 * quarter] or rows[:1], rows[-quarter:])
-        )
-        mib, files, threads = (b - a for a, b in zip(before, after, strict=True))
-        parts.append(f"{name} {mib:+.1f} MiB, {files:+.0f} files, {threads:+.0f} threads")
-    return "; ".join(parts)
+def grown(rows: list[dict[str, Held]]) -> dict[str, tuple[float, float]]:
+    """Of each process the most MiB at rest in the middle and in the last third of the rows."""
+    third = max(1, len(rows) // 3)
+    parts = rows[-2 * third : -third] or rows[:1], rows[-third:]
+    middle, last = ({name: max(row[name].mib for row in part) for name in rows[0]} for part in parts)
+    return {name: (middle[name], last[name]) for name in middle}
+
+
+def is_flat(middle: float, last: float) -> bool:
+    return last <= middle * 1.01 + 1
 
 
 def main() -> None:
@@ -236,9 +257,13 @@ def main() -> None:
                 sys.exit("the server did not start")
             print(json.dumps(vars(args)))
             rows = asyncio.run(soak(found[1], server.pid, args))
-            print("last quarter against the second:", growth(rows))
         finally:
             server.terminate()
+    verdicts = {name: is_flat(*most) for name, most in grown(rows).items()}
+    for name, (middle, last) in grown(rows).items():
+        verdict = "flat" if verdicts[name] else "NOT FLAT"
+        print(f"{name}: at rest at most {middle:.1f} MiB, in the last third {last:.1f}: {verdict}")
+    sys.exit(not all(verdicts.values()))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ DEAD can be completed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from sgl_constrain.covering import Covering
@@ -60,6 +61,7 @@ class Automaton:
 
     def __init__(self, expressions: Expressions, root: int, *, pruned: bool = False) -> None:
         self.expressions = expressions
+        expressions.read_until(self.close)
         self.limits = expressions.limits
         self.start_clock()
         self.states: list[tuple[int, ...]] = [(), (ACCEPT,)]
@@ -84,8 +86,13 @@ class Automaton:
         self._shortest: dict[int, int] = {_END: 0}
         self._everything = self._start_of(expressions.any_string)
         if not pruned:
-            root = prune(expressions, root, judge(expressions))
+            with judge(expressions) as is_empty:
+                root = prune(expressions, root, is_empty)
         self.start = self._start_of(root)
+
+    def close(self) -> None:
+        """Free everything, at once: its parts hold methods of each other. It may not be used any more."""
+        self.__dict__.clear()
 
     # -- what the rest of the library asks -------------------------------------------------------------------
 
@@ -573,7 +580,8 @@ class Automaton:
                 yield Edge(mask, head if live else NO_HEAD, complete)
 
 
-def judge(expressions: Expressions) -> Callable[[Both | Without], bool]:
+@contextmanager
+def judge(expressions: Expressions) -> Iterator[Callable[[Both | Without], bool]]:
     """Decides products with an automaton of its own, made at the first: it reads rules that pruning then
     changes.
     """
@@ -588,7 +596,11 @@ def judge(expressions: Expressions) -> Callable[[Both | Without], bool]:
             automata.append(Automaton(expressions, EMPTY, pruned=True))
         return automata[0].is_empty(product)
 
-    return is_empty
+    try:
+        yield is_empty
+    finally:
+        for automaton in automata:
+            automaton.close()
 
 
 def _is_endless(expressions: Expressions, expression: int) -> bool:

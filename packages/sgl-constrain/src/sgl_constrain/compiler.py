@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from sgl_constrain.automaton import Automaton
@@ -163,33 +164,37 @@ class Compiler:
 
     def _cached(self, key: Hashable, compile: Callable[[], Grammar]) -> Grammar:
         with self._lock:
-            future = self._grammars.get(key)
-            if future is not None:
-                self._grammars.move_to_end(key)
-            else:
-                future = self._grammars[key] = Future()
-                future.set_running_or_notify_cancel()
-                mine = future
-                future = None
-        if future is not None:
-            return future.result()
+            new = key not in self._grammars
+            if new:
+                self._grammars[key] = Future()
+            self._grammars.move_to_end(key)
+            future = self._grammars[key]
         try:
-            mine.set_result(compile())
+            if new:
+                future.set_result(compile())
+            grammar = future.result()
         except BaseException as error:
-            with self._lock:
-                del self._grammars[key]
-            mine.set_exception(error)
+            if new:
+                with self._lock:
+                    del self._grammars[key]
+                future.set_exception(error)
             raise
+        finally:
+            del future  # an error holds the frames that it went through, which must not hold the error
+        if new:
+            self._remember(key, grammar)
+        return grammar
+
+    def _remember(self, key: Hashable, grammar: Grammar) -> None:
         with self._lock:
             if key in self._grammars:  # and not forgotten meanwhile
-                self._made[key] = mine.result()
+                self._made[key] = grammar
             self._unmeasured += 1
             if self._unmeasured * _MEASURED_EVERY > len(self._grammars):
                 self._unmeasured = 0
                 while len(self._grammars) > 1 and self._held() > self._cache_bytes:
                     forgotten, _ = self._grammars.popitem(last=False)
                     self._made.pop(forgotten, None)
-        return mine.result()
 
     def _basics_of(self, max_whitespace: int) -> Basics:
         known = self._basics.get(max_whitespace)
@@ -216,27 +221,29 @@ class Compiler:
         return Grammar(automaton, self.vocabulary, warnings=warnings)
 
     def _regex(self, pattern: str, flags: int) -> Grammar:
-        expressions = self._expressions()
-        root = regex(expressions, pattern, flags=flags)
-        return self._grammar(expressions, root, lambda: InvalidPattern("no text matches", pattern=pattern))
+        with _making(self._expressions()) as expressions:
+            root = regex(expressions, pattern, flags=flags)
+            return self._grammar(
+                expressions, root, lambda: InvalidPattern("no text matches", pattern=pattern)
+            )
 
     def _choice(self, texts: tuple[str, ...]) -> Grammar:
         length = sum(map(len, texts))
         if length > self.limits.source_chars:
             raise GrammarTooLarge(f"the options have {length} characters", limit="source_chars")
-        expressions = self._expressions()
-        root = expressions.words({text.encode(): EMPTY for text in texts})
-        return self._grammar(expressions, root, lambda: InvalidPattern("no options", pattern=""))
+        with _making(self._expressions()) as expressions:
+            root = expressions.words({text.encode(): EMPTY for text in texts})
+            return self._grammar(expressions, root, lambda: InvalidPattern("no options", pattern=""))
 
     def _gbnf(self, source: str) -> Grammar:
-        expressions = self._expressions()
-        root = gbnf(expressions, source)
-        return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+        with _making(self._expressions()) as expressions:
+            root = gbnf(expressions, source)
+            return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
 
     def _lark(self, source: str) -> Grammar:
-        expressions = self._expressions()
-        root = lark(expressions, source)
-        return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+        with _making(self._expressions()) as expressions:
+            root = lark(expressions, source)
+            return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
 
     def _json_schema(
         self,
@@ -247,16 +254,26 @@ class Compiler:
         resources: Mapping[str, object],
     ) -> Grammar:
         basics = self._basics_of(max_whitespace).copy(self.limits)
-        expressions = basics.expressions
-        root, warnings = json_schema(
-            expressions,
-            schema,
-            max_whitespace=max_whitespace,
-            any_order=any_order,
-            lenient=lenient,
-            resources=resources,
-            basics=basics,
-        )
-        return self._grammar(
-            expressions, root, lambda: InvalidSchema("no value satisfies the schema", path=""), warnings
-        )
+        with _making(basics.expressions) as expressions:
+            root, warnings = json_schema(
+                expressions,
+                schema,
+                max_whitespace=max_whitespace,
+                any_order=any_order,
+                lenient=lenient,
+                resources=resources,
+                basics=basics,
+            )
+            return self._grammar(
+                expressions, root, lambda: InvalidSchema("no value satisfies the schema", path=""), warnings
+            )
+
+
+@contextmanager
+def _making(expressions: Expressions) -> Iterator[Expressions]:
+    """A grammar is made out of them, which closes them when it goes; they are closed if none is."""
+    try:
+        yield expressions
+    except BaseException:
+        expressions.close()
+        raise

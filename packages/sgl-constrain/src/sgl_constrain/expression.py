@@ -22,6 +22,7 @@ FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
 _BYTES_AT_ONCE = 32  # of a word
+_BYTES_PER_EXPRESSION = 200  # roughly
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -128,6 +129,7 @@ class Expressions:
         self._shortest: dict[int, int] = {}
         self._rules: list[int | None] = []
         self._sources: list[_Source] = []
+        self._readers: list[Callable[[], None]] = []
         self.settled = 0  # below this number each expression is known to match something, or is FAIL
         self.dead: set[int] = set()  # references to rules that match nothing, once pruning has found them
         self._deferred: dict[int, int] = {}
@@ -150,7 +152,27 @@ class Expressions:
         other._literals, other._shortest = self._literals.copy(), self._shortest.copy()
         other._rules = self._rules.copy()
         other._sources, other._deferred, other.dead = [], {}, set()
+        other._readers = []
         return other
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory they hold, with those that are copied from others."""
+        return len(self.nodes) * _BYTES_PER_EXPRESSION
+
+    def read_until(self, close: Callable[[], None]) -> None:
+        """Something reads these expressions, and refers to itself, until `close` is called."""
+        self._readers.append(close)
+
+    def close(self) -> None:
+        """They are not read any more. Automata refer to themselves, and what makes deferred expressions
+        refers back to the table: without this all of it would wait for a collection of Python's, which is
+        rare in a large process.
+        """
+        for close in self._readers:
+            close()
+        self._readers.clear()
+        self._sources.clear()
 
     # -- leaves ----------------------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ class Grammar:
     """
 
     def __init__(self, automaton: Automaton, vocabulary: Vocabulary, *, warnings: Iterable[str] = ()) -> None:
+        self._expressions = automaton.expressions
         self.vocabulary = vocabulary
         self.start: int = automaton.start
         self.warnings = tuple(warnings)
@@ -57,6 +58,9 @@ class Grammar:
         self._mask_of: dict[int, _Mask] = {}  # by state
         self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
         self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
+
+    def __del__(self) -> None:
+        self._expressions.close()
 
     def step(self, state: int, token: int) -> int:
         """The state after `token`, DEAD when it is not allowed, DONE when it ends the text."""
@@ -160,6 +164,7 @@ class Grammar:
             (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
             + self._walks.nbytes
             + self._automaton.nbytes
+            + self._expressions.nbytes
             + len(self._steps) * _BYTES_PER_STEP
         )
 

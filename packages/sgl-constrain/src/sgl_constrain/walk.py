@@ -32,7 +32,7 @@ _DENSE = 4  # a level is walked whole while more than 1 / _DENSE of it lives
 # leads only to itself; the automaton's own state 1 (DONE) is never entered by a byte.
 _UNKNOWN = 0
 _SINK = 1 << 8
-_FIRST_ROWS = 128  # of which most grammars need no more; clearing the memory is part of the first mask
+_FIRST_ROWS = 32  # of which most grammars need no more; clearing the memory is part of the first mask
 
 
 class Rows:
@@ -56,7 +56,8 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        return len(self._filled) * 1024
+        """Filled or not: memory that was used before is cleared, and so held, whole."""
+        return self.matrix.nbytes
 
     def _positions(self, mask: int) -> Ints:
         known = self._positions_of.get(mask)

@@ -29,7 +29,7 @@ from sgl_runtime.address import base_url, listening_place
 from sgl_runtime.checkpoint.config import ModelConfig, read_config
 from sgl_runtime.checkpoint.division import share_heads
 from sgl_runtime.checkpoint.locate import locate
-from sgl_runtime.config import Environment, ServeConfig, share_cores
+from sgl_runtime.config import Environment, ServeConfig, bound_caches, share_cores
 from sgl_runtime.errors import ConfigError, SglError
 from sgl_runtime.messages import Capacity, Died, Open, Ready, encode
 from sgl_runtime.process import (
@@ -59,6 +59,7 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
     started = time.monotonic()
     log.configure("launcher", config.log_level)
     share_cores()
+    bound_caches()
     children: list[Child] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(termination_as_exception())

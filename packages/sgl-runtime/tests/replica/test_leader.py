@@ -192,3 +192,34 @@ def test_the_load_is_told_before_the_flush_that_changed_it() -> None:
     leader.step()
     before = told[: told.index(Flushed("f", True))]
     assert [step.load.slots_cached for step in before] == [0]
+
+
+def test_a_loop_that_nobody_asks_for_a_while_rests_once() -> None:
+    class Ended(Exception):
+        pass
+
+    class Quiet(Inbox):
+        def wait(self, seconds: float) -> bool:
+            self.waits.append(seconds)
+            events.append("wait")
+            if not answers:
+                raise Ended
+            return answers.pop(0)
+
+    events: list[str] = []
+    answers = [True, False, True]  # a message at once, then one after a while
+    scheduler = Scheduler(CAPACITY, RadixCache(), eos=EOS, vocabulary=VOCABULARY)
+    leader = Leader(
+        scheduler,
+        AsynchronousRunner(scheduler),  # type: ignore[arg-type]
+        inbox := Quiet([]),  # type: ignore[arg-type]
+        Outbox(),
+        replica=0,
+        followers=None,
+        overlap=False,
+        rest=lambda: events.append("rest"),
+    )
+    with pytest.raises(Ended):
+        leader.run()
+    assert events == ["wait", "wait", "rest", "wait", "wait"]
+    assert inbox.waits[0] == inbox.waits[1] < inbox.waits[2], "a short sleep, and after the rest a long one"

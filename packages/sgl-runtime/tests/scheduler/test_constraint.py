@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hash_runner import COMPILER, EOS, VOCABULARY, V, regex
+from hash_runner import COMPILER, EOS, VOCABULARY, V, encode_text, regex
 from serving import GREEDY, Replica
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits
 
@@ -292,6 +292,24 @@ def test_grammars_compile_on_their_own_thread_once_and_are_forgotten_beyond_the_
     for _ in range(64):
         grammars.ask(regex("b+")).result()
     assert grammars.ask(regex("a+")).result() is not first
+    grammars.close()
+
+
+def test_grammars_are_measured_with_what_was_found_out_about_them() -> None:
+    compiled = CompiledGrammar(COMPILER.regex("abcabc[ab]"))
+    constrained = Constrained(compiled, ends=EOS, shortest=0)
+    compiled.forced(constrained.matcher, encode_text)
+    alone = compiled.nbytes
+    compiled.single(1)
+    assert compiled.nbytes > alone > compiled.grammar.nbytes > 0
+
+
+def test_a_grammar_that_failed_is_forgotten_when_they_are_measured() -> None:
+    grammars = Grammars(lambda constraint: COMPILER.regex(constraint.text))
+    assert grammars.ask(regex("a(")).exception() is not None
+    for _ in range(63):
+        grammars.ask(regex("b+")).result()
+    assert list(grammars._known) == [regex("b+")]
     grammars.close()
 
 

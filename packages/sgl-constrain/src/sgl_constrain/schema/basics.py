@@ -40,11 +40,11 @@ class Basics:
         expressions = self.expressions
         for name in FORMATS:
             self.format(name)
-        is_empty = judge(expressions)
         added = expressions.nodes[expressions.settled :]
         products = [node for node in added if isinstance(node, Both | Without)]
-        assert not any(map(is_empty, products)), "a part of a format matches nothing"
-        kept = prune(expressions, any_value, is_empty)
+        with judge(expressions) as is_empty:
+            assert not any(map(is_empty, products)), "a part of a format matches nothing"
+            kept = prune(expressions, any_value, is_empty)
         assert kept == any_value and not expressions.dead, "a part of any value matches nothing"
         self.any_value = any_value
         expressions.settled = len(expressions.nodes)

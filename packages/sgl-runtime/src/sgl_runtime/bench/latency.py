@@ -23,7 +23,7 @@ from sgl_runtime.bench import plot, records
 from sgl_runtime.bench.options import LatencyOptions
 from sgl_runtime.bench.results import Answer, Comparison, Point, Profiled
 from sgl_runtime.checkpoint.config import ModelConfig
-from sgl_runtime.config import ServeConfig, share_cores
+from sgl_runtime.config import ServeConfig, bound_caches, share_cores
 from sgl_runtime.errors import ConfigError, EngineDied
 from sgl_runtime.launch import free_port, resolve
 from sgl_runtime.process import (
@@ -99,6 +99,7 @@ def _computed(config: ServeConfig, options: LatencyOptions) -> Iterator[Answer]:
     """What rank 0 tells, as it comes. The ranks end with this, however it ends."""
     log.configure("launcher", config.log_level)
     share_cores()
+    bound_caches()
     children: list[Child] = []
     with contextlib.ExitStack() as stack:
         stack.enter_context(termination_as_exception())

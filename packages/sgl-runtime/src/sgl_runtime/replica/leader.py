@@ -33,6 +33,7 @@ from sgl_runtime.profile.report import write_report
 from sgl_runtime.profile.spans import OFF, Laps, Phase, Recording, Spans
 from sgl_runtime.scheduler.scheduler import Scheduler
 
+_QUIET_SECONDS = 2.0  # without a message, before the loop rests: a request that comes meanwhile waits for it
 _IDLE_SECONDS = 3600.0  # how long to sleep for a message; any message wakes the loop at once
 _COMPILING_SECONDS = 0.001  # the same when nothing can be computed until a grammar is compiled
 
@@ -89,8 +90,10 @@ class Leader:
         followers: Fanout | None,
         overlap: bool,
         clock: Clock | None = None,
+        rest: Callable[[], None] | None = None,
     ) -> None:
-        """`followers`: the other ranks; `clock`: None where `forward` returns when the pass has ended."""
+        """`followers`: the other ranks; `clock`: None where `forward` returns when the pass has ended;
+        `rest`: called once whenever nothing has been asked for a while."""
         self._scheduler = scheduler
         self._runner = runner
         self._inbox = inbox
@@ -101,6 +104,7 @@ class Leader:
         self._launched: Pending | None = None
         self._deltas: list[Delta] = []  # of this turn
         self._clock = clock
+        self._rest = rest
         self._forward = runner.forward
         self._spans: Spans | None = None  # of the steps to come
         self._recording: Recording = OFF  # of this one
@@ -124,12 +128,19 @@ class Leader:
             while True:
                 if self.idle:
                     self._asleep = True
-                    self._inbox.wait(_IDLE_SECONDS)
+                    self._sleep()
                     self._asleep = False
                 self.step()
         finally:
             if self._followers is not None:
                 self._followers.send(Halt())
+
+    def _sleep(self) -> None:
+        """Until a message comes."""
+        if not self._inbox.wait(_QUIET_SECONDS):
+            if self._rest is not None:
+                self._rest()
+            self._inbox.wait(_IDLE_SECONDS)
 
     def step(self) -> None:
         """One turn of the loop: at most one pass is launched and at most one committed."""

@@ -31,6 +31,7 @@ from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.replica.outboxes import Outboxes
+from sgl_runtime.replica.spare import give_back, settle
 from sgl_runtime.replica.watchdog import Watchdog, end
 from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.constraint import Encode, Grammars
@@ -80,6 +81,7 @@ def run(
     runner, tp = make_runner(config, model, path, phases, replica=replica, rank=rank, rendezvous=rendezvous)
     if rank > 0:
         tap: Tap[ToFollower] = Tap(leader, ToFollower)
+        settle()
         pipe.ready(Ready(seconds=phases.seconds))
         follow(runner, tap)
         return
@@ -100,9 +102,11 @@ def run(
         followers=fanout,
         overlap=overlap,
         clock=partial(DeviceClock, runner) if runner.asynchronous else None,
+        rest=give_back,
     )
     if config.profile is not None:
         lead.start_profile()
+    settle()
     pipe.ready(Ready(runner.capacity, phases.seconds))
     if config.watchdog_timeout:
         Watchdog(lambda: lead.turns, seconds=config.watchdog_timeout, hung=partial(end, pipe)).start()

@@ -21,10 +21,11 @@ from sgl_runtime.messages import I32, Constraint
 
 Encode: TypeAlias = Callable[[bytes], list[int]]  # whole characters -> tokens, none of them special
 
-_MOST = 1024  # grammars remembered, if memory allows
+_MOST = 1024  # grammars remembered, if memory allows: all are measured together
 _MEASURED_EVERY = 64  # requests: grammars grow while they are used
 _REMEMBERED = 16_384  # states of one grammar whose forced texts are kept
 _SINGLE = 256  # masks of one token each
+_BYTES_PER_FORCED = 200  # roughly: most texts have a few tokens
 
 
 class CompiledGrammar:
@@ -35,6 +36,12 @@ class CompiledGrammar:
         self.choices: set[int] = set()  # states met in which neither is anything forced nor the text complete
         self._forced: dict[int, tuple[int, ...]] = {}
         self._single: dict[int, I32] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """About how much memory it holds now."""
+        single = len(self._single) * self.grammar.vocabulary.words * 4
+        return self.grammar.nbytes + single + len(self._forced) * _BYTES_PER_FORCED
 
     def forced(self, matcher: Matcher, encode: Encode) -> tuple[int, ...]:
         """The tokens of the text that must follow, as far as they are certain."""
@@ -109,14 +116,19 @@ class Grammars:
         return CompiledGrammar(grammar)
 
     def _trim(self) -> None:
-        ready = [future for future in self._known.values() if future.done() and future.exception() is None]
-        held = sum(future.result().grammar.nbytes for future in ready)
+        sizes: dict[Constraint, int] = {}
         for constraint, future in list(self._known.items()):
+            if future.done():
+                if future.exception() is None:
+                    sizes[constraint] = future.result().nbytes
+                else:
+                    del self._known[constraint]  # an error holds what had been made when it was raised
+        held = sum(sizes.values())
+        for constraint, size in sizes.items():
             if held <= self._cache_bytes and len(self._known) <= _MOST:
                 return
-            if future.done():
-                del self._known[constraint]
-                held -= future.result().grammar.nbytes if future.exception() is None else 0
+            del self._known[constraint]
+            held -= size
 
 
 class Constrained:
