@@ -140,17 +140,19 @@ class Generation:
             for sample in samples
         ]
         self._news: dict[int, Stream] = {}
-        self._event = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None  # waits for news
 
     async def outputs(self) -> AsyncIterator[Output]:
         """Every output of every sample, as they come, until all samples have ended.
 
         Raises EngineDied or Overloaded when a sample cannot go on; the others are then not worth waiting for.
         """
+        loop = asyncio.get_running_loop()
         unfinished = len(self.streams)
         while unfinished:
-            await self._event.wait()
-            self._event.clear()
+            if not self._news:
+                self._reader = loop.create_future()
+                await self._reader
             news, self._news = self._news, {}
             for stream in news.values():
                 output = stream.take()
@@ -165,7 +167,8 @@ class Generation:
 
     def _wake(self, stream: Stream) -> None:
         self._news[stream.sample.index] = stream
-        self._event.set()
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 def new_detokenizer(tokenizer: Tokenizer, eos: Collection[int], sample: Sample) -> Detokenizer:

@@ -11,8 +11,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable
-from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import h11
 from hypercorn.asyncio.task_group import TaskGroup
@@ -26,7 +25,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
-from sgl_runtime.http.http2 import Http2
+from sgl_runtime.http.http2 import Http2, SendEvent
+from sgl_runtime.http.writing import WithWrite, Write, is_clear
 
 _BACKLOG = 2048
 _READ = 2**16  # bytes
@@ -45,9 +45,20 @@ class Http1(H11Protocol):
     connection: h11.Connection
     _chunked = False  # the body under way
 
+    def __init__(self, app: AppWrapper, *rest: Any, transport: asyncio.WriteTransport) -> None:
+        super().__init__(WithWrite(app, self.write), *rest)
+        self._transport = transport
+
+    def write(self, data: bytes) -> bool:
+        """See http.writing."""
+        if self.stream is None or not self._chunked or not is_clear(self._transport):
+            return False
+        self._transport.write(_chunk(data))
+        return True
+
     async def stream_send(self, event: StreamEvent) -> None:
         if isinstance(event, Body) and self._chunked and event.data:
-            await self.send(RawData(b"%x\r\n%b\r\n" % (len(event.data), event.data)))
+            await self.send(RawData(_chunk(event.data)))
             return
         if isinstance(event, Response):
             framed = {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in event.headers}
@@ -67,6 +78,10 @@ class Http1(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI":
             await super()._check_protocol(event)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
 
 
 class Connection:
@@ -116,13 +131,18 @@ class Connection:
             return self._http2(group)
         ends = self._address("peername"), self._address("sockname")
         state, secure = ConnectionState({}), tls is not None
-        return Http1(self._app, self._config, self._context, group, state, secure, *ends, self._send)
+        rest = (self._config, self._context, group, state, secure, *ends, self._send)
+        return Http1(self._app, *rest, transport=self._writer.transport)
 
     def _http2(self, group: TaskGroup) -> Http2:
         ends = self._address("peername"), self._address("sockname")
         secure = self._writer.get_extra_info("ssl_object") is not None
-        new_stream = partial(HTTPStream, self._app, self._config, self._context, group, secure, *ends)
-        return Http2(self._config, self._context, new_stream, self._send)
+
+        def new_stream(send: SendEvent, write: Write, id: int) -> HTTPStream:
+            app, own = WithWrite(self._app, write), (self._config, self._context)
+            return HTTPStream(app, *own, group, secure, *ends, send, id)
+
+        return Http2(self._config, self._context, new_stream, self._send, self._writer.transport)
 
     def _address(self, which: str) -> tuple[str, int] | None:
         """None on a Unix socket."""

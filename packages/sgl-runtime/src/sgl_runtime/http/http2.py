@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeAlias
 
 from h2 import events as frames
@@ -27,13 +28,16 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState, WorkerContext
 from hypercorn.utils import filter_pseudo_headers
 
+from sgl_runtime.http.writing import Write, is_clear
+
 # What a client may reset at once, and a second from then on: far more than people who change their minds.
 _RESETS, _RESETS_A_SECOND = 1000.0, 33.0
 _OF_CONNECTIONS = frozenset(
     (b"connection", b"keep-alive", b"transfer-encoding")
 )  # HTTP/2 has no such headers
 
-NewStream: TypeAlias = Callable[[Callable[[StreamEvent], Awaitable[None]], int], HTTPStream]
+SendEvent: TypeAlias = Callable[[StreamEvent], Awaitable[None]]
+NewStream: TypeAlias = Callable[[SendEvent, Write, int], HTTPStream]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 
 
@@ -50,11 +54,19 @@ class _Stream:
 class Http2:
     """hypercorn's kind of protocol: `initiate`, `handle` for what comes, `stream_send` for what goes."""
 
-    def __init__(self, config: Config, context: WorkerContext, new_stream: NewStream, send: Send) -> None:
+    def __init__(
+        self,
+        config: Config,
+        context: WorkerContext,
+        new_stream: NewStream,
+        send: Send,
+        transport: asyncio.WriteTransport,
+    ) -> None:
         self._config = config
         self._context = context
         self._new_stream = new_stream
         self._send = send
+        self._transport = transport
         self._streams: dict[int, _Stream] = {}
         self._resets = _RESETS
         self._reset_at = asyncio.get_running_loop().time()
@@ -106,6 +118,17 @@ class Http2:
                     await self._end(id, stream)
         except ProtocolError:  # it was left just now
             return
+
+    def write(self, id: int, data: bytes) -> bool:
+        """See http.writing; nothing happens on a stream that its client has left."""
+        if id not in self._streams or not is_clear(self._transport):
+            return False
+        try:
+            self._connection.send_data(id, data)
+        except ProtocolError:  # its window is too small, or it was left just now
+            return False
+        self._transport.write(self._connection.data_to_send())
+        return True
 
     # -- what goes
 
@@ -192,7 +215,7 @@ class Http2:
             return
         if not self._streams:
             await self._send(Updated(idle=False))
-        stream = self._streams[id] = _Stream(self._new_stream(self.stream_send, id))
+        stream = self._streams[id] = _Stream(self._new_stream(self.stream_send, partial(self.write, id), id))
         await stream.http.handle(
             Request(
                 stream_id=id,

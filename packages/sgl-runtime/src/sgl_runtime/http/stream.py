@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from sgl_runtime.errors import SglError
+from sgl_runtime.http.writing import Write, write_of
 
 T = TypeVar("T")
 
@@ -80,19 +81,22 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientDisconnect):
-            await while_connected(receive, self._write(send))
+            await while_connected(receive, self._answer(write_of(scope), send))
 
-    async def _write(self, send: Send) -> None:
+    async def _answer(self, write: Write, send: Send) -> None:
         async with aclosing(self._events) as events:
             event = await anext(events)
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             try:
-                await self._send(send, event)
+                await send(_piece(self._frame(event)))
                 async for event in events:
-                    await self._send(send, event)
+                    data = self._frame(event)
+                    if not write(data):
+                        await send(_piece(data))
             except SglError as error:
-                await self._send(send, self._render_error(error))
+                await send(_piece(self._frame(self._render_error(error))))
         await send({"type": "http.response.body", "body": self._end, "more_body": False})
 
-    async def _send(self, send: Send, event: Any) -> None:
-        await send({"type": "http.response.body", "body": self._frame(event), "more_body": True})
+
+def _piece(data: bytes) -> Message:
+    return {"type": "http.response.body", "body": data, "more_body": True}

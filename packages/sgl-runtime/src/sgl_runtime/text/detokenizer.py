@@ -7,7 +7,7 @@ scheduler's to say; both look for stop strings in the same bytes, those of all t
 whether shown or not.
 
     bytes of the tokens     ...released | held: a proper prefix of a stop string      (`_held`, with `_shown`
-    beside)
+    beside; where there are no stop strings, nothing is held and what is not shown is not kept)
 """
 
 from __future__ import annotations
@@ -90,12 +90,15 @@ class Detokenizer:
         data = self._vocabulary[token]
         special = token in self._special
         shown = not (special and self._skip_special)
-        self._held += data
-        self._shown += bytes([shown]) * len(data)
+        dropped = 0  # bytes at its begin
         if self._drop_space:
-            if self._after_special and not special and data.startswith(b" "):
-                self._shown[-len(data)] = False
+            dropped = int(self._after_special and not special and data.startswith(b" "))
             self._after_special = special and shown
+        if self._stop:
+            self._held += data
+            self._shown += bytes(dropped) + bytes([shown]) * (len(data) - dropped)
+        elif shown:  # nothing is looked for in what is not
+            self._held += data[dropped:]
 
     def _release(self) -> str:
         if self._stopped:
@@ -103,7 +106,9 @@ class Detokenizer:
             self._shown.clear()
             return ""
         if not self._stop:
-            return self._decode(len(self._held))
+            data = bytes(self._held)
+            self._held.clear()
+            return self._decoder.decode(data)
         if (match := self._first_match()) is not None:
             self._stopped = True
             start, end = match
