@@ -7,15 +7,13 @@ What the model says is its own affair; that it can be read, counted, streamed an
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import anthropic
 import jsonschema
+import node
 import openai
 import pydantic
 import pytest
@@ -23,7 +21,6 @@ from live import Server
 
 T = TypeVar("T")
 
-NODE = Path(__file__).with_name("clients") / "openai.mjs"
 MESSAGES: Any = [
     {"role": "system", "content": "You are a helpful assistant."},
     {"role": "user", "content": "What is the weather in Paris and in Rome?"},
@@ -300,11 +297,4 @@ class TestBatches:
 
 
 def test_the_client_for_node(demonstration: Server) -> None:
-    if shutil.which("node") is None or _node("--check").returncode != 0:
-        pytest.skip("needs node and `npm install --no-save openai@7` in this repository")
-    done = _node(demonstration.url)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def _node(argument: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["node", NODE, argument], capture_output=True, text=True)
+    node.conforms(demonstration.url)

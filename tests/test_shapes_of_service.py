@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import node
 import openai
 import pytest
 import torch
@@ -92,18 +93,26 @@ def test_another_policy_and_mixed_batches_answer_everything(tiny: Path) -> None:
     assert [answer["text"] for answer in answers[:2]] == alone
 
 
-def test_embeddings_are_those_of_transformers(tiny: Path) -> None:
+@pytest.fixture(scope="module")
+def embedding(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two replicas that answer with vectors."""
     flags = ("--is-embedding", "--dtype", "float32", "--chunked-prefill-size", "16", "--dp", "2")
+    files = tmp_path_factory.mktemp("files")
+    with running("--model-path", str(tiny), *flags, "--file-storage-path", str(files)) as server:
+        yield server
+
+
+def test_embeddings_are_those_of_transformers(embedding: Server, tiny: Path) -> None:
     texts = [f"query: {'shared prefix ' * 4}number {n}" for n in range(8)]
-    with running("--model-path", str(tiny), *flags) as server:
-        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-        for _ in range(2):  # the second time from the prefix cache
-            answer = client.embeddings.create(model="default", input=texts)
-        encoded = server.http.post("/encode", json={"text": texts[0]}).json()
-        info = server.http.get("/get_model_info").json()
-        refused = server.http.post("/generate", json={"text": "x"})
-        assert server.http.get("/health_generate").status_code == 200
-        assert f"curl {server.url}/encode" in server.log
+    server = embedding
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    for _ in range(2):  # the second time from the prefix cache
+        answer = client.embeddings.create(model="default", input=texts)
+    encoded = server.http.post("/encode", json={"text": texts[0]}).json()
+    info = server.http.get("/get_model_info").json()
+    refused = server.http.post("/generate", json={"text": "x"})
+    assert server.http.get("/health_generate").status_code == 200
+    assert f"curl {server.url}/encode" in server.log
     tokenizer, model = AutoTokenizer.from_pretrained(tiny), AutoModel.from_pretrained(tiny)
     for text, entry in zip(texts, answer.data, strict=True):
         with torch.no_grad():
@@ -113,3 +122,7 @@ def test_embeddings_are_those_of_transformers(tiny: Path) -> None:
     assert encoded["meta_info"]["cached_tokens"] == encoded["meta_info"]["prompt_tokens"] - 1
     assert info["is_generation"] is False
     assert refused.status_code == 400 and "/v1/embeddings" in refused.text
+
+
+def test_the_client_for_node_gets_vectors(embedding: Server) -> None:
+    node.conforms(embedding.url)

@@ -55,6 +55,31 @@ def test_of_hidden_in_slices(top: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sizes == [7, 7, 7, 2]
 
 
+@pytest.mark.parametrize("top", [0, 3])
+def test_several_targets_of_a_hidden_state_are_projected_once(
+    top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "_PROJECTED", 4 * V)
+    counts = [1, 5, 1, 2, 1, 9]
+    hidden, head, targets = torch.randn(6, 8), torch.randn(V, 8), torch.randint(V, (sum(counts),))
+    sizes = []
+
+    def project(some: Tensor) -> Tensor:
+        sizes.append(len(some))
+        return some @ head.T
+
+    found = logprobs_of_hidden(hidden, project, targets, top, V, counts)
+    check(found, (hidden @ head.T).repeat_interleave(torch.tensor(counts), 0), targets, top)
+    assert sizes == [4, 2]
+
+
+def test_several_targets_of_which_one_is_no_token_and_rows_without_probabilities() -> None:
+    logits, targets = torch.randn(3, V), torch.tensor([1, V, 2, 3, -1, 4])
+    logits[1, 7], logits[2, 7] = float("nan"), float("inf")
+    found = logprobs_of_hidden(logits, lambda x: x, targets, 0, V, [2, 2, 2]).target
+    assert found.isfinite().tolist() == [True, False, False, False, False, False]
+
+
 def test_a_vocabulary_larger_than_a_slice_goes_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "_PROJECTED", V // 2)
     monkeypatch.setattr(logprobs, "_REDUCED", V // 2)

@@ -57,6 +57,8 @@ def test_spellings(arguments: list[str], field: str, value: object) -> None:
         (["--stream-interval", "0"], "--stream-interval"),
         (["--file-storage-path", ""], "--file-storage-path"),
         (["--max-batch-lines", "0"], "--max-batch-lines"),
+        (["--max-queued-batches", "0"], "--max-queued-batches"),
+        (["--max-file-storage", "0"], "--max-file-storage"),
         (["--skip-tokenizer-init", "--chat-template", "chatml"], "--chat-template"),
     ],
 )

@@ -49,7 +49,7 @@ BATCH = m.Batch(
 )
 UNIONS: dict[Any, list[m.Message]] = {
     m.ToReplica: [
-        m.Generate("r", [1, 2], SAMPLING, m.LogprobSpec(0, 3)),
+        m.Generate("r", [1, 2], SAMPLING, m.LogprobSpec(0, 3, (7, 8))),
         m.Generate("r", [1], m.Sampling()),
         m.Generate("r", [1], m.Sampling(constraint=m.Constraint("json_schema", '{"const":"停"}'))),
         m.Abort("r"),

@@ -8,8 +8,9 @@ temperatures and penalties.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -50,25 +51,62 @@ def logprobs_of_logits(logits: Tensor, targets: Tensor, top: int = 0) -> TokenLo
 
 
 def logprobs_of_hidden(
-    hidden: Tensor, project: Callable[[Tensor], Tensor], targets: Tensor, top: int, vocab_size: int
+    hidden: Tensor,
+    project: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    top: int,
+    vocab_size: int,
+    counts: Sequence[int] | None = None,
 ) -> TokenLogprobs:
     """The same for hidden states [p, d], where `project` makes the logits [r, vocab_size] of r of them.
 
+    `counts` [p]: how many of the targets, in their order, each hidden state has, at least one; None: one.
     `project` is called for as many rows at a time as make a few million logits; its calls follow from p and
     vocab_size alone, so that all ranks of a tensor-parallel model make the same ones.
     """
     rows = max(1, _PROJECTED // vocab_size)
-    starts = range(0, len(targets), rows)
-    parts = (logprobs_of_logits(project(hidden[i : i + rows]), targets[i : i + rows], top) for i in starts)
-    return _join(parts, hidden.device, top)
+    starts = range(0, len(hidden), rows)
+    if counts is None:
+        parts = (
+            logprobs_of_logits(project(hidden[i : i + rows]), targets[i : i + rows], top) for i in starts
+        )
+        return _join(parts, hidden.device, top)
+    ends = [0, *accumulate(counts)]
+    several = (
+        _several(
+            project(hidden[i : i + rows]),
+            targets[ends[i] : ends[min(i + rows, len(counts))]],
+            counts[i : i + rows],
+            top,
+        )
+        for i in starts
+    )
+    return _join(several, hidden.device, top)
+
+
+def _several(logits: Tensor, targets: Tensor, counts: Sequence[int], top: int) -> TokenLogprobs:
+    """Of logits [r, V] and targets [sum(counts)]. A row is reduced once, for its most likely token."""
+    best = logits.argmax(-1)
+    known = logprobs_of_logits(logits, best, top)
+    normaliser = logits.gather(1, best[:, None]).squeeze(1).float() - known.target
+    which = torch.repeat_interleave(torch.tensor(counts, device=logits.device), output_size=len(targets))
+    found = logits[which, targets.long().clamp(0, logits.shape[1] - 1)].float() - normaliser[which]
+    return TokenLogprobs(
+        torch.where(_is_token(targets, logits), found, float("nan")),
+        known.top_values[which],
+        known.top_tokens[which],
+    )
 
 
 def _reduce(logits: Tensor, targets: Tensor, top: int) -> TokenLogprobs:
     logprobs = logits.log_softmax(-1, dtype=torch.float32)
     values, tokens = logprobs.topk(top, dim=-1)
     found = logprobs.gather(1, targets.long().clamp(0, logits.shape[1] - 1)[:, None]).squeeze(1)
-    is_token = (targets >= 0) & (targets < logits.shape[1])
-    return TokenLogprobs(torch.where(is_token, found, float("nan")), values, tokens.int())
+    return TokenLogprobs(torch.where(_is_token(targets, logits), found, float("nan")), values, tokens.int())
+
+
+def _is_token(targets: Tensor, logits: Tensor) -> Tensor:
+    return (targets >= 0) & (targets < logits.shape[1])
 
 
 def _join(parts: Iterable[TokenLogprobs], device: torch.device, top: int) -> TokenLogprobs:

@@ -30,6 +30,7 @@ from sgl_runtime.errors import ConfigError
 
 _COUNTS: Final = (
     "context_length", "max_running_requests", "max_queued_requests", "max_total_tokens", "max_prefill_tokens",
+    "max_file_storage", "max_queued_batches",
 )  # fmt: skip
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -132,6 +133,13 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Meta(min_length=1),
     ] = "SGLang_storage"
     max_file_size: Annotated[int, _flag("bytes of an uploaded file, 413 beyond it"), Meta(ge=1)] = 200 * 2**20
+    max_file_storage: Annotated[
+        int | None,
+        _flag("bytes of all files together, uploads beyond it get 413; none: no limit"),
+    ] = None
+    max_queued_batches: Annotated[
+        int | None, _flag("batches under way or waiting at once, 429 beyond it; none: no limit")
+    ] = None
     max_batch_lines: Annotated[
         int, _flag("requests in the file of a batch; one with more of them fails"), Meta(ge=1)
     ] = 50_000

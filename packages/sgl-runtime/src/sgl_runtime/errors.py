@@ -5,6 +5,8 @@
     ├── InvalidRequest   400  a field of a request is wrong; names the field and the remedy
     ├── NotFound         404  a model, request or route that does not exist
     ├── Conflict         409  what is there does not allow it now
+    ├── TooLarge         413  what is sent has no place beside what is kept; something must be deleted first
+    ├── TooMany          429  so many may be under way at once; one must end first
     ├── Overloaded       503  a limit of this server is reached; the same request may succeed later
     ├── StorageFailed    507  files cannot be kept: the disk is full, or does not allow it
     ├── Unanswered       500  a request has ended, or was ended, before there was an answer to give
@@ -42,6 +44,16 @@ class NotFound(SglError):
 class Conflict(SglError):
     status = 409
     kind = "invalid_request_error"
+
+
+class TooLarge(SglError):
+    status = 413
+    kind = "invalid_request_error"
+
+
+class TooMany(SglError):
+    status = 429
+    kind = "rate_limit_error"
 
 
 class Overloaded(SglError):

@@ -80,6 +80,7 @@ class LogprobSpec(Value, frozen=True):
 
     start: int = -1  # first prompt position whose log-probability is returned; -1: none of the prompt
     top: int = 0  # how many of the most likely tokens beside each
+    after: tuple[int, ...] = ()  # tokens whose log-probabilities behind the prompt are returned with its own
 
 
 class Generate(Message, frozen=True):
@@ -254,8 +255,8 @@ class LogprobArrays(Value, frozen=True):
     """Which log-probabilities this pass must report."""
 
     top: I32  # [m] -1: none for this sampled row; 0: of the sampled token; n: and of the n most likely
-    input_index: I32  # [p] indices into the Σq computed tokens, ascending
-    input_targets: I32  # [p] the prompt token that follows each
+    input_index: I32  # [p] indices into the Σq computed tokens, ascending, one several times if need be
+    input_targets: I32  # [p] the token that follows each
     input_top: I32  # [p]
 
 

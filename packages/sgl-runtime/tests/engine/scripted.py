@@ -162,7 +162,7 @@ class Script:
         spec, prompt = generate.logprobs, generate.tokens
         of_prompt = None
         if spec is not None and spec.start >= 0:
-            of_prompt = logprobs_of(prompt[spec.start :], spec.top)
+            of_prompt = logprobs_of([*prompt[spec.start :], *spec.after], spec.top)
             if spec.start == 0:
                 of_prompt = Logprobs(
                     of_prompt.tokens, [None, *of_prompt.values[1:]], [[], *of_prompt.top[1:]]

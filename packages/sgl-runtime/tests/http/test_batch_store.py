@@ -17,8 +17,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from sgl_runtime.errors import NotFound
-from sgl_runtime.http.openai.batches.objects import BatchBody, BatchQuery, File, FileFields, FileQuery
-from sgl_runtime.http.openai.batches.store import Answer, Store
+from sgl_runtime.http.openai.batches.kept import Answer
+from sgl_runtime.http.openai.batches.objects import (
+    BatchBody,
+    BatchQuery,
+    BatchUsage,
+    File,
+    FileFields,
+    FileQuery,
+)
+from sgl_runtime.http.openai.batches.store import Store
 
 T = TypeVar("T")
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -60,12 +68,14 @@ class Machine(RuleBasedStateMachine):
     def begin(self) -> None:
         file = add_file(self.store)
         self.batch = self.store.add_batch(BatchBody(file.id, "/v1/completions", "24h")).id
-        self.store.begin(self.batch, 1000)
+        self.store.begin(self.batch, 1000, "tiny")
 
     def answers(self, kinds: list[bool]) -> list[Answer]:
         made = []
         for completed in kinds:
-            made.append(Answer(self.next, b"%d %s\n" % (self.next, b"x" * (self.next % 7 * 100)), completed))
+            text = b"%d %s\n" % (self.next, b"x" * (self.next % 7 * 100))
+            usage = BatchUsage(input_tokens=self.next, total_tokens=self.next)
+            made.append(Answer(self.next, text, completed, usage))
             self.next += 1
         return made
 
@@ -128,6 +138,11 @@ class Machine(RuleBasedStateMachine):
         completed = sum(answer.completed for answer in self.answered.values())
         assert (counts.completed, counts.failed) == (completed, len(self.answered) - completed)
         assert self.store.answered(self.batch) == self.answered.keys()
+        usage = self.store.batch(self.batch).usage
+        assert usage == BatchUsage(input_tokens=sum(self.answered), total_tokens=sum(self.answered))
+        text = sum(len(answer.text) for answer in self.answered.values())
+        assert self.store.tally.bytes == len(b"{}\n") + text
+        assert self.store.tally.open == {"validating": 0, "in_progress": 1, "cancelling": 0}
 
     def teardown(self) -> None:
         self.store.finish(self.batch, "completed")
@@ -136,8 +151,12 @@ class Machine(RuleBasedStateMachine):
             expected = b"".join(a.text for a in self.answered.values() if a.completed is completed)
             assert (b"" if file is None else self.store.path(file).read_bytes()) == expected
             assert file is None or self.store.file(file).bytes == len(expected)
+        tally = self.store.tally
+        assert (sum(tally.open.values()), tally.ended["completed"]) == (0, 1)
         self.store.close()
-        Store(self.place).close()
+        again = Store(self.place)
+        assert again.tally.bytes == tally.bytes
+        again.close()
         named = {batch.input_file_id, batch.output_file_id, batch.error_file_id} - {None}
         assert {path.name for path in (self.place / "files").iterdir()} == named
 
@@ -169,7 +188,7 @@ def test_files_expire_unless_a_batch_reads_them(tmp_path: Path) -> None:
     store = Store(tmp_path, clock=lambda: now[0])
     read, unread = add_file(store), add_file(store)
     batch = store.add_batch(BatchBody(read.id, "/v1/completions", "7d"))
-    store.begin(batch.id, 1)
+    store.begin(batch.id, 1, None)
     now[0] += 3600
     for id in (read.id, unread.id):
         with pytest.raises(NotFound):
@@ -182,4 +201,5 @@ def test_files_expire_unless_a_batch_reads_them(tmp_path: Path) -> None:
     store.expire_files()
     assert not store.path(read.id).exists()
     assert [batch.status for batch in store.batches(BatchQuery())[0]] == ["completed"]
+    assert store.tally.bytes == len(b"{}\n"), "the answers alone are left"
     store.close()

@@ -18,6 +18,7 @@ import httpx
 import openai
 import pytest
 from openai.types import Batch
+from prometheus_client.parser import text_string_to_metric_families
 from scripted import CAPACITY, Script, vector_to
 from served import EMBEDDINGS, Listening, listening
 
@@ -105,6 +106,99 @@ async def test_a_batch(tmp_path: Path) -> None:
             "batch_output",
             len((await client.openai.files.content(file.id)).content),
         )
+
+
+async def test_what_a_batch_took_is_added_up(tmp_path: Path) -> None:
+    content = b"".join(line(f"r{i}", f"hello {i % 2}") for i in range(4)) + line("bad", temperature=-1)
+    async with client_of(tmp_path) as client:
+        batch = await client.ended(await client.batch(content))
+        bodies = [each["response"]["body"] for each in (await client.results(batch.output_file_id)).values()]
+        each = [openai.types.CompletionUsage.model_validate(body["usage"]) for body in bodies]
+        details = [usage.prompt_tokens_details for usage in each]
+        cached = sum(detail.cached_tokens or 0 for detail in details if detail is not None)
+        assert cached > 0 and batch.usage is not None
+        assert batch.usage.to_dict() == {
+            "input_tokens": sum(usage.prompt_tokens for usage in each),
+            "input_tokens_details": {"cached_tokens": cached},
+            "output_tokens": sum(usage.completion_tokens for usage in each),
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": sum(usage.total_tokens for usage in each),
+        }
+        asks = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {"input": "hello"}}
+        batch = await client.ended(await client.batch(json.dumps(asks).encode(), "/v1/responses"))
+        (told,) = (await client.results(batch.output_file_id)).values()
+        usage = openai.types.responses.ResponseUsage.model_validate(told["response"]["body"]["usage"])
+        assert batch.usage is not None
+        assert (batch.usage.input_tokens, batch.usage.output_tokens) == (
+            usage.input_tokens,
+            usage.output_tokens,
+        )
+
+
+@pytest.mark.parametrize(
+    ("models", "told"),
+    [
+        (["default", "served"], "served"),
+        ([None], "served"),
+        (["served", "gpt-4"], None),
+        (["default", 5], "served"),
+    ],
+)
+async def test_the_model_of_a_batch_is_that_of_all_its_lines(
+    tmp_path: Path, models: list[Any], told: str | None
+) -> None:
+    lines = [line(str(i), model=model) for i, model in enumerate(models)]
+    content = b"".join(lines).replace(b'"model": null, ', b"") + b"[]\n" + b'{"custom_id": "b", "body": 5}\n'
+    async with client_of(tmp_path, served_model_name="served") as client:
+        batch = await client.batch(content)
+        assert batch.model is None
+        assert (await client.ended(batch)).model == told
+
+
+async def test_so_many_batches_may_be_under_way(tmp_path: Path) -> None:
+    async with client_of(tmp_path, Script(per_step=None), max_queued_batches=2) as client:
+        first, _ = [await client.batch(line("a")) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError, match=r"--max-queued-batches") as refused:
+            await client.batch(line("a"))
+        assert refused.value.status_code == 429
+        await client.openai.batches.cancel(first.id)
+        await client.ended(first)
+        await client.batch(line("a"))
+    async with client_of(tmp_path, Script(per_step=None), max_queued_batches=2) as client:
+        with pytest.raises(openai.RateLimitError):  # what was under way is, after a restart, too
+            await client.batch(line("a"))
+
+
+async def test_batches_have_figures(tmp_path: Path) -> None:
+    script = Script(per_step=None)
+    async with client_of(tmp_path, script) as client:
+
+        async def figures() -> dict[str, float]:
+            http = client.server.url + "/metrics"
+            async with httpx.AsyncClient(headers={"authorization": "Bearer secret"}) as asking:
+                families = text_string_to_metric_families((await asking.get(http)).text)
+            return {
+                sample.name + "".join(f"[{label}]" for label in sample.labels.values()): sample.value
+                for family in families
+                for sample in family.samples
+                if "batch" in sample.name or "file" in sample.name
+            }
+
+        before = await figures()
+        assert before["sgl_batches[in_progress]"] == before["sgl_batch_lines_total[failed]"] == 0
+        content = line("a") + line("b") + line("bad", temperature=-1)
+        batch = await client.until(await client.batch(content), lambda b: b.status == "in_progress")
+        await client.until(batch, lambda b: b.request_counts is not None and b.request_counts.failed == 1)
+        assert (await figures())["sgl_batches[in_progress]"] == 1
+        for generate in script.generates:
+            script.say(*script.deltas(generate, 100))
+        batch = await client.ended(batch)
+        after = await figures()
+        assert after["sgl_batches[in_progress]"] == 0
+        assert after["sgl_batches_ended_total[completed]"] == 1
+        assert (after["sgl_batch_lines_total[completed]"], after["sgl_batch_lines_total[failed]"]) == (2, 1)
+        sizes = [file.bytes async for file in client.openai.files.list()]
+        assert len(sizes) == 3 and after["sgl_file_storage_bytes"] == sum(sizes)
 
 
 async def test_text_of_all_kinds_stays_on_its_line(tmp_path: Path) -> None:

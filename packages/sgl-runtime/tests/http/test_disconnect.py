@@ -68,7 +68,7 @@ async def test_leaving(
     [
         ("/encode", {"text": "a"}, EMBEDDINGS, 1),
         ("/v1/embeddings", {"input": ["a", "b"]}, EMBEDDINGS, 2),
-        ("/v1/score", {"query": "a", "items": ["b", "c"], "label_token_ids": [1, 2]}, CAPACITY, 4),
+        ("/v1/score", {"query": "a", "items": ["b", "c"], "label_token_ids": [1, 2]}, CAPACITY, 2),
         ("/v1/decisions", {"prompt": "a", "choices": ["b", "c"]}, CAPACITY, 2),
     ],
 )

@@ -147,6 +147,30 @@ async def test_a_file_that_is_too_large_is_413(tmp_path: Path, size: int) -> Non
         assert (await upload(server, b"x" * 1000)).json()["bytes"] == 1000
 
 
+@pytest.mark.parametrize("size", [501, 3_000_000])
+async def test_files_have_so_many_bytes_together(tmp_path: Path, size: int) -> None:
+    async with storing(tmp_path, max_file_storage=1000) as server:
+        first = (await upload(server, b"x" * 500)).json()["id"]
+        response = await upload(server, b"x" * size)
+        error = response.json()["error"]
+        assert (response.status_code, error["param"]) == (413, "file")
+        assert "--max-file-storage" in error["message"]
+        assert len(contents(tmp_path)) == 1
+        assert (await upload(server, b"x" * 500)).status_code == 200
+        assert (await upload(server, b"x")).status_code == 413
+        assert (await server.http.delete(f"/v1/files/{first}")).status_code == 200
+        assert (await upload(server, b"x" * 500)).json()["bytes"] == 500
+    async with storing(tmp_path, max_file_storage=1000) as server:
+        assert (await upload(server, b"x")).status_code == 413, "after a restart, too"
+
+
+async def test_of_two_files_that_come_at_once_one_may_have_no_room(tmp_path: Path) -> None:
+    async with storing(tmp_path, max_file_storage=1000) as server:
+        answers = await asyncio.gather(*(upload(server, b"x" * 600) for _ in range(2)))
+        assert sorted(answer.status_code for answer in answers) == [200, 413]
+        assert len(contents(tmp_path)) == 1
+
+
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
     head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"

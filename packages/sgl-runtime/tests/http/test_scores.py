@@ -31,15 +31,16 @@ async def test_scores_are_of_the_token_behind_query_and_item() -> None:
         assert answer["scores"] == [row, row]
         assert (answer["object"], answer["model"]) == ("scoring", "tiny")
         assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
-        sent = [bytes(generate.tokens[:-1]) for generate in script.generates]
-        assert sent == [b"abc", b"abc", b"abde", b"abde"]
-        assert [generate.tokens[-1] for generate in script.generates] == [5, 200, 5, 200]
+        sent = [bytes(generate.tokens) for generate in script.generates]
+        assert sent == [b"abc", b"abde"]
         assert all(generate.sampling.max_new_tokens == 0 for generate in script.generates)
         await server.answer("/v1/score", {**body, "items": "xy", "item_first": True})
-        assert bytes(script.generates[-1].tokens[:-1]) == b"xyab"
+        assert bytes(script.generates[-1].tokens) == b"xyab"
         ids = {"query": [97, 98], "items": [[99], [100, 101]], "label_token_ids": [5, 200]}
         assert (await server.answer("/v1/score", ids))["scores"] == [row, row]
-        assert sent == [bytes(generate.tokens[:-1]) for generate in script.generates[-4:]]
+        assert sent == [bytes(generate.tokens) for generate in script.generates[-2:]]
+        full = {"query": "a", "items": ["b" * 511], "label_token_ids": [5, 200]}
+        assert (await server.answer("/v1/score", full))["scores"] == [row], "a label needs no room"
 
 
 async def test_shares_of_the_labels_sum_to_one() -> None:
@@ -126,7 +127,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({**SCORE, "items": 5}, "items"),
         ({**SCORE, "items": [[1]]}, "items"),
         ({**SCORE, "query": [1]}, "items"),
-        ({**SCORE, "items": ["b" * 511]}, "items[0]"),
+        ({**SCORE, "items": ["b" * 512]}, "items[0]"),
         ({**SCORE, "items": ["b", "b" * 600]}, "items[1]"),
         ({**SCORE, "query": "", "items": ["b", ""]}, "items[1]"),
         ({**SCORE, "query": [1], "items": [[260]]}, "items[0]"),

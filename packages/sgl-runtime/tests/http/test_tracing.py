@@ -17,14 +17,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
-from scripted import Script
-from served import listening, served, settle
+from scripted import CAPACITY, Script, vector_to
+from served import EMBEDDINGS, SCORES, listening, served, settle
 
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import ConfigError
 from sgl_runtime.http.tracing import Traces
 from sgl_runtime.launch import _check_tracing
-from sgl_runtime.messages import Delta, Load, Step, StoppedByLength
+from sgl_runtime.messages import Capacity, Delta, Load, Step, StoppedByLength
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY: dict[str, Any] = {
@@ -94,6 +94,36 @@ async def test_a_stream_of_every_protocol_has_one_span(
     assert len(span.attributes["gen_ai.response.finish_reasons"]) == body.get("n", 1)
     assert span.attributes["gen_ai.usage.output_tokens"] > 0
     assert "secret" not in str(span.attributes)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("path", "body", "operation", "capacity"),
+    [
+        ("/v1/embeddings", {"input": ["secret", "two"]}, "embeddings", EMBEDDINGS),
+        ("/encode", {"text": ["secret", "two"]}, "embeddings", EMBEDDINGS),
+        ("/v1/classify", {"input": ["secret", "two"]}, "classify", SCORES),
+        ("/v1/score", {"query": "sec", "items": ["ret", ""], "label_token_ids": [7]}, "score", CAPACITY),
+        ("/v1/decisions", {"prompt": "s", "choices": ["ecret", "ec"]}, "decide", CAPACITY),
+    ],
+)
+async def test_what_is_answered_by_its_prompts_has_a_span(
+    path: str, body: dict[str, Any], operation: str, capacity: Capacity
+) -> None:
+    memory = Memory()
+    script = Script(vector=None if capacity is CAPACITY else vector_to)
+    async with served(script, traces=memory.traces, capacity=capacity) as server:
+        answer = await server.answer(path, body)
+    span = memory.one()
+    told = span.attributes
+    assert (span.name, told["gen_ai.operation.name"]) == (f"{operation} tiny", operation)
+    usage = answer["usage"]["prompt_tokens"] if "usage" in answer else 6 + 3
+    assert (told["gen_ai.usage.input_tokens"], told["gen_ai.usage.output_tokens"]) == (usage, 0)
+    ends = "length" if capacity is CAPACITY else "pooled"
+    assert told["gen_ai.response.finish_reasons"] == (ends, ends)
+    assert told["gen_ai.latency.e2e"] > 0
+    assert not {name for name in told if name.startswith("gen_ai.request.")} - {"gen_ai.request.model"}
+    assert "secret" not in str(told)
 
 
 @pytest.mark.anyio

@@ -142,6 +142,25 @@ def test_logprobs_of_a_prompt_in_chunks(driver: Driver, reference: Any) -> None:
         ).indices.tolist()
 
 
+def test_logprobs_of_several_tokens_behind_one(driver: Driver, reference: Any) -> None:
+    """Two behind a prompt and one within it, three behind another; the logits of each exist once."""
+    index, targets = (
+        np.array([3, 39, 39, 59, 59, 59], np.int32),
+        np.array([PROMPT[4], 1, 7, 7, 0, 5], np.int32),
+    )
+    result = driver.step(
+        {0: PROMPT, 1: OTHER},
+        sampled=[],
+        logprobs=LogprobArrays(np.empty(0, np.int32), index, targets, np.array([1, 0, 2, 0, 0, 0], np.int32)),
+    )
+    assert result.input_logprobs is not None
+    rows = torch.cat([expected_logprobs(reference, PROMPT), expected_logprobs(reference, OTHER)])
+    for position, target, (value, best) in zip(index, targets, result.input_logprobs, strict=True):
+        assert value == pytest.approx(float(rows[position, target]), abs=1e-4)
+        count = 2 if target == 7 and position == 39 else int(position == 3)
+        assert [token for token, _ in best] == rows[position].topk(count).indices.tolist()
+
+
 def test_nan_fails_one_row_and_the_next_step_does_not_trip_over_it(
     driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

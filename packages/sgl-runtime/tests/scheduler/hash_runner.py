@@ -395,12 +395,14 @@ def generate(message: Generate, capacity: Capacity, *, invalid: int, jumps: bool
         answer.finish = Aborted("not a number") if np.isnan(pooled).any() else Pooled(pooled)
         return answer
     spec = message.logprobs
-    if spec is not None and spec.start >= 0:
-        positions = range(spec.start, len(prompt))
+    if spec is not None and (spec.start >= 0 or spec.after):
+        inside = enumerate(prompt) if spec.start >= 0 else ()
+        scored = [*(pair for pair in inside if pair[0] >= spec.start)]
+        scored += [(len(prompt), token) for token in spec.after]
         answer.input_logprobs = Logprobs(
-            prompt[spec.start :],
-            [None if p == 0 else logprob(hashes[p], prompt[p]) for p in positions],
-            [[] if p == 0 else top_logprobs(hashes[p], spec.top) for p in positions],
+            [token for _, token in scored],
+            [None if p == 0 else logprob(hashes[p], token) for p, token in scored],
+            [[] if p == 0 else top_logprobs(hashes[p], spec.top) for p, _ in scored],
         )
     if sampling.max_new_tokens == 0:
         answer.finish = StoppedByLength(0)

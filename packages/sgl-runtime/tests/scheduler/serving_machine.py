@@ -113,7 +113,8 @@ def constrained(samplings: st.SearchStrategy[Sampling]) -> st.SearchStrategy[Sam
 
 
 def logprob_specs() -> st.SearchStrategy[LogprobSpec | None]:
-    some = st.builds(LogprobSpec, start=st.sampled_from([-1, 0, 1, 5]), top=st.integers(0, 2))
+    after = st.sampled_from([(), (1,), (3, 1, 3)])
+    some = st.builds(LogprobSpec, start=st.sampled_from([-1, 0, 1, 5]), top=st.integers(0, 2), after=after)
     return st.one_of(st.none(), st.none(), some)
 
 

@@ -25,10 +25,13 @@ class Pool(NamedTuple):
 
 
 class Score(NamedTuple):
-    """Tokens of which those from `start` on are to be given log-probabilities."""
+    """Tokens of which those from `start` on are to be given log-probabilities, and then each of `after`
+    behind all of them.
+    """
 
     tokens: list[int]
     start: int  # at least 1: nothing makes the first token likely
+    after: tuple[int, ...] = ()
 
 
 def pooling(prompts: Sequence[Pool], *, home: int) -> PreparedRequest:
@@ -53,8 +56,8 @@ def scoring(groups: Sequence[Sequence[Score]], id: str, *, home: int) -> Prepare
             Prompt(
                 text=None,
                 samples=tuple(
-                    _sample(next(indices), id, id, score.tokens, LogprobSpec(start=score.start), home)
-                    for score in group
+                    _sample(next(indices), id, id, tokens, LogprobSpec(start=start, after=after), home)
+                    for tokens, start, after in group
                 ),
             )
             for group in groups

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`GET /metrics`: the figures of the client and the loads of the replicas, in Prometheus' text format.
+"""`GET /metrics`: figures of the client, loads of the replicas and the batches, in Prometheus' text format.
 
 Nothing is counted here: what others count is named when somebody asks.
 """
@@ -19,6 +19,7 @@ from starlette.responses import Response
 
 from sgl_runtime.engine.figures import Figures, Histogram
 from sgl_runtime.http.api import Api
+from sgl_runtime.http.openai.batches.tally import Tally
 from sgl_runtime.http.operation import operation
 from sgl_runtime.messages import Load
 
@@ -65,6 +66,7 @@ async def metrics(api: Api, request: Request) -> Response:
         figures.add(state.figures)
     registry = CollectorRegistry()
     registry.register(_Engine(figures, api.client.loads))
+    registry.register(_Batches(api.storage.tally))
     registry.register(_Processes([state.pid for state in states]))
     return Response(generate_latest(registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
@@ -95,6 +97,29 @@ class _Engine(Collector):
                 for replica, load in enumerate(self._loads):
                     metric.add_metric([str(replica)], read(load))
                 yield metric
+
+
+class _Batches(Collector):
+    """Of the one api process that keeps any."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+
+    def collect(self) -> Iterator[Metric]:
+        tally = self._tally
+        lines = CounterMetricFamily("sgl_batch_lines", "Lines of batches answered.", labels=["outcome"])
+        for outcome, count in tally.lines.items():
+            lines.add_metric([outcome], count)
+        yield lines
+        ended = CounterMetricFamily("sgl_batches_ended", "Batches that have ended.", labels=["status"])
+        for status, count in tally.ended.items():
+            ended.add_metric([status], count)
+        yield ended
+        batches = GaugeMetricFamily("sgl_batches", "Batches that have not ended.", labels=["status"])
+        for status, count in tally.open.items():
+            batches.add_metric([status], count)
+        yield batches
+        yield GaugeMetricFamily("sgl_file_storage_bytes", "Bytes of all files.", value=tally.bytes)
 
 
 class _Processes(Collector):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenTelemetry: a span for every request that asks for tokens, in the words of its conventions for GenAI.
+"""OpenTelemetry: a span for every request to the model, in the words of its conventions for GenAI.
 
 Sizes, times and parameters, and no text of anybody's. Loaded only where `--otlp-traces-endpoint` asks for it,
 since it needs the extra `otel`. A span is made when its request has ended: nothing is done while tokens come.
@@ -23,16 +23,26 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sgl_runtime.engine.figures import ending
+from sgl_runtime.engine.prefill import prompt_tokens
 from sgl_runtime.engine.request import PreparedRequest
 from sgl_runtime.engine.stream import Stream
 
-_OPERATIONS = {
+_GENERATING = {
     "/generate": "text_completion",
     "/v1/completions": "text_completion",
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
 }
+# The conventions have a name for the first of these alone.
+_PREFILLING = {
+    "/v1/embeddings": "embeddings",
+    "/encode": "embeddings",
+    "/v1/classify": "classify",
+    "/v1/score": "score",
+    "/v1/decisions": "decide",
+}
+_OPERATIONS = _GENERATING | _PREFILLING
 _FLUSH_S = 3.0  # for the last spans to leave
 _ATTRIBUTES: ContextVar[dict[str, Any]] = ContextVar("attributes")  # of the span of the request at hand
 
@@ -55,20 +65,25 @@ class Traces:
 
     def write(self, request: PreparedRequest, streams: Sequence[Stream]) -> None:
         """The engine has done with a request."""
-        if (attributes := _ATTRIBUTES.get(None)) is not None:
+        if (attributes := _ATTRIBUTES.get(None)) is None:
+            return
+        if attributes["url.path"] in _GENERATING:
             attributes.update(_parameters(request))
-            attributes.update(_usage(request, streams))
-            attributes.update(_latencies(streams))
+            attributes["gen_ai.usage.input_tokens"] = sum(len(prompt.tokens) for prompt in request.prompts)
+        else:
+            attributes.update(_counted(request))
+        attributes.update(_usage(streams))
+        attributes.update(_latencies(streams))
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The application, with a span for every request that asks for tokens."""
+        """The application, with a span for every request to the model."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http" or scope["path"] not in _OPERATIONS:
                 await app(scope, receive, send)
                 return
             began, status = time.time_ns(), 0
-            attributes: dict[str, Any] = {}
+            attributes: dict[str, Any] = {"url.path": scope["path"]}
 
             async def watched_send(message: Message) -> None:
                 nonlocal status
@@ -100,7 +115,6 @@ class Traces:
             "gen_ai.request.model": self._model,
             "gen_ai.response.model": self._model,
             "http.request.method": scope["method"],
-            "url.path": scope["path"],
             **attributes,
         }
         if status:
@@ -140,9 +154,16 @@ def _parameters(request: PreparedRequest) -> dict[str, Any]:
     }
 
 
-def _usage(request: PreparedRequest, streams: Sequence[Stream]) -> dict[str, Any]:
+def _counted(request: PreparedRequest) -> dict[str, Any]:
+    """Of a request that is answered by the computation of its prompts: every sample has one of its own."""
     return {
-        "gen_ai.usage.input_tokens": sum(len(prompt.tokens) for prompt in request.prompts),
+        "gen_ai.response.id": request.samples[0].rid,
+        "gen_ai.usage.input_tokens": prompt_tokens(request),
+    }
+
+
+def _usage(streams: Sequence[Stream]) -> dict[str, Any]:
+    return {
         "gen_ai.usage.output_tokens": sum(stream.completion_tokens for stream in streams),
         "gen_ai.usage.cache_read.input_tokens": sum(stream.cached_tokens for stream in streams),
         "gen_ai.response.finish_reasons": [

@@ -7,7 +7,7 @@ can be many, so their logits exist a slice at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -61,12 +61,17 @@ def of_sampled(logits: Tensor, tokens: Tensor, wanted: LogprobArrays) -> Reporte
 
 
 def of_prompt(
-    hidden: Tensor, logits: Callable[[Tensor], Tensor], targets: Tensor, top: I32, vocab_size: int
+    hidden: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    counts: Sequence[int] | None,
+    top: I32,
+    vocab_size: int,
 ) -> Reported:
-    """Of `targets` [p], tokens that follow those whose hidden states are `hidden` [p, d]. Every rank calls
-    it.
+    """Of `targets` [p], tokens that follow those with the hidden states `hidden`: one each [p, d], or
+    `counts` of them each. Every rank calls it.
 
     logits: hidden states of a few rows -> logits [rows, vocab_size]. top [p]: as `LogprobArrays.input_top`.
     """
-    values = logprobs_of_hidden(hidden, logits, targets, int(top.max()), vocab_size)
+    values = logprobs_of_hidden(hidden, logits, targets, int(top.max()), vocab_size, counts)
     return Reported.of(np.arange(top.size), top, values)

@@ -246,12 +246,15 @@ class Runner:
         return self._tp.broadcast(tokens)
 
     def _of_prompt(self, wanted: LogprobArrays, hidden: Tensor) -> logprobs.Reported:
-        arrays: dict[str, I32] = {"index": wanted.input_index, "targets": wanted.input_targets}
+        index, counts = np.unique(wanted.input_index, return_counts=True)
+        once = len(index) == len(wanted.input_index)
+        arrays: dict[str, I32] = {"index": index, "targets": wanted.input_targets}
         on_device = to_device(arrays, np.int64, self._tp.device)
         return logprobs.of_prompt(
             hidden.index_select(0, on_device["index"]),
             self._model.logits,
             on_device["targets"],
+            None if once else counts.tolist(),
             wanted.input_top,
             self.capacity.vocab_size,
         )

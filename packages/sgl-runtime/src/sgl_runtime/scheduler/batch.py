@@ -180,11 +180,11 @@ def _scores(
         if request.scores is not None:
             start = int(table.computed[request.row])
             asked = request.scores.ask(start, start + size)
-            if asked:
-                scored.append((request, len(asked)))
-                index.append(np.arange(asked.start, asked.stop, dtype=np.int32) + np.int32(offset - start))
-                targets.append(request.prompt[asked.start + 1 : asked.stop + 1])
-                tops.append(np.full(len(asked), request.scores.top, np.int32))
+            if count := len(asked.positions):
+                scored.append((request, count))
+                index.append(asked.positions + np.int32(offset - start))
+                targets.append(asked.targets)
+                tops.append(np.full(count, request.scores.top, np.int32))
         offset += size
     return scored, (np.concatenate(index), np.concatenate(targets), np.concatenate(tops))
 

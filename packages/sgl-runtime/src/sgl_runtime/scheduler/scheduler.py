@@ -362,8 +362,8 @@ class Scheduler:
         )
         stop = Stop(sampling, limit=limit, eos=self._eos, vocabulary=self._vocabulary)
         scores = None
-        if asked is not None and asked.start >= 0:
-            scores = PromptScores(prompt, asked.start, asked.top)
+        if asked is not None and (asked.start >= 0 or asked.after):
+            scores = PromptScores(prompt, asked)
         self._arrivals += 1
         return Request(
             rid=message.rid,

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`POST /v1/score`: how likely each of some tokens is after each of some texts. Field names are SGLang's.
 
-A prompt with one of the tokens behind it is computed and the token's log-probability is read; the prefix
-cache has the prompt for all tokens but the first.
+A text is computed once: the logits of its last token have the log-probabilities of all of them.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from msgspec import Meta
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from sgl_runtime.engine.prefill import Score, scoring
+from sgl_runtime.engine.prefill import Score, prompt_tokens, scoring
 from sgl_runtime.engine.prepare import Given, check_count
-from sgl_runtime.engine.sampling import check_prompt, check_tokens
+from sgl_runtime.engine.sampling import check_tokens
 from sgl_runtime.errors import InvalidRequest
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.errors import json_response
@@ -68,18 +67,15 @@ async def score(api: Api, request: Request) -> ASGIApp:
     givens = _prompts(body)
     check_count(len(givens) * len(labels), "items")
     prompts = await api.preparation.tokens(givens)
-    for given, prompt in zip(givens, prompts, strict=True):
-        check_prompt(len(prompt) + 1, api.limits, given.source)
-    groups = [[Score([*prompt, label], len(prompt)) for label in labels] for prompt in prompts]
+    groups = [[Score(prompt, len(prompt), tuple(labels))] for prompt in prompts]
     prepared = scoring(groups, f"score-{uuid4().hex}", home=api.client.peers.home)
     outputs = await while_connected(request.receive, outputs_of(api, prepared))
-    logprobs = [logprobs_of(output)[0] for output in outputs]
-    rows = [logprobs[i : i + len(labels)] for i in range(0, len(logprobs), len(labels))]
+    rows = [logprobs_of(output) for output in outputs]
     answer: Scores = {
         "object": "scoring",
         "model": api.model_name,
         "scores": [softmax(row) if body.apply_softmax else list(map(math.exp, row)) for row in rows],
-        "usage": usage_of(sum(map(len, prompts))),
+        "usage": usage_of(prompt_tokens(prepared)),
     }
     return json_response(answer)
 

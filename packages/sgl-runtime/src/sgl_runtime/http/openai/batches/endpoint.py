@@ -23,7 +23,11 @@ _UNKNOWN = {404: "There is no such batch."}
 @operation(
     reads=_DECODER,
     answers=Batch,
-    refuses={404: "There is no such file.", 507: "The batch cannot be kept: the disk is full."},
+    refuses={
+        404: "There is no such file.",
+        429: "Too many batches are under way (--max-queued-batches).",
+        507: "The batch cannot be kept: the disk is full.",
+    },
 )
 async def create_batch(api: Api, request: Request) -> Response:
     """Have the requests of a file answered beside the traffic. The answers become a file."""
@@ -32,7 +36,7 @@ async def create_batch(api: Api, request: Request) -> Response:
         raise InvalidRequest(
             f"endpoint: {body.endpoint[:100]!r} takes no batches; {', '.join(ENDPOINTS)} do", param="endpoint"
         )
-    batch = await api.storage.do(Store.add_batch, body)
+    batch = await api.storage.do(Store.add_batch, body, most=api.config.max_queued_batches)
     api.storage.changed.set()
     return json_response(batch)
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
-from sgl_runtime.errors import SglError
+from sgl_runtime.errors import Conflict, SglError
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.body import convert
 from sgl_runtime.http.errors import json_response
@@ -64,17 +64,21 @@ async def delete_file(api: Api, request: Request) -> Response:
 
 
 async def _create(api: Api, request: Request, pieces: AsyncIterator[bytes]) -> File:
-    storage, most = api.storage, api.config.max_file_size
+    storage, most, all_most = api.storage, api.config.max_file_size, api.config.max_file_storage
     path = await storage.do(Store.new_upload)
     kind = request.headers.get("content-type", "")
-    upload = await storage.write(Upload, path, kind, max_bytes=most)
+    room = most if all_most is None else min(most, all_most - storage.tally.bytes)
+    upload = await storage.write(Upload, path, kind, max_bytes=room)
     try:
         async for piece in pieces:
             await storage.write(upload.feed, piece)
         if upload.size > most:
             raise HTTPException(413, f"the file has {upload.size} bytes, more than {most} (--max-file-size)")
+        if upload.size > room:  # some of it was not written
+            storage.tally.check_room(upload.size, all_most)
+            raise Conflict("file: other files were deleted while this one came; send it again", param="file")
         name = await storage.write(upload.finish)
         fields = convert(upload.fields, FileFields)
-        return await storage.do(Store.add_file, path, name, fields)
+        return await storage.do(Store.add_file, path, name, fields, most=all_most)
     finally:
         await storage.write(upload.discard)

@@ -39,34 +39,46 @@ class Scan(msgspec.Struct, frozen=True):
 
     total: int
     repeated: frozenset[int]  # lines with the custom_id of an earlier one
+    models: frozenset[str]  # that lines name
 
 
 class _Named(msgspec.Struct, frozen=True):
     """What an error can be told about."""
 
     custom_id: Any = None
+    body: msgspec.Raw = msgspec.Raw()
 
 
+class _Body(msgspec.Struct, frozen=True):
+    model: Any = None
+
+
+_NOTHING = _Named()
 _ASK = msgspec.json.Decoder(Ask)
 _NAMED = msgspec.json.Decoder(_Named)
+_BODY = msgspec.json.Decoder(_Body)
 
 
 def scan(path: Path, *, most: int, max_line: int) -> Scan:
     """Looks at no more than `most` + 1 lines. Raises OSError."""
     seen: set[str] = set()
     repeated: set[int] = set()
+    models: set[str] = set()
     total = 0
     with path.open("rb") as file:
         for number, text in _texts(file, max_line):
             total += 1
-            name = None if text is None else _name(text)
+            found = _NOTHING if text is None else _named(text)
+            name = _told(found.custom_id)
+            if (model := _model(found)) is not None:
+                models.add(model)
             if name in seen:
                 repeated.add(number)
             elif name is not None:
                 seen.add(name)
             if total > most:
                 break
-    return Scan(total, frozenset(repeated))
+    return Scan(total, frozenset(repeated), frozenset(models))
 
 
 class Lines:
@@ -104,7 +116,9 @@ class Lines:
         try:
             ask = decode(text, _ASK)
         except InvalidRequest as error:
-            return _wrong(number, _name(text), error.message.removeprefix("the body "), error.param)
+            return _wrong(
+                number, _told(_named(text).custom_id), error.message.removeprefix("the body "), error.param
+            )
         if number in self._repeated:
             return _wrong(number, ask.custom_id, "custom_id: an earlier line has the same", "custom_id")
         if ask.url != self._endpoint:
@@ -129,10 +143,20 @@ def _texts(file: BinaryIO, longest: int, number: int = 0) -> Iterator[tuple[int,
         number += 1
 
 
-def _name(text: bytes) -> str | None:
-    """The custom_id, if there is one that can be found."""
+def _named(text: bytes) -> _Named:
+    """What can be found, however wrong the rest is."""
     try:
-        name = _NAMED.decode(text).custom_id
+        return _NAMED.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _NOTHING
+
+
+def _model(found: _Named) -> str | None:
+    try:
+        return _told(_BODY.decode(found.body).model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _told(name: Any) -> str | None:
     return name[:512] if isinstance(name, str) else None

@@ -25,7 +25,9 @@ from sgl_runtime.http.errors import on_bug, on_sgl_error
 from sgl_runtime.http.kinds import Endpoint, for_embeddings, for_text
 from sgl_runtime.http.openai import chat, completions, embeddings
 from sgl_runtime.http.openai.batches.input import Ask, Line
-from sgl_runtime.http.openai.batches.store import Answer
+from sgl_runtime.http.openai.batches.kept import Answer
+from sgl_runtime.http.openai.batches.objects import NOTHING, BatchUsage
+from sgl_runtime.http.openai.batches.usage import usage_of
 from sgl_runtime.http.openai.responses import endpoint as responses
 
 _logger = log.logger(__name__)
@@ -45,7 +47,8 @@ async def answer(api: Api, line: Line) -> Answer:
         return unanswered(line, "invalid_request", line.ask.message)
     response = await _respond(api, line.ask)
     told = {"status_code": response.status_code, "body": msgspec.Raw(response.body)}
-    return _answer(line, response=told, completed=response.status_code < 400)
+    usage = usage_of(bytes(response.body))
+    return _answer(line, response=told, completed=response.status_code < 400, usage=usage)
 
 
 def unanswered(line: Line, code: str, message: str) -> Answer:
@@ -59,6 +62,7 @@ def _answer(
     response: dict[str, Any] | None = None,
     error: dict[str, str] | None = None,
     completed: bool = False,
+    usage: BatchUsage = NOTHING,
 ) -> Answer:
     id = uuid4().hex
     told = None if response is None else {"request_id": f"req_{id}", **response}
@@ -66,7 +70,7 @@ def _answer(
     text = msgspec.json.encode(result)
     for character, escape in _LINE_ENDS:
         text = text.replace(character, escape)
-    return Answer(line.number, text + b"\n", completed)
+    return Answer(line.number, text + b"\n", completed, usage)
 
 
 async def _respond(api: Api, ask: Ask) -> Response:

@@ -37,6 +37,38 @@ class Counts(msgspec.Struct, frozen=True):
     failed: int = 0
 
 
+class BatchInputDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int = 0
+
+
+class BatchOutputDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int = 0
+
+
+class BatchUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of the answers so far."""
+
+    input_tokens: int = 0
+    input_tokens_details: BatchInputDetails = BatchInputDetails()
+    output_tokens: int = 0
+    output_tokens_details: BatchOutputDetails = BatchOutputDetails()
+    total_tokens: int = 0
+
+    def plus(self, other: BatchUsage) -> BatchUsage:
+        cached = self.input_tokens_details.cached_tokens + other.input_tokens_details.cached_tokens
+        reasoning = self.output_tokens_details.reasoning_tokens + other.output_tokens_details.reasoning_tokens
+        return BatchUsage(
+            input_tokens=self.input_tokens + other.input_tokens,
+            input_tokens_details=BatchInputDetails(cached),
+            output_tokens=self.output_tokens + other.output_tokens,
+            output_tokens_details=BatchOutputDetails(reasoning),
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+NOTHING = BatchUsage()
+
+
 class BatchError(msgspec.Struct, frozen=True):
     code: str
     message: str
@@ -69,6 +101,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     cancelling_at: int | None = None
     cancelled_at: int | None = None
     request_counts: Counts = Counts()
+    model: str | None = None  # None: not known yet, or lines ask for another one
+    usage: BatchUsage = NOTHING
     metadata: dict[str, str] | None = None
 
 

@@ -18,10 +18,11 @@ from sgl_runtime import log
 from sgl_runtime.errors import EngineDied, Overloaded, StorageFailed
 from sgl_runtime.http.api import Api
 from sgl_runtime.http.openai.batches.input import Line, Lines, Scan, scan
+from sgl_runtime.http.openai.batches.kept import Answer
 from sgl_runtime.http.openai.batches.lines import answer, unanswered
 from sgl_runtime.http.openai.batches.objects import Batch, BatchError
 from sgl_runtime.http.openai.batches.share import Share
-from sgl_runtime.http.openai.batches.store import Answer, Store
+from sgl_runtime.http.openai.batches.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,7 +100,8 @@ class _Run:
         if isinstance(found, BatchError):
             await self._patiently(Store.fail, self.batch.id, found)
             return
-        await self._patiently(Store.begin, self.batch.id, found.total)
+        model = self._api.model_name if found.models <= self._api.model_names else None
+        await self._patiently(Store.begin, self.batch.id, found.total, model)
         end = await self._until_the_end(found)
         if end != "completed":
             await self._give_up(found, end)

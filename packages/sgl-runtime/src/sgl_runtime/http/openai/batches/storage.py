@@ -15,6 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from sgl_runtime.errors import ConfigError, InvalidRequest, StorageFailed
 from sgl_runtime.http.openai.batches.store import Store
+from sgl_runtime.http.openai.batches.tally import Tally
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,11 @@ class Storage:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storage")
         if self._folder.exists() and not self._folder.is_dir():
             raise ConfigError(f"--file-storage-path {folder} is no folder")
+
+    @property
+    def tally(self) -> Tally:
+        """Of what is kept; all zeros before anything was looked at."""
+        return Tally() if self._store is None else self._store.tally
 
     @property
     def used(self) -> bool:

@@ -24,6 +24,7 @@ import msgspec
 from sgl_runtime.errors import Conflict, InvalidRequest, NotFound
 from sgl_runtime.http.openai.batches.contents import Contents
 from sgl_runtime.http.openai.batches.database import Database
+from sgl_runtime.http.openai.batches.kept import Answer, Kept, Sink
 from sgl_runtime.http.openai.batches.objects import (
     OPEN,
     Batch,
@@ -37,30 +38,7 @@ from sgl_runtime.http.openai.batches.objects import (
     FileQuery,
     Status,
 )
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """Of one line of a batch."""
-
-    line: int  # from 0
-    text: bytes  # as it stands in a file, with its newline
-    completed: bool  # else it failed
-
-
-class _Sink(msgspec.Struct, frozen=True):
-    """A file of answers."""
-
-    id: str
-    bytes: int = 0  # those that count
-
-
-class _Kept(msgspec.Struct, frozen=True):
-    """A batch, and what clients do not see of it while it is under way."""
-
-    batch: Batch
-    output: _Sink
-    errors: _Sink
-    keep_s: int | None  # how long its files are kept
+from sgl_runtime.http.openai.batches.tally import Tally
 
 
 class Store:
@@ -72,7 +50,8 @@ class Store:
         self._contents = Contents(folder)
         self._db = Database(folder)
         try:
-            self._contents.remove_strays(self._known())
+            self.tally = Tally()
+            self._contents.remove_strays(self._found())
         except BaseException:
             self._db.close()
             raise
@@ -86,12 +65,15 @@ class Store:
         """Where a file may be written on its way in."""
         return self._contents.new_upload()
 
-    def add_file(self, upload: Path, filename: str, fields: FileFields) -> File:
-        """Take what lies at `upload`, which must be on the disk by now."""
-        now = int(self._clock())
+    def add_file(self, upload: Path, filename: str, fields: FileFields, *, most: int | None = None) -> File:
+        """Take what lies at `upload`, which must be on the disk by now. Raises TooLarge beyond `most` bytes
+        of all files.
+        """
+        now, size = int(self._clock()), upload.stat().st_size
+        self.tally.check_room(size, most)
         file = File(
             id=_new_id("file"),
-            bytes=upload.stat().st_size,
+            bytes=size,
             created_at=now,
             expires_at=now + fields.seconds,
             filename=filename,
@@ -104,6 +86,7 @@ class Store:
         except BaseException:
             self._contents.remove(file.id)
             raise
+        self.tally.bytes += size
         return file
 
     def file(self, id: str) -> File:
@@ -137,27 +120,29 @@ class Store:
 
     def delete_file(self, id: str) -> None:
         """Raises NotFound, and Conflict while a batch reads it."""
-        self.file(id)
+        file = self.file(id)
         reader = self._db.execute("SELECT id FROM batches WHERE open AND input = ?", (id,)).fetchone()
         if reader is not None:
             raise Conflict(
                 f"file_id: {id!r} is the input of {reader[0]!r}, which is under way: cancel that first",
                 param="file_id",
             )
-        self._remove_files([id])
+        self._remove_files([file])
 
     def expire_files(self) -> None:
         """Remove those whose time is up, unless a batch reads them."""
         found = self._db.execute(
-            "SELECT id FROM files WHERE expires_at <= ? AND id NOT IN (SELECT input FROM batches WHERE open)",
+            "SELECT record FROM files WHERE expires_at <= ? AND id NOT IN"
+            " (SELECT input FROM batches WHERE open)",
             (self._clock(),),
         )
-        self._remove_files([id for (id,) in found])
+        self._remove_files([msgspec.json.decode(record, type=File) for (record,) in found])
 
     # -- batches
 
-    def add_batch(self, body: BatchBody) -> Batch:
-        """Raises NotFound and InvalidRequest for an input that is none."""
+    def add_batch(self, body: BatchBody, *, most: int | None = None) -> Batch:
+        """Raises NotFound and InvalidRequest for an input that is none, TooMany beyond `most`."""
+        self.tally.check_queue(most)
         try:
             purpose = self.file(body.input_file_id).purpose
         except NotFound as error:
@@ -180,12 +165,13 @@ class Store:
             metadata=body.metadata,
         )
         keep = None if body.output_expires_after is None else body.output_expires_after.seconds
-        kept = _Kept(batch, _Sink(_new_id("file")), _Sink(_new_id("file")), keep)
+        kept = Kept(batch, Sink(_new_id("file")), Sink(_new_id("file")), keep)
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO batches (id, open, input, record) VALUES (?, 1, ?, ?)",
                 (batch.id, batch.input_file_id, msgspec.json.encode(kept)),
             )
+        self.tally.came(batch)
         return batch
 
     def batch(self, id: str) -> Batch:
@@ -195,28 +181,32 @@ class Store:
     def batches(self, query: BatchQuery) -> tuple[list[Batch], bool]:
         """A page, and whether there are more. Raises InvalidRequest for an `after` that is not there."""
         records, more = self._db.page("batches", "1", (), after=query.after, order="desc", limit=query.limit)
-        return [msgspec.json.decode(record, type=_Kept).batch for record in records], more
+        return [msgspec.json.decode(record, type=Kept).batch for record in records], more
 
     def open_batches(self) -> list[Batch]:
         """Those with work to do, the oldest first."""
         found = self._db.execute("SELECT record FROM batches WHERE open ORDER BY seq")
-        return [msgspec.json.decode(record, type=_Kept).batch for (record,) in found]
+        return [msgspec.json.decode(record, type=Kept).batch for (record,) in found]
 
-    def begin(self, id: str, total: int) -> Batch:
-        """It has so many lines, of which the first may be computed now; again after a restart."""
-        batch = self.batch(id)
+    def begin(self, id: str, total: int, model: str | None) -> Batch:
+        """It has so many lines, all for that model, and the first may be computed now; again after a
+        restart.
+        """
+        kept = self._kept(id)
+        batch = kept.batch
         counts = msgspec.structs.replace(batch.request_counts, total=total)
-        batch = msgspec.structs.replace(batch, request_counts=counts)
+        batch = msgspec.structs.replace(batch, request_counts=counts, model=model)
         if batch.status == "validating":
             batch = msgspec.structs.replace(batch, status="in_progress", in_progress_at=int(self._clock()))
-        return self._put(msgspec.structs.replace(self._kept(id), batch=batch))
+        return self._put(kept, batch)
 
     def fail(self, id: str, error: BatchError) -> None:
         """None of it can be computed."""
+        kept = self._kept(id)
         batch = msgspec.structs.replace(
-            self.batch(id), status="failed", failed_at=int(self._clock()), errors=BatchErrors([error])
+            kept.batch, status="failed", failed_at=int(self._clock()), errors=BatchErrors([error])
         )
-        self._put(msgspec.structs.replace(self._kept(id), batch=batch))
+        self._put(kept, batch)
 
     def answered(self, id: str) -> set[int]:
         """The lines that need no answer any more."""
@@ -227,11 +217,13 @@ class Store:
         kept = self._kept(id)
         completed = [answer for answer in answers if answer.completed]
         failed = [answer for answer in answers if not answer.completed]
-        counts = kept.batch.request_counts
+        counts, usage = kept.batch.request_counts, kept.batch.usage
         counts = Counts(counts.total, counts.completed + len(completed), counts.failed + len(failed))
-        kept = msgspec.structs.replace(
+        for answer in answers:
+            usage = usage.plus(answer.usage)
+        after = msgspec.structs.replace(
             kept,
-            batch=msgspec.structs.replace(kept.batch, request_counts=counts),
+            batch=msgspec.structs.replace(kept.batch, request_counts=counts, usage=usage),
             output=self._append(kept.output, completed),
             errors=self._append(kept.errors, failed),
         )
@@ -239,7 +231,9 @@ class Store:
             self._db.executemany(
                 "INSERT INTO answered VALUES (?, ?)", [(id, answer.line) for answer in answers]
             )
-            self._update(kept)
+            self._update(after)
+        self.tally.went_on(kept.batch, after.batch)
+        self.tally.bytes += after.bytes - kept.bytes
 
     def cancel(self, id: str) -> Batch:
         """Have it end soon. Raises NotFound, and Conflict if it has ended."""
@@ -250,7 +244,7 @@ class Store:
         if batch.status == "cancelling":
             return batch
         batch = msgspec.structs.replace(batch, status="cancelling", cancelling_at=int(self._clock()))
-        return self._put(msgspec.structs.replace(kept, batch=batch))
+        return self._put(kept, batch)
 
     def finish(self, id: str, status: Status) -> None:
         """Every line is answered: `status` is how that came, "completed", "cancelled" or "expired". Its files
@@ -287,15 +281,22 @@ class Store:
                 self._insert_file(file)
             self._db.execute("DELETE FROM answered WHERE batch = ?", (id,))
             self._update(msgspec.structs.replace(kept, batch=batch))
+        self.tally.went_on(kept.batch, batch)
 
     # -- inside
 
-    def _known(self) -> set[str]:
-        """The ids of all contents that count."""
-        known = {id for (id,) in self._db.execute("SELECT id FROM files")}
+    def _found(self) -> set[str]:
+        """The ids of all contents that count; the tally counts them."""
+        known: set[str] = set()
+        for (record,) in self._db.execute("SELECT record FROM files"):
+            file = msgspec.json.decode(record, type=File)
+            known.add(file.id)
+            self.tally.bytes += file.bytes
         for (record,) in self._db.execute("SELECT record FROM batches WHERE open"):
-            kept = msgspec.json.decode(record, type=_Kept)
+            kept = msgspec.json.decode(record, type=Kept)
             known |= {kept.output.id, kept.errors.id}
+            self.tally.bytes += kept.bytes
+            self.tally.came(kept.batch)
         return known
 
     def _insert_file(self, file: File) -> None:
@@ -304,35 +305,38 @@ class Store:
             (file.id, file.purpose, file.expires_at, msgspec.json.encode(file)),
         )
 
-    def _remove_files(self, ids: Sequence[str]) -> None:
+    def _remove_files(self, files: Sequence[File]) -> None:
         """The record first: a content without one is a stray, a record without content would be a lie."""
         with self._db.transaction():
-            self._db.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
-        for id in ids:
-            self._contents.remove(id)
+            self._db.executemany("DELETE FROM files WHERE id = ?", [(file.id,) for file in files])
+        for file in files:
+            self._contents.remove(file.id)
+            self.tally.bytes -= file.bytes
 
-    def _kept(self, id: str) -> _Kept:
+    def _kept(self, id: str) -> Kept:
         found = self._db.execute("SELECT record FROM batches WHERE id = ?", (id,)).fetchone()
         if found is None:
             raise NotFound(f"batch_id: there is no batch {id[:100]!r}", param="batch_id")
-        return msgspec.json.decode(found[0], type=_Kept)
+        return msgspec.json.decode(found[0], type=Kept)
 
-    def _put(self, kept: _Kept) -> Batch:
+    def _put(self, kept: Kept, batch: Batch) -> Batch:
+        """What is kept of a batch is what is kept, but for what clients see of it."""
         with self._db.transaction():
-            self._update(kept)
-        return kept.batch
+            self._update(msgspec.structs.replace(kept, batch=batch))
+        self.tally.went_on(kept.batch, batch)
+        return batch
 
-    def _update(self, kept: _Kept) -> None:
+    def _update(self, kept: Kept) -> None:
         self._db.execute(
             "UPDATE batches SET open = ?, record = ? WHERE id = ?",
             (kept.batch.status in OPEN, msgspec.json.encode(kept), kept.batch.id),
         )
 
-    def _append(self, sink: _Sink, answers: Sequence[Answer]) -> _Sink:
+    def _append(self, sink: Sink, answers: Sequence[Answer]) -> Sink:
         if not answers:
             return sink
         text = b"".join(answer.text for answer in answers)
-        return _Sink(sink.id, self._contents.append(sink.id, sink.bytes, text))
+        return Sink(sink.id, self._contents.append(sink.id, sink.bytes, text))
 
 
 def _new_id(kind: str) -> str:
