@@ -9,6 +9,7 @@ threads that ask for the same grammar compile it once.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
@@ -56,7 +57,9 @@ class Compiler:
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._grammars: OrderedDict[Hashable, Future[Grammar]] = OrderedDict()
-        self._made: dict[Hashable, Grammar] = {}  # those of the futures that are done
+        self._made: dict[
+            Hashable, tuple[Grammar, int]
+        ] = {}  # of the futures that are done; and bytes of keys
         self._unmeasured = 0  # grammars compiled since the cache was last measured
         self._executor: ThreadPoolExecutor | None = None
 
@@ -162,7 +165,7 @@ class Compiler:
             return self._held()
 
     def _held(self) -> int:
-        return sum([grammar.nbytes for grammar in self._made.values()])
+        return sum([grammar.nbytes + size for grammar, size in self._made.values()])
 
     def _cached(self, key: Hashable, compile: Callable[[], Grammar]) -> Grammar:
         with self._lock:
@@ -190,7 +193,7 @@ class Compiler:
     def _remember(self, key: Hashable, grammar: Grammar) -> None:
         with self._lock:
             if key in self._grammars:  # and not forgotten meanwhile
-                self._made[key] = grammar
+                self._made[key] = grammar, _size(key)
             self._unmeasured += 1
             if self._unmeasured * _MEASURED_EVERY > len(self._grammars):
                 self._unmeasured = 0
@@ -290,6 +293,11 @@ class _Shared:
             if len(self._basics) < _MOST_BASICS:
                 self._basics[max_whitespace] = known
         return known
+
+
+def _size(key: Hashable) -> int:
+    """Bytes of a key, in which the source stands."""
+    return sys.getsizeof(key) + (sum(map(_size, key)) if isinstance(key, tuple) else 0)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ which tokens it may take next, and whether its text is complete. What the gramma
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -120,7 +121,7 @@ class Grammars:
         for constraint, future in list(self._known.items()):
             if future.done():
                 if future.exception() is None:
-                    sizes[constraint] = future.result().nbytes
+                    sizes[constraint] = future.result().nbytes + sys.getsizeof(constraint.text)
                 else:
                     del self._known[constraint]  # an error holds what had been made when it was raised
         held = sum(sizes.values())
