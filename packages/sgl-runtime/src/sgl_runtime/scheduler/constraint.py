@@ -22,7 +22,7 @@ from sgl_runtime.messages import I32, Constraint
 
 Encode: TypeAlias = Callable[[bytes], list[int]]  # whole characters -> tokens, none of them special
 
-_MOST = 1024  # grammars remembered, if memory allows: all are measured together
+_MOST = 512  # grammars remembered, if memory allows: all are measured together, for 2 ms
 _MEASURED_EVERY = 64  # requests: grammars grow while they are used
 _REMEMBERED = 16_384  # states of one grammar whose forced texts are kept
 _SINGLE = 256  # masks of one token each
