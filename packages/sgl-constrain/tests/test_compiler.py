@@ -39,6 +39,13 @@ def test_grammars_used_least_recently_are_forgotten(vocabulary: Vocabulary) -> N
     assert compiler.regex("a{1,3}b") is not first, "it went with the others: one grammar alone was too large"
 
 
+def test_a_long_source_counts(vocabulary: Vocabulary) -> None:
+    compiler = Compiler(vocabulary, limits=Limits(source_chars=1 << 20))
+    for count, source in ((1, "a" * 100_000), (2, "b" * 100_000)):
+        compiler.regex(source)
+        assert 200_000 * count < compiler.nbytes < 400_000 * count, "the text, and the word it is"
+
+
 def test_a_choice_is_exactly_its_options(
     vocabulary: Vocabulary,
     accepts: Callable[[Grammar, str], bool],

@@ -92,3 +92,22 @@ def test_of_a_grammar_that_was_refused_nothing_stays(compiler: Compiler, kind: s
         with pytest.raises(ConstrainError):
             REFUSED[kind](compiler)
     assert _alive() == before
+
+
+def test_classes_of_characters_do_not_pile_up(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    compiler = Compiler(vocabulary)
+    size = len(vocabulary.slices.heads.edges)
+    monkeypatch.setattr("sgl_constrain.compiler._MOST_HEADS", size + 40)
+    made = []
+    for number in range(60):
+        low, high = chr(0x400 + 7 * number), chr(0x2000 + 11 * number)
+        pattern = f"[{low}-{high}]{{1,9}}"
+        made.append((low + high, compiler.regex(pattern), compiler.json_schema({"pattern": f"^{pattern}$"})))
+        assert len(compiler._shared.slices.heads.edges) < size + 80
+    assert len(vocabulary.slices.heads.edges) < size + 80
+    for text, grammar, schema in made:
+        assert accepts(grammar, text) and not accepts(grammar, text + "a")
+        assert accepts(schema, f'"{text}"') and not accepts(schema, f'"{text}a"')
+    assert len({id(grammar._slices) for _, grammar, _ in made}) > 3

@@ -8,7 +8,7 @@ import argparse
 import msgspec
 import pytest
 
-from sgl_runtime.config import ServeConfig, add_flags, config_from
+from sgl_runtime.config import ServeConfig, add_flags, bound_caches, config_from
 from sgl_runtime.errors import ConfigError
 
 
@@ -85,3 +85,11 @@ def test_every_field_has_a_help_text_and_a_flag() -> None:
 def test_an_empty_key_is_not_taken_for_none() -> None:
     with pytest.raises(ConfigError, match="--api-key is empty"):
         config_from({"api_key": ""})
+
+
+def test_caches_of_shapes_are_bounded_unless_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "7"}
+    monkeypatch.setattr("os.environ", environment)
+    bound_caches()
+    assert environment.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY") == "7"
+    assert list(environment) == ["LRU_CACHE_CAPACITY"] and 0 < int(environment["LRU_CACHE_CAPACITY"]) < 1024

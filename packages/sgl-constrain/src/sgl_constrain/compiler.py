@@ -9,11 +9,13 @@ threads that ask for the same grammar compile it once.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 from sgl_constrain.automaton import Automaton
@@ -32,12 +34,14 @@ from sgl_constrain.limits import DEFAULT_LIMITS, Limits
 from sgl_constrain.regex import regex
 from sgl_constrain.schema.basics import Basics
 from sgl_constrain.schema.compiling import json_schema, parse_schema, settled_basics
+from sgl_constrain.slices import Slices
 from sgl_constrain.states import DEAD
 from sgl_constrain.vocabulary import Vocabulary
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHITESPACE = 20
 _MOST_BASICS = 16  # kept by one compiler
+_MOST_HEADS = 10_000  # classes of characters, and parts of them, that one table keeps: a few MB
 _MEASURED_EVERY = 32  # the cache is measured when one in so many of its grammars is new
 
 
@@ -49,12 +53,13 @@ class Compiler:
     ) -> None:
         self.vocabulary = vocabulary
         self.limits = limits
-        heads = vocabulary.slices.heads
-        self._basics = {_WHITESPACE: settled_basics(heads, _WHITESPACE)}  # by the blanks allowed
+        self._shared = _Shared(vocabulary.slices)
         self._cache_bytes = cache_bytes
         self._lock = threading.Lock()
         self._grammars: OrderedDict[Hashable, Future[Grammar]] = OrderedDict()
-        self._made: dict[Hashable, Grammar] = {}  # those of the futures that are done
+        self._made: dict[
+            Hashable, tuple[Grammar, int]
+        ] = {}  # of the futures that are done; and bytes of keys
         self._unmeasured = 0  # grammars compiled since the cache was last measured
         self._executor: ThreadPoolExecutor | None = None
 
@@ -160,7 +165,7 @@ class Compiler:
             return self._held()
 
     def _held(self) -> int:
-        return sum([grammar.nbytes for grammar in self._made.values()])
+        return sum([grammar.nbytes + size for grammar, size in self._made.values()])
 
     def _cached(self, key: Hashable, compile: Callable[[], Grammar]) -> Grammar:
         with self._lock:
@@ -188,7 +193,7 @@ class Compiler:
     def _remember(self, key: Hashable, grammar: Grammar) -> None:
         with self._lock:
             if key in self._grammars:  # and not forgotten meanwhile
-                self._made[key] = grammar
+                self._made[key] = grammar, _size(key)
             self._unmeasured += 1
             if self._unmeasured * _MEASURED_EVERY > len(self._grammars):
                 self._unmeasured = 0
@@ -196,20 +201,15 @@ class Compiler:
                     forgotten, _ = self._grammars.popitem(last=False)
                     self._made.pop(forgotten, None)
 
-    def _basics_of(self, max_whitespace: int) -> Basics:
-        known = self._basics.get(max_whitespace)
-        if known is None:
-            like = self._basics[_WHITESPACE]
-            known = settled_basics(self.vocabulary.slices.heads, max_whitespace, like)
-            if len(self._basics) < _MOST_BASICS:
-                self._basics[max_whitespace] = known
-        return known
-
-    def _expressions(self) -> Expressions:
-        return Expressions(self.vocabulary.slices.heads, self.limits)
+    def _shared_now(self) -> _Shared:
+        with self._lock:
+            if len(self._shared.slices.heads.edges) > _MOST_HEADS:
+                self._shared = _Shared(Slices(self.vocabulary.trie, self.vocabulary.size))
+            return self._shared
 
     def _grammar(
         self,
+        shared: _Shared,
         expressions: Expressions,
         root: int,
         empty: Callable[[], ConstrainError],
@@ -218,32 +218,39 @@ class Compiler:
         automaton = Automaton(expressions, root)
         if automaton.start == DEAD:
             raise empty()
-        return Grammar(automaton, self.vocabulary, warnings=warnings)
+        return Grammar(automaton, self.vocabulary, shared.slices, warnings=warnings)
 
     def _regex(self, pattern: str, flags: int) -> Grammar:
-        with _making(self._expressions()) as expressions:
+        shared = self._shared_now()
+        with _making(Expressions(shared.slices.heads, self.limits)) as expressions:
             root = regex(expressions, pattern, flags=flags)
-            return self._grammar(
-                expressions, root, lambda: InvalidPattern("no text matches", pattern=pattern)
-            )
+            empty = partial(InvalidPattern, "no text matches", pattern=pattern)
+            return self._grammar(shared, expressions, root, empty)
 
     def _choice(self, texts: tuple[str, ...]) -> Grammar:
         length = sum(map(len, texts))
         if length > self.limits.source_chars:
             raise GrammarTooLarge(f"the options have {length} characters", limit="source_chars")
-        with _making(self._expressions()) as expressions:
+        shared = self._shared_now()
+        with _making(Expressions(shared.slices.heads, self.limits)) as expressions:
             root = expressions.words({text.encode(): EMPTY for text in texts})
-            return self._grammar(expressions, root, lambda: InvalidPattern("no options", pattern=""))
+            return self._grammar(shared, expressions, root, partial(InvalidPattern, "no options", pattern=""))
 
     def _gbnf(self, source: str) -> Grammar:
-        with _making(self._expressions()) as expressions:
+        shared = self._shared_now()
+        with _making(Expressions(shared.slices.heads, self.limits)) as expressions:
             root = gbnf(expressions, source)
-            return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+            return self._grammar(
+                shared, expressions, root, partial(InvalidGrammar, "no text matches", line=1)
+            )
 
     def _lark(self, source: str) -> Grammar:
-        with _making(self._expressions()) as expressions:
+        shared = self._shared_now()
+        with _making(Expressions(shared.slices.heads, self.limits)) as expressions:
             root = lark(expressions, source)
-            return self._grammar(expressions, root, lambda: InvalidGrammar("no text matches", line=1))
+            return self._grammar(
+                shared, expressions, root, partial(InvalidGrammar, "no text matches", line=1)
+            )
 
     def _json_schema(
         self,
@@ -253,7 +260,8 @@ class Compiler:
         lenient: bool,
         resources: Mapping[str, object],
     ) -> Grammar:
-        basics = self._basics_of(max_whitespace).copy(self.limits)
+        shared = self._shared_now()
+        basics = shared.basics(max_whitespace).copy(self.limits)
         with _making(basics.expressions) as expressions:
             root, warnings = json_schema(
                 expressions,
@@ -264,9 +272,32 @@ class Compiler:
                 resources=resources,
                 basics=basics,
             )
-            return self._grammar(
-                expressions, root, lambda: InvalidSchema("no value satisfies the schema", path=""), warnings
-            )
+            empty = partial(InvalidSchema, "no value satisfies the schema", path="")
+            return self._grammar(shared, expressions, root, empty, warnings)
+
+
+class _Shared:
+    """What grammars have in common: classes of characters with their slices, and the basics of schemas over
+    these classes. Tables only grow, so a compiler makes itself new ones when patterns have brought too many
+    classes; grammars made before keep theirs.
+    """
+
+    def __init__(self, slices: Slices) -> None:
+        self.slices = slices
+        self._basics = {_WHITESPACE: settled_basics(slices.heads, _WHITESPACE)}  # by the blanks allowed
+
+    def basics(self, max_whitespace: int) -> Basics:
+        known = self._basics.get(max_whitespace)
+        if known is None:
+            known = settled_basics(self.slices.heads, max_whitespace, self._basics[_WHITESPACE])
+            if len(self._basics) < _MOST_BASICS:
+                self._basics[max_whitespace] = known
+        return known
+
+
+def _size(key: Hashable) -> int:
+    """Bytes of a key, in which the source stands."""
+    return sys.getsizeof(key) + (sum(map(_size, key)) if isinstance(key, tuple) else 0)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
 _BYTES_AT_ONCE = 32  # of a word
-_BYTES_PER_EXPRESSION = 200  # roughly
+_BYTES_PER_EXPRESSION, _BYTES_PER_WORD = 200, 150  # roughly
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -125,6 +125,7 @@ class Expressions:
         self._sequences, self._choices = self._interned[Sequence], self._interned[Choice]
         self._literals: dict[str | bytes, int] = {}
         self._table_numbers: dict[WordTable, int] = {}
+        self._word_bytes = 0
         self._nullable: list[bool] = []
         self._shortest: dict[int, int] = {}
         self._rules: list[int | None] = []
@@ -158,7 +159,7 @@ class Expressions:
     @property
     def nbytes(self) -> int:
         """About how much memory they hold, with those that are copied from others."""
-        return len(self.nodes) * _BYTES_PER_EXPRESSION
+        return len(self.nodes) * _BYTES_PER_EXPRESSION + self._word_bytes
 
     def read_until(self, close: Callable[[], None]) -> None:
         """Something reads these expressions, and refers to itself, until `close` is called."""
@@ -204,6 +205,7 @@ class Expressions:
         number = self._table_numbers.get(table)
         if number is None:
             self.tables.append(table)
+            self._word_bytes += sum(map(len, table.words)) + len(kept) * _BYTES_PER_WORD
             number = self._table_numbers[table] = len(self.tables) - 1
         return self.rest_of_words(number, 0, len(kept), 0)
 

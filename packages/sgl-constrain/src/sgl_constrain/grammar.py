@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.engine import walks
 from sgl_constrain.expression import ENDLESS
-from sgl_constrain.slices import SPACE, Slice
+from sgl_constrain.slices import SPACE, Slice, Slices
 from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
@@ -40,14 +40,17 @@ class Grammar:
     too far.
     """
 
-    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, *, warnings: Iterable[str] = ()) -> None:
+    def __init__(
+        self, automaton: Automaton, vocabulary: Vocabulary, slices: Slices, *, warnings: Iterable[str] = ()
+    ) -> None:
+        """slices: of the vocabulary, over the heads of the automaton's expressions."""
         self._expressions = automaton.expressions
         self.vocabulary = vocabulary
         self.start: int = automaton.start
         self.warnings = tuple(warnings)
         self.epoch = 0  # counts how often masks were dropped: mask ids are valid within one epoch
         self._automaton = automaton
-        self._slices = vocabulary.slices
+        self._slices = slices
         self._walks = walks(automaton, vocabulary.trie, vocabulary.size)
         self._spaced = self._slices.spaced
         if self._spaced is not None:

@@ -110,6 +110,12 @@ async def test_a_verdict_is_reached_once_and_remembered(monkeypatch: pytest.Monk
     assert sorted(compiled) == ["a", "a("]
 
 
+async def test_a_refusal_that_quotes_the_source_is_cut() -> None:
+    with pytest.raises(InvalidRequest, match="xxx") as refused:
+        await Constraints().check(Constraint("ebnf", "root ::= " + "x" * 100_000), "ebnf")
+    assert len(refused.value.message) < 1100
+
+
 async def test_a_crowd_of_new_constraints_is_compiled() -> None:
     constraints = Constraints()
     checks = [constraints.check(Constraint("regex", f"a{{{n}}}"), "regex") for n in range(300)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import gc
 import platform
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +31,35 @@ def test_free_memory_between_pieces_that_live_goes_back() -> None:
     assert all(piece.all() for piece in between)
 
 
-def test_what_was_there_is_set_apart() -> None:
-    try:
-        settle()
-        assert gc.get_freeze_count() > 10_000 > len(gc.get_objects(generation=2))
-    finally:
-        gc.unfreeze()
+class _Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def settled() -> Iterator[None]:
+    before = gc.get_threshold()
+    settle()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("settled")
+def test_what_was_there_is_set_apart_and_full_collections_are_put_off() -> None:
+    assert gc.get_freeze_count() > 10_000 > len(gc.get_objects(generation=2))
+    assert gc.get_threshold()[2] > 100
+
+
+@pytest.mark.usefixtures("settled")
+def test_cycles_are_collected_at_rest_when_there_may_be_many() -> None:
+    lost = weakref.ref(cycle := _Cycle())
+    gc.collect(0)
+    gc.collect(1)  # it is in the oldest generation now
+    del cycle
+    give_back()
+    assert lost() is not None, "hardly anything was made since the last time"
+    for _ in range(10):
+        gc.collect(1)
+    give_back()
+    assert lost() is None

@@ -304,6 +304,14 @@ def test_grammars_are_measured_with_what_was_found_out_about_them() -> None:
     assert compiled.nbytes > alone > compiled.grammar.nbytes > 0
 
 
+def test_grammars_are_measured_with_their_sources() -> None:
+    grammars = Grammars(lambda constraint: COMPILER.regex("a"), cache_bytes=2 << 20)
+    for number in range(64):
+        grammars.ask(regex(f"{number}" + "a" * 100_000)).result()
+    assert 10 < len(grammars._known) < 21
+    grammars.close()
+
+
 def test_a_grammar_that_failed_is_forgotten_when_they_are_measured() -> None:
     grammars = Grammars(lambda constraint: COMPILER.regex(constraint.text))
     assert grammars.ask(regex("a(")).exception() is not None

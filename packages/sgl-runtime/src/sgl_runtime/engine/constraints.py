@@ -20,6 +20,7 @@ from sgl_runtime.messages import Constraint
 from sgl_runtime.text.constraints import LIMITS, byte_compiler, compile_constraint
 
 _VERDICTS = 4096  # remembered
+_VERDICT_CHARS = 1000
 _PATIENCE_S = 20.0  # what has waited for longer is not compiled any more: poison does not pile up
 
 
@@ -71,5 +72,10 @@ class Constraints:
         except GrammarTooLarge as error:
             return f"more than this server compiles: {error}; at most {LIMITS.seconds:g} s are spent on one"
         except ConstrainError as error:
-            return str(error)
+            return _shorten(str(error))
         return None
+
+
+def _shorten(text: str) -> str:
+    """What is remembered of a refusal, which may quote a name as long as the source."""
+    return text if len(text) <= _VERDICT_CHARS else f"{text[: _VERDICT_CHARS - 3]}..."

@@ -8,6 +8,7 @@ which tokens it may take next, and whether its text is complete. What the gramma
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -21,7 +22,7 @@ from sgl_runtime.messages import I32, Constraint
 
 Encode: TypeAlias = Callable[[bytes], list[int]]  # whole characters -> tokens, none of them special
 
-_MOST = 1024  # grammars remembered, if memory allows: all are measured together
+_MOST = 512  # grammars remembered, if memory allows: all are measured together, for 2 ms
 _MEASURED_EVERY = 64  # requests: grammars grow while they are used
 _REMEMBERED = 16_384  # states of one grammar whose forced texts are kept
 _SINGLE = 256  # masks of one token each
@@ -120,7 +121,7 @@ class Grammars:
         for constraint, future in list(self._known.items()):
             if future.done():
                 if future.exception() is None:
-                    sizes[constraint] = future.result().nbytes
+                    sizes[constraint] = future.result().nbytes + sys.getsizeof(constraint.text)
                 else:
                     del self._known[constraint]  # an error holds what had been made when it was raised
         held = sum(sizes.values())
