@@ -3,8 +3,9 @@
 
 The api process as it is, and in turns with it, where they are installed, FastAPI on uvicorn writing the same
 JSON for every token. Both are fed by an engine that computes nothing: over the channel of a replica it sends
-one token of every stream per step, at a fixed rate. Reported of the process that answers: CPU time per token
-and per event, its memory, and how long after its step a token is read by the client, which shares the cores.
+one token of every stream per step, at a fixed rate. Reported of the process that answers (with --http-workers
+of all of them together): CPU time per token and per event, memory, and how long after its step a token is
+read by the client, which shares the cores.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from sgl_runtime.messages import (
     encode,
 )
 from sgl_runtime.process import Child, ChildPipe, Program, stop
+from sgl_runtime.replica.outboxes import Outboxes
 
 TOKEN = 96  # "p" of the demonstration model's vocabulary: one character
 TEXT = re.compile(rb'"text":"(p*)"')
@@ -63,11 +65,14 @@ class Run(NamedTuple):
     latencies: list[float]  # s, of some of the tokens
 
 
-def replica(pipe: ChildPipe, *, inbox: str, outbox: str, streams: int, rate: float, times: Path) -> None:
+def replica(
+    pipe: ChildPipe, *, inbox: str, outboxes: list[str], streams: int, rate: float, times: Path
+) -> None:
     """The engine: when `streams` requests are there, a token of each a step, `rate` tokens a second in all;
     then the times of the steps go to `times`."""
     pull: Pull[ToReplica] = Pull(inbox, ToReplica)
-    push = Push(outbox)
+    pushes = [Push(outbox) for outbox in outboxes]
+    push = pushes[0] if len(pushes) == 1 else Outboxes(pushes)
     pipe.ready(Ready(Capacity(slots=1 << 22, rows=streams, context_length=8192, vocab_size=49152)))
     while True:
         asked: list[Generate] = []
@@ -167,18 +172,18 @@ class Reader(asyncio.Protocol):
             self.ended.set_exception(error or ConnectionError("the stream ended early"))
 
 
-async def measure(port: int, pid: int, times: Path, streams: int, tokens: int) -> Run:
+async def measure(port: int, pids: list[int], times: Path, streams: int, tokens: int) -> Run:
     body = msgspec.json.encode({**BODY, "max_tokens": tokens})
     kind = b"Host: x\r\nContent-Type: application/json\r\n"
     request = b"POST /v1/completions HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
     loop = asyncio.get_running_loop()
     times.unlink(missing_ok=True)
-    before = cpu_of(pid)
+    before = sum(map(cpu_of, pids))
     readers = [
         (await loop.create_connection(lambda: Reader(request), "127.0.0.1", port))[1] for _ in range(streams)
     ]
     await asyncio.gather(*(reader.ended for reader in readers))
-    cpu = cpu_of(pid) - before
+    cpu = sum(map(cpu_of, pids)) - before
     while not times.exists():
         await asyncio.sleep(0.01)
     sent = json.loads(times.read_text())
@@ -189,7 +194,8 @@ async def measure(port: int, pid: int, times: Path, streams: int, tokens: int) -
             latencies += [at - sent[index] for index in range(known, count)]
             known = count
     assert all(reader.tokens == tokens for reader in readers), "every token has come"
-    return Run(cpu, streams * tokens, sum(reader.events for reader in readers), peak_of(pid), latencies)
+    events, mib = sum(reader.events for reader in readers), sum(map(peak_of, pids))
+    return Run(cpu, streams * tokens, events, mib, latencies)
 
 
 def cpu_of(pid: int) -> float:
@@ -202,30 +208,38 @@ def peak_of(pid: int) -> float:
     return int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def started(stack: ExitStack, kind: str, folder: Path, args: argparse.Namespace) -> tuple[int, int, Path]:
-    """A server of this kind with its engine: port, pid, and where the engine writes its times."""
+def started(
+    stack: ExitStack, folder: Path, args: argparse.Namespace, workers: int
+) -> tuple[int, list[int], Path]:
+    """A server with its engine: port, pids, and where the engine writes its times. `workers`: api processes;
+    0: FastAPI.
+    """
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=2048))
-    times = folder / f"{kind}.times"
-    outbox, inbox = f"ipc://{folder}/{kind}-api", f"ipc://{folder}/{kind}-replica"
+    folder.mkdir()
+    times, inbox = folder / "times", f"ipc://{folder}/replica"
+    outboxes = [f"ipc://{folder}/api{home}" for home in range(workers or 1)]
     family: list[Child] = []
     stack.callback(stop, family, seconds=2.0)
-    scripted = {"inbox": inbox, "outbox": outbox, "streams": args.streams, "rate": args.rate, "times": times}
-    family.append(Child(Program("engine", "streams:replica", scripted, drains=False)))
+    scripted = {"inbox": inbox, "outboxes": outboxes, "streams": args.streams, "rate": args.rate}
+    family.append(Child(Program("engine", "streams:replica", {**scripted, "times": times}, drains=False)))
     capacity = family[0].wait_ready(family).capacity
     assert capacity is not None, "the engine tells it"
     channels = {"replicas": [inbox], "listener": listener}
-    if kind == "fastapi":
-        family.append(Child(Program("fastapi", "streams:peer", {**channels, "inbox": outbox})))
-    else:
-        config, model, path = resolve(ServeConfig(log_level="warning"))
-        own = {"config": config, "model": model, "path": path, "launched_at": time.monotonic()}
-        own |= {"home": 0, "inboxes": [outbox]}
-        family.append(Child(Program("api", "sgl_runtime.http.process:run", {**own, **channels}, "warning")))
+    if not workers:
+        family.append(Child(Program("fastapi", "streams:peer", {**channels, "inbox": outboxes[0]})))
+    config, model, path = resolve(ServeConfig(log_level="warning", http_workers=workers or 1))
+    own = {"config": config, "model": model, "path": path, "launched_at": time.monotonic()}
+    for home in range(workers):
+        place = {"home": home, "inboxes": outboxes}
+        program = Program(
+            f"api{home}", "sgl_runtime.http.process:run", {**own, **channels, **place}, "warning"
+        )
+        family.append(Child(program))
         family[-1].send(encode(Open([capacity])))
-    family[-1].wait_ready(family)
-    pid = family[-1].pid
-    assert pid is not None, "it runs"
-    return listener.getsockname()[1], pid, times
+    for child in family[1:]:
+        child.wait_ready(family)
+    pids = [child.pid for child in family[1:] if child.pid is not None]
+    return listener.getsockname()[1], pids, times
 
 
 def main() -> None:
@@ -234,16 +248,21 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20_000.0, help="tokens a second of all streams")
     parser.add_argument("--tokens", type=int, default=120, help="of a stream")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--http-workers", type=int, nargs="+", default=[1], help="api processes, in turns")
     args = parser.parse_args()
     log.configure("bench", "warning")
-    kinds = ["sgl", *(["fastapi"] if importlib.util.find_spec("fastapi") else [])]
+    kinds = {f"sgl x{workers}": workers for workers in args.http_workers}
+    if importlib.util.find_spec("fastapi"):
+        kinds["fastapi"] = 0
     runs: dict[str, list[Run]] = {kind: [] for kind in kinds}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        places = {kind: started(stack, kind, folder, args) for kind in kinds}
+        places = {
+            kind: started(stack, folder / str(workers), args, workers) for kind, workers in kinds.items()
+        }
         for _ in range(args.rounds):
-            for kind, (port, pid, times) in places.items():
-                runs[kind].append(asyncio.run(measure(port, pid, times, args.streams, args.tokens)))
+            for kind, (port, pids, times) in places.items():
+                runs[kind].append(asyncio.run(measure(port, pids, times, args.streams, args.tokens)))
     print("server     µs CPU/token  µs CPU/event  tokens/event  p50 ms  p99 ms  peak MiB")
     for kind, all_of in runs.items():
         cpu, tokens, events = (

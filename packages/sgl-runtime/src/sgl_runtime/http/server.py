@@ -230,8 +230,10 @@ async def _serve(
     settings.h2_max_concurrent_streams = _STREAMS
     settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
     settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
-    settings.accesslog = log.logger("sgl_runtime.http.access")
-    settings.accesslog.addFilter(_was_meant)
+    access = log.logger("sgl_runtime.http.access")
+    if access.isEnabledFor(logging.INFO):  # hypercorn composes the line before it knows
+        access.addFilter(_was_meant)
+        settings.accesslog = access
     settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
     _tune(listener, config.send_timeout)
     app: Any = build_app(api) if traces is None else traces.around(build_app(api))

@@ -7,7 +7,7 @@ scheduler's to say; both look for stop strings in the same bytes, those of all t
 whether shown or not.
 
     bytes of the tokens     ...released | held: a proper prefix of a stop string      (`_held`, with `_shown`
-    beside; where there are no stop strings, nothing is held and what is not shown is not kept)
+    beside; without stop strings what is not shown is not kept, and only half a character is held)
 """
 
 from __future__ import annotations
@@ -106,9 +106,9 @@ class Detokenizer:
             self._shown.clear()
             return ""
         if not self._stop:
-            data = bytes(self._held)
-            self._held.clear()
-            return self._decoder.decode(data)
+            text, length = codecs.utf_8_decode(self._held, "replace")
+            del self._held[:length]
+            return text
         if (match := self._first_match()) is not None:
             self._stopped = True
             start, end = match

@@ -9,6 +9,9 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Generic, Literal, NotRequired, TypeAlias, TypedDict, TypeVar
 from uuid import uuid4
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
 from sgl_runtime.engine.request import PreparedRequest, Prompt
 from sgl_runtime.engine.stream import Output
 from sgl_runtime.http.api import Api
@@ -78,6 +81,18 @@ class Envelope:
             "model": self._model,
             "choices": choices,
         }
+
+    def writer(self) -> Callable[[list[C], Usage | UnsetType | None], msgspec.Raw]:
+        """Writes the events of a stream, from choices and usage: what is the same in all is composed once."""
+        head = msgspec.json.encode(self.wrap([])).removesuffix(b"[]}")
+
+        def write(choices: list[C], usage: Usage | UnsetType | None) -> msgspec.Raw:
+            body = head + msgspec.json.encode(choices)
+            if usage is not UNSET:
+                body += b',"usage":' + msgspec.json.encode(usage)
+            return msgspec.Raw(body + b"}")
+
+        return write
 
 
 def finish_reason(finish: Finish | None) -> FinishReason | None:
@@ -165,24 +180,21 @@ async def events(
     choices: Callable[[Output], list[C]],
     options: StreamOptions | None,
     details: Callable[[], CompletionDetails | None] = no_details,
-) -> AsyncGenerator[Event[C], None]:
-    """The events of a stream; `choices` renders an output as those of zero or more events.
+) -> AsyncGenerator[msgspec.Raw, None]:
+    """The events of a stream, each an `Event`; `choices` renders an output as those of zero or more events.
 
     With continuous_usage_stats every event has the usage of the whole request up to it.
     """
     options = options or StreamOptions()
+    write = envelope.writer()
     latest: dict[int, Output] = {}
+    so_far: Usage | UnsetType | None = None if options.include_usage else UNSET
     with api.client.open(prepared, streaming=True) as generation:
         async for output in generation.outputs():
             latest[output.sample.index] = output
             for choice in choices(output):
-                event = envelope.wrap([choice])
                 if options.continuous_usage_stats:
-                    event["usage"] = usage(prepared, latest, details())
-                elif options.include_usage:
-                    event["usage"] = None
-                yield event
+                    so_far = usage(prepared, latest, details())
+                yield write([choice], so_far)
     if options.include_usage:
-        last: Event[C] = envelope.wrap([])
-        last["usage"] = usage(prepared, latest, details())
-        yield last
+        yield write([], usage(prepared, latest, details()))

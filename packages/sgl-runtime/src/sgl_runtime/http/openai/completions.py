@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypedDict
 
 import msgspec
@@ -66,14 +65,12 @@ async def completions(api: Api, request: Request) -> ASGIApp:
     _check_best_of(body)
     envelope = Envelope("cmpl", "text_completion", api.model_name)
     prepared = await api.preparation.prepare(_asks(body, envelope.id))
-    choice = _choices(body, prepared, tokenizer)
+    choices = _Choices(body, prepared, tokenizer)
     if not body.stream:
         keep = None if body.best_of is None else body.n or 1
-        whole = answer(api, prepared, envelope, choice, keep=keep)
+        whole = answer(api, prepared, envelope, choices.whole, keep=keep)
         return json_response(await while_connected(request.receive, whole))
-    stream = events(
-        api, prepared, envelope, lambda output: _events(output, choice), options=body.stream_options
-    )
+    stream = events(api, prepared, envelope, choices.deltas, options=body.stream_options)
     return EventStream(stream, openai_error)
 
 
@@ -114,16 +111,25 @@ def _asks(body: CompletionBody, id: str) -> list[Ask]:
     ]
 
 
-def _choices(
-    body: CompletionBody, prepared: PreparedRequest, tokenizer: Tokenizer
-) -> Callable[[Output], CompletionChoice]:
-    """Render what each output adds to its sample as a member of `choices`."""
-    renderers = [
-        _Choice(prompt, tokenizer, top=body.logprobs, echo=bool(body.echo))
-        for prompt in prepared.prompts
-        for _ in prompt.samples
-    ]
-    return lambda output: renderers[output.sample.index].add(output)
+class _Choices:
+    """The samples of one request, as members of `choices`."""
+
+    def __init__(self, body: CompletionBody, prepared: PreparedRequest, tokenizer: Tokenizer) -> None:
+        self._samples = [
+            _Choice(prompt, tokenizer, top=body.logprobs, echo=bool(body.echo))
+            for prompt in prepared.prompts
+            for _ in prompt.samples
+        ]
+
+    def whole(self, output: Output) -> CompletionChoice:
+        return self._samples[output.sample.index].add(output)
+
+    def deltas(self, output: Output) -> list[CompletionChoice]:
+        """For the events of a stream: none where there is nothing to say yet."""
+        choice = self._samples[output.sample.index].add(output)
+        logprobs = choice["logprobs"]
+        worth = choice["text"] or choice["finish_reason"] or (logprobs is not None and logprobs["tokens"])
+        return [choice] if worth else []
 
 
 class _Choice:
@@ -165,10 +171,3 @@ class _Choice:
             prompt = self._logprobs.prompt(self._prompt, self._echo, output.input_logprobs)
         completion = self._logprobs.completion(output.output_logprobs or Logprobs([], [], []))
         return completion if prompt is None else joined(prompt, completion)
-
-
-def _events(output: Output, choice: Callable[[Output], CompletionChoice]) -> list[CompletionChoice]:
-    rendered = choice(output)
-    logprobs = rendered["logprobs"]
-    worth = rendered["text"] or rendered["finish_reason"] or (logprobs is not None and logprobs["tokens"])
-    return [rendered] if worth else []
