@@ -99,7 +99,7 @@ async def open_request(
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A request as bytes on a socket of our own, so that we decide when it is read and when it closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 26)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     return reader, writer

@@ -116,7 +116,9 @@ def test_a_reader_that_stops_reading(server: Server, reference: str, faults: Fau
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             deaf.connect(("127.0.0.1", server.port))
             data = json.dumps(body).encode()
-            deaf.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(data))
+            deaf.sendall(
+                b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(data)
+            )
             deaf.sendall(data)
             asyncio.run(until(lambda: in_flight(server), 5))
             asyncio.run(until(lambda: idle(server), 20))
@@ -146,7 +148,7 @@ GARBAGE = (
     b"\x00" * 64,
     b"GET / HTTP/9.9\r\n\r\n",
     b"POST /gen",
-    b"GET /generate HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /generate HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     b"x" * 4096,
 )
@@ -204,7 +206,7 @@ def test_a_body_without_end(server: Server, reference: str, faults: Faults, chun
         most = 0
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
-        writer.write(f"POST /generate HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n".encode())
+        writer.write(f"POST /generate HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n".encode())
         for _ in range(size // len(piece)):
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
             await writer.drain()
@@ -238,7 +240,7 @@ def test_a_clock_that_jumps(server: Server, reference: str, faults: Faults, cloc
         reader, writer = await open_request(server.port, "/generate", body_of(300))
         began = await reader.readuntil(b"data: ")
         begun, slow = await asyncio.open_connection("127.0.0.1", server.port)
-        slow.write(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 15\r\n\r\n{")
+        slow.write(b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 15\r\n\r\n{")
         uptime = (await asyncio.to_thread(lambda: server.http.get("/server_info").json()))["uptime_seconds"]
         clock.write_text(str(jump))
         rest = await reader.readuntil(b"[DONE]")

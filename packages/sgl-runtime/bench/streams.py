@@ -174,7 +174,7 @@ class Reader(asyncio.Protocol):
 
 async def measure(port: int, pids: list[int], times: Path, streams: int, tokens: int) -> Run:
     body = msgspec.json.encode({**BODY, "max_tokens": tokens})
-    kind = b"Host: x\r\nContent-Type: application/json\r\n"
+    kind = b"Host: localhost\r\nContent-Type: application/json\r\n"
     request = b"POST /v1/completions HTTP/1.1\r\n%sContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
     loop = asyncio.get_running_loop()
     times.unlink(missing_ok=True)

@@ -117,6 +117,13 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         tuple[str, ...],
         _flag("origins whose pages may call this server from a browser, or *; none: no other than its own"),
     ] = ()
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _flag(
+            "names that a Host header may have, beside addresses and localhost, or *; none: any, but without"
+            " a key on a loopback address no others"
+        ),
+    ] = ()
     http_workers: Annotated[
         int,
         _flag("processes that answer HTTP, where one cannot carry all streams"),

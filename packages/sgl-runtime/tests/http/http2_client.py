@@ -31,11 +31,12 @@ class Client:
         *,
         end: bool = True,
         headers: tuple[tuple[str, str], ...] = (),
+        authority: str = "localhost",
     ) -> int:
         """Begin a request, with all of its body unless `end` is False; the id of its stream."""
         id = self.frames.get_next_available_stream_id()
         method = "GET" if body is None else "POST"
-        pseudo = [(":method", method), (":scheme", "http"), (":authority", "x"), (":path", path)]
+        pseudo = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path)]
         self.frames.send_headers(id, [*pseudo, *headers], end_stream=body is None)
         if body is not None:
             self.frames.send_data(id, body, end_stream=end)

@@ -145,7 +145,7 @@ async def served(
     receiving = asyncio.create_task(api.client.run())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield Served(api, script, http)
     finally:
         receiving.cancel()
@@ -208,7 +208,7 @@ async def workers(
             stack.callback(asyncio.create_task(api.client.run()).cancel)
             transport = httpx.ASGITransport(build_app(api), raise_app_exceptions=False)
             http = await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, base_url="http://test")
+                httpx.AsyncClient(transport=transport, base_url="http://localhost")
             )
             servers.append(Served(api, script, http))
         yield servers
@@ -222,6 +222,7 @@ async def listening(
     tokenizer: Tokenizer | None = None,
     capacity: Capacity = CAPACITY,
     uds: Path | None = None,
+    peers: Peers | None = None,
     **config: Any,
 ) -> AsyncIterator[Listening]:
     """On a free port of the loopback interface, or a Unix socket; stopped, if it still runs, on leaving."""
@@ -243,6 +244,7 @@ async def listening(
         script.senders,  # type: ignore[arg-type]
         script,  # type: ignore[arg-type]
         path=PATH,
+        peers=peers,
         listener=listener,
         on_ready=ready.set,
         stop=stop,

@@ -56,7 +56,7 @@ class Visited:
 
     def ask(self, case: schemathesis.Case) -> httpx.Response:
         """Raises TimeoutError if there is no answer."""
-        prepared = requests.Request(**case.as_transport_kwargs(base_url="http://test")).prepare()
+        prepared = requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare()
 
         async def ask() -> httpx.Response:
             async with asyncio.timeout(HANGS_S):

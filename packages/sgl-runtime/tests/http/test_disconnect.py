@@ -28,7 +28,8 @@ async def ask(port: int, path: str, body: Any) -> tuple[asyncio.StreamReader, as
     data = msgspec.json.encode(body)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
-        b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)) + data
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data))
+        + data
     )
     await writer.drain()
     return reader, writer
@@ -104,7 +105,7 @@ async def test_half_a_body_is_no_request() -> None:
     script = Script()
     async with listening(script) as server:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"text": "a"')
+        writer.write(b'POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"text": "a"')
         await writer.drain()
         writer.close()
         reader, writer = await ask(server.port, "/generate", {"text": "hello"})
@@ -118,7 +119,9 @@ async def test_finished_requests_are_not_aborted_and_their_connection_is_used_ag
     async with listening(script) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         for _ in range(3):
-            writer.write(b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n{"text": "a"}')
+            writer.write(
+                b'POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n{"text": "a"}'
+            )
             assert b"200" in await reader.readline()
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))

@@ -172,7 +172,7 @@ async def test_of_two_files_that_come_at_once_one_may_have_no_room(tmp_path: Pat
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
-    head = b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
+    head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
     head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
     head += b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc'
     async with listening(Script(), file_storage_path=str(tmp_path)) as server:

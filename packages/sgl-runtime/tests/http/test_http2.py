@@ -211,7 +211,7 @@ async def test_an_upgrade_to_http2_is_not_taken() -> None:
         upgrade = (
             b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
         )
-        writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n")
         async with asyncio.timeout(5):
             assert (await reader.read()).startswith(b"HTTP/1.1 200")
         writer.close()

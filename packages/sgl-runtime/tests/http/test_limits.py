@@ -31,7 +31,7 @@ async def raw(port: int, data: bytes) -> bytes:
 
 
 async def test_a_body_that_does_not_arrive_is_408_and_the_connection_ends() -> None:
-    begun = b'POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"prompt": "a"'
+    begun = b'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"prompt": "a"'
     async with listening(Script(), body_timeout=0.05) as server:
         answer = await raw(server.port, begun)
         assert answer.startswith(b"HTTP/1.1 408")
@@ -42,7 +42,7 @@ async def test_a_body_that_does_not_arrive_is_408_and_the_connection_ends() -> N
 @pytest.mark.parametrize("path", [b"/generate", b"/v1/none"])
 async def test_who_is_refused_before_his_body_has_arrived_hears_it(path: bytes) -> None:
     body = b"x" * 3_000_000
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
     async with listening(Script(), api_key="secret", max_body_size=1000) as server:
         answer = await raw(server.port, head % (path, len(body)) + body)
         assert answer.startswith(b"HTTP/1.1 401")
@@ -51,7 +51,7 @@ async def test_who_is_refused_before_his_body_has_arrived_hears_it(path: bytes) 
         assert answer.startswith(b"HTTP/1.1 404")
 
 
-@pytest.mark.parametrize("data", [b"", b"POST /generate HTTP/1.1\r\nHost: x\r\nX-Slow"])
+@pytest.mark.parametrize("data", [b"", b"POST /generate HTTP/1.1\r\nHost: localhost\r\nX-Slow"])
 async def test_headers_that_do_not_arrive_end_the_connection(data: bytes) -> None:
     async with listening(Script(), keep_alive_timeout=0.1) as server:
         assert b"200" not in await raw(server.port, data)
@@ -84,7 +84,7 @@ async def test_who_does_not_read_is_dropped_and_his_request_aborted(caplog: pyte
         deaf.connect(("127.0.0.1", server.port))
         body = b'{"text": "a", "stream": true, "sampling_params": {"max_new_tokens": 400}}'
         deaf.sendall(
-            b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
         async with asyncio.timeout(10):
             while not script.generates:
@@ -111,7 +111,9 @@ async def test_on_a_unix_socket_who_does_not_read_is_dropped_too(tmp_path: Path)
     async with listening(script, uds=path, send_timeout=0.2) as server:
         reader, deaf = await asyncio.open_unix_connection(path, limit=1024)
         body = b'{"text": "a", "stream": true}'
-        deaf.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        deaf.write(
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
         async with asyncio.timeout(10):
             while not script.generates:
                 await asyncio.sleep(0.01)

@@ -61,10 +61,12 @@ async def test_clients_that_are_stuck_do_not_hold_the_server(caplog: pytest.LogC
     script = Script(per_step=None)
     async with listening(script, drain_seconds=0.05) as server:
         _, silent = await asyncio.open_connection("127.0.0.1", server.port)
-        silent.write(b'POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"text": "a"')
+        silent.write(b'POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{"text": "a"')
         _, deaf = await asyncio.open_connection("127.0.0.1", server.port)
         body = b'{"text": "a", "stream": true}'
-        deaf.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        deaf.write(
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
         await sent(script)
         for _ in range(300):
             script.say(Delta(script.generates[0].rid, [65] * 1000))
@@ -153,7 +155,7 @@ async def test_a_stream_is_divided_into_chunks_where_the_client_knows_them(
 ) -> None:
     """By what the standard library makes of it, and to the end of the connection for those that do not."""
     body = b'{"text": "hello", "stream": true, "sampling_params": {"temperature": 0}}'
-    head = f"POST /generate HTTP/{version}\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /generate HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
 
     def ask(port: int) -> tuple[http.client.HTTPResponse, bytes]:
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:

@@ -224,7 +224,7 @@ async def test_a_refusal_leaves_the_connection_open() -> None:
     """Though its body comes later than it is known."""
     async with listening(Script(vector=vector_to), capacity=EMBEDDINGS) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n"
+        head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: 13\r\n\r\n"
         for path, status in ((b"/generate", b"400"), (b"/encode", b"200")):
             writer.write(head % path)
             await asyncio.sleep(0.05)

@@ -8,7 +8,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scripted import Script
-from served import EMBEDDINGS, Served, settle, workers
+from served import EMBEDDINGS, Mailbox, Served, listening, settle, workers
 
 from sgl_runtime.engine import peers
 from sgl_runtime.messages import Delta, Load, Step, StoppedByLength, home_of
@@ -138,6 +138,28 @@ async def test_files_and_batches_are_refused_where_their_store_would_have_two_ow
         for path in ("/v1/files", "/v1/batches"):
             refused = await two.http.get(path)
             assert refused.status_code == 400 and "start without --http-workers" in refused.text
+
+
+async def test_a_process_that_has_left_is_not_waited_for() -> None:
+    async with workers(Script(), 3) as (one, two, three):
+        await two.answer("/generate", BODY)
+        three.api.client.peers.hear = lambda said: None  # type: ignore[method-assign]
+        asked = asyncio.create_task(scrape(one))
+        await settle()
+        assert not asked.done()
+        async with asyncio.timeout(peers._ANSWER_S / 2):
+            three.api.client.peers.leave()
+            assert (await asked)["sgl_requests_total[stop]"] == 1
+            assert (await scrape(one))["sgl_requests_total[stop]"] == 1
+            assert await two.answer("/abort_request", {"abort_all": True}) == {"aborted": 0}
+
+
+async def test_a_process_that_ends_says_so() -> None:
+    mailboxes = [Mailbox(), Mailbox()]
+    async with listening(Script(), peers=peers.Peers(0, mailboxes)) as server:
+        server.stop.set()
+        await server.ending
+    assert mailboxes[1]._messages.get_nowait() == peers.Left(0)
 
 
 async def test_a_process_that_does_not_answer_is_overload(monkeypatch: pytest.MonkeyPatch) -> None:

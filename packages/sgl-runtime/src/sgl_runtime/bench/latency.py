@@ -44,8 +44,8 @@ _OF_THE_SERVICE = frozenset(
     {
         "host", "port", "api_key", "served_model_name", "chat_template", "max_queued_requests",
         "schedule_policy", "load_balance_method", "stream_interval", "log_level_http", "log_requests",
-        "log_requests_content", "cors_allow_origins", "max_body_size", "body_timeout", "send_timeout",
-        "keep_alive_timeout", "drain_timeout", "watchdog_timeout",
+        "log_requests_content", "cors_allow_origins", "allowed_hosts", "max_body_size", "body_timeout",
+        "send_timeout", "keep_alive_timeout", "drain_timeout", "watchdog_timeout",
     }
 )  # fmt: skip
 

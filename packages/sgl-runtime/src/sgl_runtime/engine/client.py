@@ -19,7 +19,7 @@ import msgspec
 
 from sgl_runtime.engine.figures import Figures
 from sgl_runtime.engine.flights import Flights
-from sgl_runtime.engine.peers import FromPeer, Peers, Question, Reply
+from sgl_runtime.engine.peers import FromPeer, Left, Peers, Question, Reply
 from sgl_runtime.engine.request import PreparedRequest, Prompt, Sample, TextOptions
 from sgl_runtime.engine.router import Router
 from sgl_runtime.engine.stream import Generation, NewDetokenizer, Stream
@@ -250,7 +250,7 @@ class EngineClient:
                 case Flushed() | Profiled() as said:
                     if (answer := self._asked.get(said.rid)) is not None and not answer.done():
                         answer.set_result(said)
-                case Question() | Reply() as said:
+                case Question() | Reply() | Left() as said:
                     self.peers.hear(said)
 
     def refuse(self, error: SglError) -> None:

@@ -30,10 +30,17 @@ class Question(Message, frozen=True):
 
 class Reply(Message, frozen=True):
     rid: str
+    home: int  # who answers
     data: bytes  # msgpack of what the question is answered with
 
 
-FromPeer: TypeAlias = Question | Reply
+class Left(Message, frozen=True):
+    """The process of that number answers no question any more: it ends."""
+
+    home: int
+
+
+FromPeer: TypeAlias = Question | Reply | Left
 
 
 class Sender(Protocol):
@@ -48,23 +55,28 @@ class Peers:
     def __init__(self, home: int = 0, inboxes: Sequence[Sender] = ()) -> None:
         self.home = home
         self._inboxes = inboxes
-        self._others = [inbox for number, inbox in enumerate(inboxes) if number != home]
+        self._others = {number: inbox for number, inbox in enumerate(inboxes) if number != home}
         self._answers: dict[str, Callable[[str | None], Any]] = {}
-        self._asked: dict[str, asyncio.Queue[bytes]] = {}
+        self._asked: dict[str, asyncio.Queue[Reply | Left]] = {}
 
     def answer(self, about: str, how: Callable[[str | None], Any]) -> None:
         """Questions `about` something are answered with what `how` makes of their name."""
         self._answers[about] = how
 
     async def ask(self, about: str, name: str | None = None, *, kind: type[T]) -> list[T]:
-        """What every other process answers. Raises Overloaded if one does not."""
+        """What every other process answers that has not left. Raises Overloaded if one does not."""
         rid = new_rid(self.home)
         answers = self._asked[rid] = asyncio.Queue()
+        silent, told = set(self._others), []
         try:
-            for inbox in self._others:
+            for inbox in self._others.values():
                 inbox.send(Question(rid, about, name))
             async with asyncio.timeout(_ANSWER_S):
-                told = [await answers.get() for _ in self._others]
+                while silent:
+                    said = await answers.get()
+                    silent.discard(said.home)
+                    if isinstance(said, Reply):
+                        told.append(said.data)
         except TimeoutError:
             raise Overloaded(
                 f"another process of the server has not answered for {_ANSWER_S:.0f} s"
@@ -73,11 +85,20 @@ class Peers:
             del self._asked[rid]
         return [msgspec.msgpack.decode(data, type=kind) for data in told]
 
+    def leave(self) -> None:
+        """Tell the others not to wait for this one."""
+        for inbox in self._others.values():
+            inbox.send(Left(self.home))
+
     def hear(self, said: FromPeer) -> None:
         match said:
             case Question():
                 data = msgspec.msgpack.encode(self._answers[said.about](said.name))
-                self._inboxes[home_of(said.rid)].send(Reply(said.rid, data))
+                self._inboxes[home_of(said.rid)].send(Reply(said.rid, self.home, data))
             case Reply():
                 if (answers := self._asked.get(said.rid)) is not None:
-                    answers.put_nowait(said.data)
+                    answers.put_nowait(said)
+            case Left():
+                self._others.pop(said.home, None)
+                for answers in self._asked.values():
+                    answers.put_nowait(said)

@@ -25,6 +25,7 @@ from sgl_runtime.http.openai.batches import endpoint as batches
 from sgl_runtime.http.openai.batches import files
 from sgl_runtime.http.openai.batches.upload import FORM_SIZE
 from sgl_runtime.http.openai.responses import endpoint as responses
+from sgl_runtime.http.sites import Sites, own_hosts
 
 
 def build_app(api: Api) -> Starlette:
@@ -102,5 +103,6 @@ def _middleware(config: ServeConfig) -> list[Middleware]:
     file_seconds = config.body_timeout * max(1.0, file_size / config.max_body_size)
     uploads = {"/v1/files": Bodies(file_size, file_seconds, "--max-file-size")}
     limits = Middleware(Limits, bodies=bodies, uploads=uploads, send_seconds=config.send_timeout)
+    sites = Middleware(Sites, origins=config.cors_allow_origins, hosts=own_hosts(config))
     key = [] if config.api_key is None else [Middleware(BearerKey, key=config.api_key)]
-    return [*outer, limits, *key]
+    return [*outer, limits, sites, *key]

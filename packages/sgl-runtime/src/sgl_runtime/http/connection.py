@@ -8,6 +8,7 @@ begins with its preface; an upgrade to it out of HTTP/1.1 is ignored, as RFC 911
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -25,11 +26,13 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
+from sgl_runtime.http.errors import refusal
 from sgl_runtime.http.http2 import Http2, SendEvent
 from sgl_runtime.http.writing import WithWrite, Write, is_clear
 
 _BACKLOG = 2048
 _READ = 2**16  # bytes
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)(.*)", re.IGNORECASE)  # authority, path and query
 
 Protocol: TypeAlias = "Http1 | Http2"
 
@@ -67,14 +70,28 @@ class Http1(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
-        if len(headers) < len(request.headers):
+        target = request.target
+        if absolute := _ABSOLUTE.fullmatch(target):  # as to a proxy; Host counts for nothing then
+            headers = [(name, absolute[1] if name == b"host" else value) for name, value in headers]
+            target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        if absolute or len(headers) < len(request.headers):
             request = h11.Request(
-                method=request.method,
-                target=request.target,
-                headers=headers,
-                http_version=request.http_version,
+                method=request.method, target=target, headers=headers, http_version=request.http_version
             )
         await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """What arrives is no HTTP/1.1, or none that is read here: no application sees it."""
+        body = refusal(status_code)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI":

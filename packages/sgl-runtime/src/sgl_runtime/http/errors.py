@@ -25,12 +25,24 @@ _CLIENT_LEFT = 499  # nobody reads it; the access log does
 _ANTHROPIC_KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     405: "invalid_request_error",
     413: "request_too_large",
     503: "overloaded_error",
 }
-_KINDS = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
+_KINDS = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "overloaded_error",
+}
+
+_UNREADABLE = {
+    400: "the request is no HTTP/1.1: its line, a header or the division of its body is malformed",
+    431: "the request's line and headers are too large: send fewer or shorter ones",
+    501: "the Transfer-Encoding is not known: send the body with Content-Length, or chunked",
+}
 
 Protocol: TypeAlias = Literal["native", "openai", "anthropic"]
 
@@ -95,6 +107,12 @@ def error_response(request: Request, status: int, message: str, *, code: str | N
             return json_response(_openai(message, kind, None, code), status)
         case "native":
             return json_response({"error": {"message": message, "param": None}}, status)
+
+
+def refusal(status: int) -> bytes:
+    """Of what cannot be read as a request: it has no path and so no protocol, and gets OpenAI's shape."""
+    message = _UNREADABLE.get(status, "the server does not read such requests")
+    return msgspec.json.encode(_openai(message, "invalid_request_error", None, None))
 
 
 async def on_sgl_error(request: Request, error: Exception) -> Response:

@@ -105,6 +105,7 @@ async def serve_api(
             api.client.fail(EngineDied(dead.result()))
         elif receiving.done():
             api.client.fail(EngineDied("the channel from the engine broke"))
+        api.client.peers.leave()
         closing.set()
         await asyncio.wait((serving,), timeout=_CLOSE_S + 1.0)
     finally:
