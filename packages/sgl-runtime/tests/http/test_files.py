@@ -171,6 +171,21 @@ async def test_of_two_files_that_come_at_once_one_may_have_no_room(tmp_path: Pat
         assert len(contents(tmp_path)) == 1
 
 
+async def test_room_that_comes_in_the_middle_of_a_file_is_for_the_next(tmp_path: Path) -> None:
+    async with storing(tmp_path, max_file_storage=1000) as server:
+        first = (await upload(server, b"x" * 500)).json()["id"]
+
+        async def form() -> AsyncIterator[bytes]:
+            yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + b"x" * 600
+            assert (await server.http.delete(f"/v1/files/{first}")).status_code == 200
+            yield b'\r\n--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n--b--\r\n'
+
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        response = await server.http.post("/v1/files", content=form(), headers=kind)
+        assert (response.status_code, response.json()["error"]["param"]) == (409, "file")
+        assert contents(tmp_path) == set()
+
+
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(tmp_path: Path) -> None:
     head = b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n"
     head += b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"

@@ -36,6 +36,7 @@ async def test_the_document_is_openapi_with_and_without_a_key() -> None:
         OpenAPIV31SpecValidator(whole).validate()
         assert "security" not in whole
         assert "401" not in whole["paths"]["/generate"]["post"]["responses"]
+        assert "403" in whole["paths"]["/generate"]["post"]["responses"]
     async with served(api_key="secret") as server:
         assert (await server.http.get("/openapi.json")).status_code == 401
         secured = (await server.http.get("/openapi.json", headers={"x-api-key": "secret"})).json()

@@ -32,6 +32,7 @@ _BODY_REFUSALS = {
     415: "The body is compressed.",
 }
 _UNKNOWN = "The key is missing or wrong."
+_FOREIGN = "A page of another site asks, or the Host is none of this server's names."
 _FAILURE = "The server cannot do it now (503, with `Retry-After` where it soon will), or has failed (500)."
 _KEYS = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "The server's `--api-key`."},
@@ -133,7 +134,7 @@ def _annotation(type: Any) -> dict[str, Any]:
 def _entry(one: _Described, schemas: dict[Any, Any], *, asks: bool) -> dict[str, Any]:
     """The operation object, but for its id."""
     described, protocol = one.operation, protocol_of(one.path)
-    refuses = {**({401: _UNKNOWN} if asks else {}), **described.refuses}
+    refuses = {**({401: _UNKNOWN} if asks else {}), 403: _FOREIGN, **described.refuses}
     entry: dict[str, Any] = {"tags": [protocol], "summary": one.title, "description": one.description}
     if one.path in OPEN:
         entry["security"] = []

@@ -19,7 +19,10 @@ from sgl_runtime.http.openai.batches.upload import Upload
 from sgl_runtime.http.operation import operation
 
 _UNKNOWN = {404: "There is no such file."}
-_FULL = {507: "The file cannot be kept: the disk is full, or does not allow it."}
+_FULL = {
+    409: "Other files were deleted while this one was refused for them: send it again.",
+    507: "The file cannot be kept: the disk is full, or does not allow it.",
+}
 
 
 @operation(form=FileFields, answers=File, refuses=_FULL)
