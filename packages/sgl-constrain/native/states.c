@@ -8,72 +8,11 @@
 
 #include "native.h"
 
-#define DEAD 0
 #define DONE 1
-#define ACCEPT 0            // the item that says that the text may end
 #define UNMADE (-1)         // instead of a target
 #define COUNTS_COMPARED 8   // counts further out in a continuation must be equal for items to be compared
 #define OPAQUE_SKELETON 0   // stands for a whole continuation in a skeleton
 #define ADMITTED_AT_ONCE 64 // states between two questions whether more are admitted
-
-typedef struct {
-    Bytes bytes;
-    uint64_t code;  // (head after it << 1 | complete) << 32
-} Edge;
-
-typedef struct {
-    Edge *all;
-    int32_t count;
-} Edges;
-
-struct Taken {
-    int32_t place;  // of the item, among those with a head
-    uint64_t code;
-};
-
-struct Part {
-    Bytes bytes;
-    int32_t first, count;  // in `taken`
-};
-
-typedef struct {
-    int32_t least, most;  // most: -1 without an end
-} Count;
-
-typedef struct {
-    int32_t skeleton;  // -1: not known yet
-    int32_t count;
-    Count *counts;  // innermost first
-} Shape;
-
-typedef struct {
-    int32_t body;  // -1: no repetition; -2: not asked for yet
-    Count count;
-} Repetition;
-
-enum { EDGES, PRODUCT_ITEMS, CLOSURE, COUNTS, WIDEST, ADMIT, QUESTIONS };
-
-struct States {
-    PyObject_HEAD
-    Continuations *continuations;
-    PyObject *list;  // of tuples of items, which is appended to
-    PyObject *ask[QUESTIONS];
-    Pool items;  // by state
-    Opened *opened;
-    PyObject **moves;  // NULL: not asked for yet; they hold numbers only
-    Pool heads;  // of states without products, and the plan of each
-    Plan **plans;
-    Pool taken;  // edges taken, with the continuations after them; and the state after each
-    int32_t *targets;
-    Pool known;  // heads, one by one; and the edges of each
-    Edges *edges;
-    Pool skeletons;
-    Shape *shapes;            // by continuation
-    Repetition *repetitions;  // by expression
-    Py_ssize_t opened_count, move_count, plan_count, target_count, edge_count, shape_count, repetition_count;
-    Py_ssize_t held, most_states, most_held;
-    unsigned added;
-};
 
 // `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
 static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
@@ -88,18 +27,6 @@ static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size)
 }
 
 // -- sets of bytes ----------------------------------------------------------------------------------------------
-
-// The first byte of a set from `b` on; 256 when there is none.
-static int first_in(const Bytes *bytes, int b) {
-    while (b < 256) {
-        uint64_t rest = bytes->words[b >> 6] >> (b & 63);
-        if (rest) return b + __builtin_ctzll(rest);
-        b = (b | 63) + 1;
-    }
-    return 256;
-}
-
-static void put(Bytes *bytes, int b) { bytes->words[b >> 6] |= (uint64_t)1 << (b & 63); }
 
 static uint64_t little_endian(const unsigned char *bytes) {
     uint64_t value = 0;
@@ -137,30 +64,35 @@ static int set_of(PyObject *number, Bytes *bytes) {
 
 // -- plans ------------------------------------------------------------------------------------------------------
 
+int read_edges(PyObject *packed, Edges *edges) {
+    char *bytes;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(packed, &bytes, &length) < 0) return -1;
+    if (length % 40 != 0 || length > 40 * 256) {
+        PyErr_SetString(PyExc_ValueError, "edges must be told in 40 bytes each");
+        return -1;
+    }
+    *edges = (Edges){malloc((size_t)(length / 40 + 1) * sizeof(Edge)), (int32_t)(length / 40)};
+    if (edges->all == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (int32_t i = 0; i < edges->count; i++) {
+        const unsigned char *edge = (const unsigned char *)bytes + 40 * i;
+        for (int w = 0; w < 4; w++) edges->all[i].bytes.words[w] = little_endian(edge + 8 * w);
+        edges->all[i].code = little_endian(edge + 32) << 32;
+    }
+    return 0;
+}
+
 // The place of a head's edges in `edges`, or -1 with an exception.
-static int32_t edges_of(States *self, int64_t head) {
+int32_t edges_of(States *self, int64_t head) {
     int32_t place = pool_find(&self->known, &head, 1);
     if (place >= 0) return place;
     PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
     if (answer == NULL) return -1;
-    char *packed;
-    Py_ssize_t length;
-    Edge *edges = NULL;
-    if (PyBytes_AsStringAndSize(answer, &packed, &length) < 0) goto done;
-    if (length % 40 != 0 || length > 40 * 256) {
-        PyErr_SetString(PyExc_ValueError, "edges must be told in 40 bytes each");
-        goto done;
-    }
-    edges = malloc((size_t)(length / 40 + 1) * sizeof(Edge));
-    if (edges == NULL) {
-        PyErr_NoMemory();
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < length / 40; i++) {
-        const unsigned char *edge = (const unsigned char *)packed + 40 * i;
-        for (int w = 0; w < 4; w++) edges[i].bytes.words[w] = little_endian(edge + 8 * w);
-        edges[i].code = little_endian(edge + 32) << 32;
-    }
+    Edges edges = {0};
+    if (read_edges(answer, &edges) < 0) goto done;
     place = pool_find(&self->known, &head, 1);
     if (place >= 0) goto done;  // it was asked for meanwhile
     Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges));
@@ -168,11 +100,11 @@ static int32_t edges_of(States *self, int64_t head) {
     self->edges = more;
     place = pool_add(&self->known, &head, 1);
     if (place >= 0) {
-        self->edges[place] = (Edges){edges, (int32_t)(length / 40)};
-        edges = NULL;
+        self->edges[place] = edges;
+        edges.all = NULL;
     }
 done:
-    free(edges);
+    free(edges.all);
     Py_DECREF(answer);
     return place;
 }
@@ -305,7 +237,7 @@ static int has_product(const Sequence *items) {
     return items->count && items->values[items->count - 1] >> 32 >= PRODUCTS;
 }
 
-static int know_plan(States *self, int32_t state) {
+int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
     int32_t first = items.count && items.values[0] == ACCEPT, count = state == DONE ? 0 : items.count - first;
@@ -335,7 +267,7 @@ static int know_plan(States *self, int32_t state) {
 // -- items that another one makes superfluous, as `covering` has it ---------------------------------------------
 
 // A repetition's body and counts, or -1 for other expressions; those with larger counts are not compared.
-static int counts_of(States *self, int32_t expression, Repetition *found) {
+int counts_of(States *self, int32_t expression, Repetition *found) {
     if (expression < self->repetition_count && self->repetitions[expression].body != -2) {
         *found = self->repetitions[expression];
         return 0;
@@ -564,6 +496,14 @@ static int push_asked(States *self, int question, long long one, long long other
     return failed;
 }
 
+int push_items(States *self, int32_t continuation, Numbers *items) {
+    int failed = find_items(self->continuations, continuation);
+    if (failed > 0) return push_asked(self, CLOSURE, continuation, 0, items);
+    const Continuation known = self->continuations->all[continuation];
+    for (int32_t i = 0; i < known.count && !failed; i++) failed = push(items, known.items[i]);
+    return failed;
+}
+
 // The items after edges that were taken, each with the continuation after it.
 static int items_after(States *self, const Numbers *taken, Numbers *items) {
     for (Py_ssize_t i = 0; i < taken->count; i++) {
@@ -575,15 +515,7 @@ static int items_after(States *self, const Numbers *taken, Numbers *items) {
         } else if (head) {
             failed = push(items, head << 32 | rest);
         }
-        if (!failed && code >> 32 & 1) {
-            failed = find_items(self->continuations, (int32_t)rest);
-            if (failed > 0) {
-                failed = push_asked(self, CLOSURE, rest, 0, items);
-            } else if (!failed) {
-                const Continuation known = self->continuations->all[rest];
-                for (int32_t j = 0; j < known.count && !failed; j++) failed = push(items, known.items[j]);
-            }
-        }
+        if (!failed && code >> 32 & 1) failed = push_items(self, (int32_t)rest, items);
         if (failed) return -1;
     }
     return 0;
@@ -624,12 +556,6 @@ done:
     free(taken.values);
     free(items.values);
     return target;
-}
-
-int open_state(States *self, int32_t state, Opened *opened) {
-    if (know_plan(self, state) < 0) return -1;
-    *opened = self->opened[state];
-    return 0;
 }
 
 // -- what Python may ask ----------------------------------------------------------------------------------------

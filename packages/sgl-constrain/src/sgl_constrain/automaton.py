@@ -196,6 +196,22 @@ class Automaton:
         unchanged = slack == FAR and items == set(self.states[state])
         return (state if unchanged else self._number(items)), slack
 
+    def without_exceptions(self, state: int) -> int:
+        """A state that reads everything that this one reads, and what products take away from it."""
+        items = self.states[state]
+        if not items or items[-1] >> 32 < PRODUCTS:
+            return state
+        kept: set[int] = set()
+        pending = list(items)
+        while pending:
+            item = pending.pop()
+            product = self.product(item >> 32) if item >> 32 >= PRODUCTS else None
+            if product is None or product.both:
+                kept.add(item)
+            else:
+                pending += self._product_items(product._replace(right=DEAD), item & CONTINUATION)
+        return self._number(kept)
+
     @property
     def farther(self) -> int:
         """The most bytes that a product needed to finish, so far."""

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.config import pure_only
-from sgl_constrain.trie import Bits, Bools, Ints, Nodes
+from sgl_constrain.trie import Bits, Nodes
+
+Table = NDArray[np.uint16]
 
 
 class Continuations(Protocol):
@@ -47,27 +49,19 @@ class TwinStates(Protocol):
 
 
 class Tree(Protocol):
-    """A copy of a trie. Both walks set the bits of tokens that may come next."""
+    """A copy of a trie. All but `learn` set the bits of tokens that may come next."""
 
-    def runs(self, table: NDArray[np.uint16], tokens: Bools, /) -> tuple[int, int, bytes, bytes]:
-        """As `Runs._find`, with the tokens put into `tokens`."""
+    def learn(self, edges: bytes, table: Table, /) -> None:
+        """A usual class: its edges beyond ASCII, as `utf8.packed`, and how it and ASCII are read."""
         ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
 
-    def walk_after(
-        self,
-        states: TwinStates,
-        nodes: Ints,
-        lengths: Ints,
-        starts: Ints,
-        least: int,
-        most: int,
-        skip: int,
-        state: int,
-        out: Bits,
-        /,
-    ) -> None: ...
+    def fill(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
+
+    def correct(self, states: TwinStates, state: int, out: Bits, other: int, /) -> bool:
+        """Of `out`, which is the mask of another state; False where that is too much, and `out` is spoilt."""
+        ...
 
 
 class Engine:
@@ -77,13 +71,16 @@ class Engine:
         self.module = module
         self._trees: WeakKeyDictionary[Nodes, tuple[Any, Tree]] = WeakKeyDictionary()  # and whose they are
 
-    def tree(self, trie: Nodes, size: int) -> Tree:
+    def tree(self, trie: Nodes, size: int, usual: Callable[[], Iterable[tuple[bytes, Table]]]) -> Tree:
+        """usual: as `Slices.usual`."""
         module, known = self._trees.get(trie, (None, None))
         if known is None or module is not self.module:
             roots = trie.levels[0].stop if trie.levels else 0
             made: Tree = self.module.Tree(
                 trie.byte, trie.child_count, trie.token_at, trie.alias, trie.aliased, roots, size
             )
+            for edges, table in usual():
+                made.learn(edges, table)
             self._trees[trie] = self.module, made
             return made
         return known
