@@ -44,7 +44,7 @@ static size_t slot_of(const Continuations *self, int32_t expression, int32_t res
 }
 
 // The number of a continuation, or -1 with an exception. `rest` must be one.
-static int32_t then(Continuations *self, int32_t expression, int32_t rest) {
+int32_t then(Continuations *self, int32_t expression, int32_t rest) {
     if (self->slot_count) {
         int32_t known = self->slots[slot_of(self, expression, rest)];
         if (known) return known;

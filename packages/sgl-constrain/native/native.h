@@ -24,6 +24,7 @@
 #define PRODUCTS ((int64_t)1 << 30)  // heads from here on are those of products
 #define REST 0xFFFFFFFF              // of an item: its continuation; the head stands above
 #define DEAD 0
+#define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
 #define MOST_USUAL 6
 #define MOST_CLASSES 64
@@ -85,6 +86,7 @@ typedef struct {
     unsigned steps;
 } Continuations;
 
+int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an exception
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
 int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
 int32_t once_less(Continuations *self, int32_t continuation);
@@ -146,7 +148,7 @@ typedef struct {
     Count count;
 } Repetition;
 
-enum { EDGES, PRODUCT_ITEMS, CLOSURE, COUNTS, WIDEST, ADMIT, QUESTIONS };
+enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, QUESTIONS };
 
 typedef struct {
     PyObject_HEAD
@@ -156,7 +158,7 @@ typedef struct {
     Pool items;  // by state
     Opened *opened;
     PyObject **moves;  // NULL: not asked for yet; they hold numbers only
-    Pool heads;  // of states without products, and the plan of each
+    Pool heads;  // of states, and the plan of each
     Plan **plans;
     Pool taken;  // edges taken, with the continuations after them; and the state after each
     int32_t *targets;
@@ -166,9 +168,16 @@ typedef struct {
     Shape *shapes;            // by continuation
     Repetition *repetitions;  // by expression
     Py_ssize_t opened_count, move_count, plan_count, target_count, edge_count, shape_count, repetition_count;
+    Pool products;  // (both, left, right)
+    int64_t *distances, *lengths;  // of products, to a completion; of continuations
+    Py_ssize_t distance_count, length_count;
+    int64_t farthest;
+    int32_t everything;
     Py_ssize_t held, most_states, most_held;
     unsigned added;
 } States;
+
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
 
 int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
 int know_plan(States *self, int32_t state);
@@ -191,6 +200,16 @@ static inline int32_t state_after(States *self, int32_t state, const Opened *ope
     int32_t target = opened->targets[part];
     return target >= 0 ? target : make_target(self, state, part);
 }
+
+// -- products.c -------------------------------------------------------------------------------------------------
+
+int product_edges(States *self, int64_t head, Edges *edges);
+int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+PyObject *states_product(PyObject *object, PyObject *given);
+PyObject *states_product_head(PyObject *object, PyObject *args);
+PyObject *states_is_live(PyObject *object, PyObject *given);
+PyObject *states_farthest(PyObject *object, PyObject *ignored);
+PyObject *states_everything(PyObject *object, PyObject *given);
 
 // -- loops.c ----------------------------------------------------------------------------------------------------
 

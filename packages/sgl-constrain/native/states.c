@@ -2,20 +2,18 @@
 // States: what can be read next, as a sorted sequence of items; and the states after them, made one at a time when
 // they are first needed. A state's plan says which edges of its items are taken on which bytes.
 //
-// Python is asked for the edges of a head, the items of a product, the counts of a repetition, for what is left of
-// more than two items that differ in counts only, and, now and then and before a limit is passed, whether one more
-// state is admitted.
+// Python is asked for the edges of a head, the counts of a repetition, for what is left of more than two items that
+// differ in counts only, and, now and then and before a limit is passed, whether one more state is admitted.
 
 #include "native.h"
 
-#define DONE 1
 #define UNMADE (-1)         // instead of a target
 #define COUNTS_COMPARED 8   // counts further out in a continuation must be equal for items to be compared
 #define OPAQUE_SKELETON 0   // stands for a whole continuation in a skeleton
 #define ADMITTED_AT_ONCE 64 // states between two questions whether more are admitted
 
 // `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
-static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
     if (count <= *room) return array;
     Py_ssize_t more = *room ? *room : 32;
     while (more < count) more *= 2;
@@ -89,10 +87,16 @@ int read_edges(PyObject *packed, Edges *edges) {
 int32_t edges_of(States *self, int64_t head) {
     int32_t place = pool_find(&self->known, &head, 1);
     if (place >= 0) return place;
-    PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
-    if (answer == NULL) return -1;
     Edges edges = {0};
-    if (read_edges(answer, &edges) < 0) goto done;
+    if (head >= PRODUCTS) {
+        if (product_edges(self, head, &edges) < 0) return -1;
+    } else {
+        PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
+        if (answer == NULL) return -1;
+        int wrong = read_edges(answer, &edges);
+        Py_DECREF(answer);
+        if (wrong) return -1;
+    }
     place = pool_find(&self->known, &head, 1);
     if (place >= 0) goto done;  // it was asked for meanwhile
     Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges));
@@ -105,7 +109,6 @@ int32_t edges_of(States *self, int64_t head) {
     }
 done:
     free(edges.all);
-    Py_DECREF(answer);
     return place;
 }
 
@@ -214,7 +217,7 @@ done:
     return plan;
 }
 
-// The plan of some heads, shared by all states that have them; with products there is one for each state.
+// The plan of some heads, shared by all states that have them.
 static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
     int32_t place = pool_find(&self->heads, heads, count);
     if (place >= 0) return self->plans[place];
@@ -233,10 +236,6 @@ static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
     return place < 0 ? NULL : self->plans[place];  // it was made meanwhile
 }
 
-static int has_product(const Sequence *items) {
-    return items->count && items->values[items->count - 1] >> 32 >= PRODUCTS;
-}
-
 int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
@@ -247,14 +246,12 @@ int know_plan(States *self, int32_t state) {
         return -1;
     }
     for (int32_t i = 0; i < count; i++) heads[i] = items.values[first + i] >> 32;
-    int own = has_product(&items);
-    Plan *plan = own ? plan_of_heads(self, heads, count) : shared_plan(self, heads, count);
+    Plan *plan = shared_plan(self, heads, count);
     free(heads);
     int32_t *targets = plan == NULL ? NULL : malloc(((size_t)plan->count + 1) * sizeof(int32_t));
     int met = self->opened[state].plan != NULL;  // it was opened meanwhile
     if (targets == NULL || met) {
         if (plan != NULL && targets == NULL) PyErr_NoMemory();
-        if (own) plan_free(plan);
         int failed = targets == NULL;
         free(targets);
         return failed ? -1 : 0;
@@ -487,18 +484,14 @@ static int32_t number(States *self, Numbers *items) {
     return state;
 }
 
-static int push_asked(States *self, int question, long long one, long long other, Numbers *items) {
-    PyObject *answer = question == CLOSURE ? PyObject_CallFunction(self->ask[question], "L", one)
-                                           : PyObject_CallFunction(self->ask[question], "LL", one, other);
-    if (answer == NULL) return -1;
-    int failed = push_all(items, answer);
-    Py_DECREF(answer);
-    return failed;
-}
-
 int push_items(States *self, int32_t continuation, Numbers *items) {
     int failed = find_items(self->continuations, continuation);
-    if (failed > 0) return push_asked(self, CLOSURE, continuation, 0, items);
+    if (failed > 0) {
+        PyObject *answer = PyObject_CallFunction(self->ask[CLOSURE], "i", (int)continuation);
+        failed = answer == NULL || push_all(items, answer) < 0 ? -1 : 0;
+        Py_XDECREF(answer);
+        return failed;
+    }
     const Continuation known = self->continuations->all[continuation];
     for (int32_t i = 0; i < known.count && !failed; i++) failed = push(items, known.items[i]);
     return failed;
@@ -511,7 +504,7 @@ static int items_after(States *self, const Numbers *taken, Numbers *items) {
         int64_t rest = (int64_t)(code & REST), head = (int64_t)(code >> 33);
         int failed = 0;
         if (head >= PRODUCTS) {
-            failed = push_asked(self, PRODUCT_ITEMS, head, rest, items);
+            failed = push_product(self, head, (int32_t)rest, items);
         } else if (head) {
             failed = push(items, head << 32 | rest);
         }
@@ -663,11 +656,11 @@ static PyObject *states_held(PyObject *object, PyObject *ignored) {
 static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *continuations, *list, *ask[QUESTIONS];
     Py_ssize_t most_states, most_held;
-    static char *names[] = {"continuations", "states", "edges",       "product_items", "closure", "counts",
-                            "widest",        "admit",  "most_states", "most_held",     NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOnn:States", names, &continuations, &PyList_Type, &list,
-                                     &ask[EDGES], &ask[PRODUCT_ITEMS], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST],
-                                     &ask[ADMIT], &most_states, &most_held))
+    static char *names[] = {"continuations", "states", "edges", "closure", "counts", "widest",
+                            "admit", "shortest", "distance", "most_states", "most_held", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOOnn:States", names, &continuations, &PyList_Type, &list,
+                                     &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
+                                     &ask[SHORTEST], &ask[DISTANCE], &most_states, &most_held))
         return NULL;
     int callable = 1;
     for (int i = 0; i < QUESTIONS; i++) callable &= PyCallable_Check(ask[i]);
@@ -684,6 +677,7 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
     self->most_states = most_states;
     self->most_held = most_held;
+    self->everything = -1;
     self->opened = grown(NULL, &self->opened_count, 2, sizeof(Opened));
     self->moves = grown(NULL, &self->move_count, 2, sizeof(PyObject *));
     int64_t no_item = -1;  // so that DONE is not found by its items
@@ -712,7 +706,6 @@ static void states_dealloc(PyObject *object) {
     Py_CLEAR(self->list);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
     for (Py_ssize_t i = 0; i < self->items.count; i++) {
-        if (has_product(&self->items.all[i])) plan_free(self->opened[i].plan);
         free(self->opened[i].targets);
         Py_XDECREF(self->moves[i]);
     }
@@ -726,6 +719,9 @@ static void states_dealloc(PyObject *object) {
     free(self->edges);
     free(self->shapes);
     free(self->repetitions);
+    free(self->distances);
+    free(self->lengths);
+    pool_drop(&self->products);
     pool_drop(&self->items);
     pool_drop(&self->heads);
     pool_drop(&self->taken);
@@ -742,11 +738,16 @@ static PyMethodDef states_methods[] = {
     {"moves", states_moves, METH_O, "moves(state): disjoint (set of bytes, state after them)."},
     {"moves_on", (PyCFunction)(void (*)(void))states_moves_on, METH_FASTCALL,
      "moves_on(state, among): the same for those bytes that are among a set."},
+    {"product", states_product, METH_O, "product(head): (both, left, right)."},
+    {"product_head", states_product_head, METH_VARARGS, "product_head(both, left, right)."},
+    {"is_live", states_is_live, METH_O, "is_live(head): can the product finish after at least one more byte?"},
+    {"farthest", states_farthest, METH_NOARGS, "farthest(): the most bytes that a product needed to finish."},
+    {"everything", states_everything, METH_O, "everything(state): it reads any text."},
     {"held", states_held, METH_NOARGS, "held(): how many items all states have together."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot states_slots[] = {
-    {Py_tp_doc, "States(continuations, states, edges, product_items, closure, counts, widest, admit, most_states, "
+    {Py_tp_doc, "States(continuations, states, edges, closure, counts, widest, admit, shortest, distance, most_states, "
                 "most_held): states by number; `states` is appended to."},
     {Py_tp_new, states_new},
     {Py_tp_dealloc, states_dealloc},

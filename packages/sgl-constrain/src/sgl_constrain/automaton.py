@@ -71,7 +71,8 @@ class Automaton:
         self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
-        self.table = self._states() if self._twin is None else self._twin_states(self._twin)
+        self._twin_table = None if self._twin is None else self._twin_states(self._twin)
+        self.table = self._twin_table or self._states()
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
         self.moves_on, self.begins = self.table.moves_on, self.table.begins
         self._readings = Readings(expressions, self._continuations, self._closure, self._number)
@@ -83,6 +84,8 @@ class Automaton:
         self._relaxed_continuations: dict[int, tuple[int, int]] = {_END: (_END, FAR)}
         self._shortest: dict[int, int] = {_END: 0}
         self._everything = self._start_of(expressions.any_string)
+        if self._twin_table is not None:
+            self._twin_table.everything(self._everything)
         if not pruned:
             root = prune(expressions, root, judge(expressions))
         self.start = self._start_of(root)
@@ -215,7 +218,8 @@ class Automaton:
     @property
     def farther(self) -> int:
         """The most bytes that a product needed to finish, so far."""
-        return self._liveness.farthest
+        known = self._liveness.farthest
+        return known if self._twin_table is None else max(known, self._twin_table.farthest())
 
     def _unbound(self, continuation: int, most: int) -> int:
         known = self._unbounded
@@ -439,11 +443,12 @@ class Automaton:
             continuations,
             self.states,
             edges=self._packed_edges,
-            product_items=self._items_of,
             closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
             admit=self._admit,
+            shortest=self.expressions.shortest,
+            distance=self._distance,
             most_states=self.limits.states,
             most_held=most_items(self.limits),
         )
@@ -477,7 +482,7 @@ class Automaton:
         """Is there no string in the product?"""
         left, right = self._start_of(node.left), self._start_of(node.right)
         product = Product(isinstance(node, Both), left, right)
-        return not self.product_accepts(product) and not self._liveness.is_live(self.product_head(product))
+        return not self.product_accepts(product) and not self._is_live(self.product_head(product))
 
     def _items_of(self, head: int, rest: int) -> set[int]:
         return self._product_items(self.product(head), rest)
@@ -493,10 +498,18 @@ class Automaton:
                 if item != ACCEPT
             }
         head = self.product_head(product)
-        return {head << 32 | rest} if self._liveness.is_live(head) else set()
+        return {head << 32 | rest} if self._is_live(head) else set()
 
     def product(self, head: int) -> Product:
+        if self._twin_table is not None:
+            return Product._make(self._twin_table.product(head))
         return self._products[head - PRODUCTS]
+
+    def _is_live(self, head: int) -> bool:
+        return self._liveness.is_live(head) if self._twin_table is None else self._twin_table.is_live(head)
+
+    def _distance(self, head: int) -> int:
+        return self._liveness.distance(head)
 
     def right_no_longer_matters(self, product: Product) -> bool:
         return product.right == (self._everything if product.both else DEAD)
@@ -561,6 +574,8 @@ class Automaton:
         return rest, room
 
     def product_head(self, product: Product) -> int:
+        if self._twin_table is not None:
+            return self._twin_table.product_head(*product)
         number = self._product_numbers.get(product)
         if number is None:
             if len(self._products) >= self.limits.states:
@@ -584,7 +599,7 @@ class Automaton:
     def _compute_product_edges(self, product: Product) -> Iterable[Edge]:
         for mask, successor in self.product_successors(product):
             head = self.product_head(successor)
-            live, complete = self._liveness.is_live(head), self.product_accepts(successor)
+            live, complete = self._is_live(head), self.product_accepts(successor)
             if live or complete:
                 yield Edge(mask, head if live else NO_HEAD, complete)
 

@@ -47,6 +47,20 @@ class TwinStates(Protocol):
 
     def held(self) -> int: ...
 
+    def product(self, head: int, /) -> tuple[bool, int, int]: ...
+
+    def product_head(self, both: bool, left: int, right: int, /) -> int: ...
+
+    def is_live(self, head: int, /) -> bool: ...
+
+    def farthest(self) -> int:
+        """As of `Liveness`, of what the twin found itself."""
+        ...
+
+    def everything(self, state: int, /) -> None:
+        """Says which state reads any text."""
+        ...
+
 
 class Tree(Protocol):
     """A copy of a trie. All but `learn` set the bits of tokens that may come next."""
@@ -102,19 +116,21 @@ class Engine:
         all: list[tuple[int, ...]],
         *,
         edges: Callable[[int], bytes],
-        product_items: Callable[[int, int], Collection[int]],
         closure: Callable[[int], Collection[int]],
         counts: Callable[[int], tuple[int, ...]],
         widest: Callable[[Sequence[int]], Sequence[int]],
         admit: Callable[[int, int], None],
+        shortest: Callable[[int], int],
+        distance: Callable[[int], int],
         most_states: int,
         most_held: int,
     ) -> TwinStates:
         """As `states.States`, which asks nearly the same. edges: as `utf8.packed`; counts, widest: of
-        `Covering`; admit: may there be one more state, of so many items, with so many in all?
+        `Covering`; admit: may there be one more state, of so many items, with so many in all? shortest: of an
+        expression; distance: of a product, as of `Liveness`, asked where the twin does not find it soon.
         """
         made: TwinStates = self.module.States(
-            continuations, all, edges, product_items, closure, counts, widest, admit, most_states, most_held
+            continuations, all, edges, closure, counts, widest, admit, shortest, distance, most_states, most_held
         )
         return made
 
