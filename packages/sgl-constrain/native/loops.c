@@ -7,12 +7,13 @@
 
 #include "native.h"
 
-#define SMALL 4        // characters up to which a class is not worth it
+#define SMALL 1        // characters up to which a class is not worth it
 #define MOST_ITEMS 96  // that are looked at
 
 // How an item's head is read over and over.
 typedef struct {
     int32_t times;  // 0: it is not, -1: without an end
+    int32_t least;  // how often at least, where it is one character that is repeated
     int32_t after;  // the continuation of what is read then
     int64_t next;   // the item after one time; -1 where nothing else can come between
 } Round;
@@ -21,7 +22,7 @@ static int find_round(States *self, int64_t item, Round *round) {
     int32_t rest = (int32_t)(item & REST);
     Repetition found;
     int64_t head;
-    *round = (Round){0, 0, -1};
+    *round = (Round){0, 0, 0, -1};
     if (rest == 0) return 0;
     const Continuation here = self->continuations->all[rest];
     if (counts_of(self, here.expression, &found) < 0) return -1;
@@ -30,7 +31,7 @@ static int find_round(States *self, int64_t item, Round *round) {
     int character = character_of(self->continuations, found.body, &head);
     if (character < 0) return -1;
     if (character) {
-        if (head == item >> 32) *round = (Round){times, here.rest, -1};
+        if (head == item >> 32) *round = (Round){times, found.count.least, here.rest, -1};
         return 0;
     }
     int unknown = find_items(self->continuations, rest);
@@ -40,7 +41,7 @@ static int find_round(States *self, int64_t item, Round *round) {
     const Continuation known = self->continuations->all[rest];
     int64_t next = item >> 32 << 32 | less;
     for (int32_t i = 0; i < known.count; i++)
-        if (known.items[i] == next) *round = (Round){times, here.rest, next};
+        if (known.items[i] == next) *round = (Round){times, 0, here.rest, next};
     return 0;
 }
 
@@ -69,6 +70,7 @@ static int read_class(States *self, const Usual *usual, int64_t head, Loop *loop
     }
     for (int i = 0; i < usual->count && first < edges.count; i++)
         if (is_usual(&usual->edges[i], edges.all + first, edges.count - first)) loop->usual = i;
+    loop->whole = first == edges.count || loop->usual >= 0;
     for (int w = 0; w < 2; w++) size += __builtin_popcountll(loop->ascii[w]);
     return size + (loop->usual >= 0 ? 64 : 0);
 }
@@ -77,7 +79,7 @@ static int read_class(States *self, const Usual *usual, int64_t head, Loop *loop
 // item comes after others.
 static int follow_item(States *self, int64_t head, int64_t item, int later, int beyond, Loop *loop, Numbers *pending) {
     int32_t place = item >> 32 < PRODUCTS ? edges_of(self, item >> 32) : -1;
-    Round round = {0, 0, -1};
+    Round round = {0, 0, 0, -1};
     if (place < 0) return PyErr_Occurred() ? -1 : 1;
     const Edges edges = self->edges[place];
     int inside = 0, complete = 0;
@@ -140,6 +142,7 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
         if (find_round(self, items.values[i], &round) < 0) return -1;
         if (!round.times) continue;
         if (here == head) {
+            loop->after = -1;
             if (is_larger(round.times, loop->times)) loop->times = round.times;
             continue;
         }
@@ -150,12 +153,16 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
         head = here;
         *loop = found;
         loop->times = round.times;
+        loop->least = round.least == INT32_MAX ? INT32_MAX : round.least + 1;
+        loop->after = round.next < 0 && loop->whole ? round.after : -1;
     }
     if (!head) return 0;
     int outcome = find_leaving(self, &items, head, loop->usual >= 0, loop);
     if (outcome == 2) {
-        loop->usual = -1;
+        loop->usual = loop->after = -1;
         outcome = find_leaving(self, &items, head, 0, loop);
     }
+    if (outcome == 0 && loop->after >= 0) loop->after = loop->alone ? state_then(self, loop->after) : -1;
+    if (PyErr_Occurred()) return -1;
     return outcome < 0 ? -1 : outcome == 0 && (loop->usual >= 0 || loop->ascii[0] || loop->ascii[1]);
 }

@@ -67,8 +67,21 @@ typedef struct {
     int32_t most;    // characters of a way
     uint8_t within;  // one of the bits that it must have
     int stays;
-    Opened opened;
+    Opened opened, after;
 } Leaving;
+
+// The state after a way out of the class; -1: an exception.
+static int32_t left_to(Work *work, const Leaving *leaving, const Exit *exit, int byte, int32_t target) {
+    int32_t characters = exit->characters - leaving->skip;
+    if (leaving->stays && exit->within & PLAIN) return target;
+    if (characters == 0) return state_after(work->states, leaving->state, &leaving->opened, byte);
+    if (leaving->loop->after >= 0 && exit->characters < UINT16_MAX)
+        return characters < leaving->loop->least ? DEAD : state_after(work->states, leaving->loop->after, &leaving->after, byte);
+    Opened opened;
+    int32_t before = reached(work, leaving->state, work->known->parent[exit->place], leaving->skip);
+    if (before < 0 || open_state(work->states, before, &opened) < 0) return -1;
+    return state_after(work->states, before, &opened, byte);
+}
 
 static int leave_by(Work *work, const Leaving *leaving, int byte) {
     const Known *known = work->known;
@@ -83,14 +96,8 @@ static int leave_by(Work *work, const Leaving *leaving, int byte) {
         if (!(exit->within & leaving->within) || !has_byte(leaving->first, exit->first)) continue;
         if (exit->characters > leaving->most) continue;
         const Node *node = &work->tree->nodes[exit->place];
-        int32_t after = target;
-        if (!leaving->stays || !(exit->within & PLAIN)) {
-            int32_t before = reached(work, leaving->state, known->parent[exit->place], leaving->skip);
-            Opened opened;
-            if (before < 0 || open_state(work->states, before, &opened) < 0) return -1;
-            after = state_after(work->states, before, &opened, byte);
-            if (after < 0) return -1;
-        }
+        int32_t after = left_to(work, leaving, exit, byte, target);
+        if (after < 0) return -1;
         if (after == DEAD) continue;
         if (node->token >= 0) set_bit(work->bits, node->token);
         if (node->size > 1 && descend(work->states, work->tree, work->levels, after, exit->place + 1,
@@ -127,9 +134,10 @@ static int go_round(Work *work, int32_t state, int skip, const Bytes *first, con
         for (Py_ssize_t i = 0; i < known->bytes; i++) bits[i] |= beginning[i] & tokens[i] & short_ones[i];
     }
     Leaving leaving = {loop, first, state, skip, most > INT32_MAX ? INT32_MAX : (int32_t)most,
-                       (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), 0, {NULL, NULL}};
+                       (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), 0, {NULL, NULL}, {NULL, NULL}};
     if (open_state(work->states, state, &leaving.opened) < 0) return -1;
-    if (skip && (leaving.stays = stays(work, state, &leaving.opened, loop)) < 0) return -1;
+    if (loop->after >= 0 && open_state(work->states, loop->after, &leaving.after) < 0) return -1;
+    if (skip && loop->after < 0 && (leaving.stays = stays(work, state, &leaving.opened, loop)) < 0) return -1;
     for (int b = first_in(&loop->leaving, 0); b < 256; b = first_in(&loop->leaving, b + 1))
         if (leave_by(work, &leaving, b) < 0) return -1;
     return 1;

@@ -185,6 +185,7 @@ int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an excep
 int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
+int32_t state_then(States *self, int32_t continuation);               // that begins with it; -1: an exception
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
 
 static inline int open_state(States *self, int32_t state, Opened *opened) {
@@ -224,8 +225,10 @@ typedef struct {
     uint64_t ascii[2];
     int usual;      // -1: none beyond ASCII
     int32_t times;  // how many it reads at most; -1 without an end
+    int whole;      // it has all characters that are read so
     int alone;      // nothing else that the state reads on the way reads one of them
     Bytes leaving;  // what may be read after some of them and does not belong to the class
+    int32_t least, after;  // after that many characters all else that is read is what state `after` reads; -1: no
 } Loop;
 
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop);  // 1: there is one; -1: an exception
