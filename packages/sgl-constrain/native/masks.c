@@ -17,6 +17,11 @@ typedef struct {
     uint8_t *bits;
 } Work;
 
+static void unite_common(uint8_t *restrict bits, const uint8_t *one, const uint8_t *other, const uint8_t *third,
+                         Py_ssize_t bytes) {
+    for (Py_ssize_t i = 0; i < bytes; i++) bits[i] |= one[i] & other[i] & third[i];
+}
+
 static int walk_roots(Work *work, int32_t state, const Bytes *bytes) {
     for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1)) {
         int32_t place = work->known->root[b];
@@ -124,14 +129,12 @@ static int go_round(Work *work, int32_t state, int skip, const Bytes *first, con
         return -1;
     }
     const uint8_t *tokens = class->tokens;
-    uint8_t *bits = work->bits;
     if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX)) {
-        for (Py_ssize_t i = 0; i < known->bytes; i++) bits[i] |= beginning[i] & tokens[i];
+        unite_common(work->bits, beginning, tokens, tokens, known->bytes);
     } else if (!loop->alone || most > MOST_COUNTED || known->longest == UINT16_MAX) {
         return 0;
     } else {
-        const uint8_t *short_ones = known->up_to[most];
-        for (Py_ssize_t i = 0; i < known->bytes; i++) bits[i] |= beginning[i] & tokens[i] & short_ones[i];
+        unite_common(work->bits, beginning, tokens, known->up_to[most], known->bytes);
     }
     Leaving leaving = {loop, first, state, skip, most > INT32_MAX ? INT32_MAX : (int32_t)most,
                        (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), 0, {NULL, NULL}, {NULL, NULL}};

@@ -148,7 +148,7 @@ typedef struct {
     Count count;
 } Repetition;
 
-enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, QUESTIONS };
+enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
 typedef struct {
     PyObject_HEAD
@@ -173,12 +173,15 @@ typedef struct {
     Py_ssize_t distance_count, length_count;
     int64_t farthest;
     int32_t everything;
+    int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
+    Py_ssize_t uncounted_count;
     Py_ssize_t held, most_states, most_held;
     unsigned added;
 } States;
 
 void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
 
+int32_t number(States *self, Numbers *items);  // of the state with these items, which may change; -1: an exception
 int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
 int know_plan(States *self, int32_t state);
 int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
@@ -211,6 +214,10 @@ PyObject *states_product_head(PyObject *object, PyObject *args);
 PyObject *states_is_live(PyObject *object, PyObject *given);
 PyObject *states_farthest(PyObject *object, PyObject *ignored);
 PyObject *states_everything(PyObject *object, PyObject *given);
+
+// -- unbounded.c ------------------------------------------------------------------------------------------------
+
+PyObject *states_unbounded(PyObject *object, PyObject *const *args, Py_ssize_t count);
 
 // -- loops.c ----------------------------------------------------------------------------------------------------
 

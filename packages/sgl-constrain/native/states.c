@@ -450,7 +450,7 @@ static int check_items(const States *self, const Numbers *items) {
 }
 
 // The number of the state with these items, or -1 with an exception. They are put in order, and may become fewer.
-static int32_t number(States *self, Numbers *items) {
+int32_t number(States *self, Numbers *items) {
     if (check_items(self, items) < 0) return -1;
     sort_distinct(items);
     if (items->count > 1 && (uncover(self, items) < 0 || check_items(self, items) < 0)) return -1;
@@ -664,10 +664,10 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     PyObject *continuations, *list, *ask[QUESTIONS];
     Py_ssize_t most_states, most_held;
     static char *names[] = {"continuations", "states", "edges", "closure", "counts", "widest",
-                            "admit", "shortest", "distance", "most_states", "most_held", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOOnn:States", names, &continuations, &PyList_Type, &list,
+                            "admit", "shortest", "distance", "uncounted", "most_states", "most_held", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOOOnn:States", names, &continuations, &PyList_Type, &list,
                                      &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
-                                     &ask[SHORTEST], &ask[DISTANCE], &most_states, &most_held))
+                                     &ask[SHORTEST], &ask[DISTANCE], &ask[UNCOUNTED], &most_states, &most_held))
         return NULL;
     int callable = 1;
     for (int i = 0; i < QUESTIONS; i++) callable &= PyCallable_Check(ask[i]);
@@ -728,6 +728,7 @@ static void states_dealloc(PyObject *object) {
     free(self->repetitions);
     free(self->distances);
     free(self->lengths);
+    free(self->uncounted);
     pool_drop(&self->products);
     pool_drop(&self->items);
     pool_drop(&self->heads);
@@ -750,11 +751,13 @@ static PyMethodDef states_methods[] = {
     {"is_live", states_is_live, METH_O, "is_live(head): can the product finish after at least one more byte?"},
     {"farthest", states_farthest, METH_NOARGS, "farthest(): the most bytes that a product needed to finish."},
     {"everything", states_everything, METH_O, "everything(state): it reads any text."},
+    {"unbounded", (PyCFunction)(void (*)(void))states_unbounded, METH_FASTCALL,
+     "unbounded(state, most): a state that does not count beyond `most`; None where there are products."},
     {"held", states_held, METH_NOARGS, "held(): how many items all states have together."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot states_slots[] = {
-    {Py_tp_doc, "States(continuations, states, edges, closure, counts, widest, admit, shortest, distance, most_states, "
+    {Py_tp_doc, "States(continuations, states, edges, closure, counts, widest, admit, shortest, distance, uncounted, most_states, "
                 "most_held): states by number; `states` is appended to."},
     {Py_tp_new, states_new},
     {Py_tp_dealloc, states_dealloc},

@@ -304,7 +304,46 @@ static PyObject *tree_correct(PyObject *self, PyTypeObject *type, PyObject *cons
     return tree_do(self, type, args, count, names, CORRECT);
 }
 
+static PyObject *tree_digest(PyObject *self, PyObject *given) {
+    Py_buffer view;
+    (void)self;
+    if (PyObject_GetBuffer(given, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    const uint8_t *bytes = view.buf;
+    uint64_t sums[4] = {1, 2, 3, (uint64_t)view.len};
+    for (Py_ssize_t i = 0; i < view.len; i += 32) {
+        uint64_t words[4] = {0};
+        memcpy(words, bytes + i, view.len - i < 32 ? (size_t)(view.len - i) : 32);
+        for (int w = 0; w < 4; w++) {
+            sums[w] = (sums[w] ^ words[w]) * 0x9E3779B97F4A7C15u;
+            sums[w] ^= sums[w] >> 29;
+        }
+    }
+    PyBuffer_Release(&view);
+    for (int w = 0; w < 4; w++) {
+        uint64_t before = sums[(w + 3) & 3];
+        sums[w] = (sums[w] ^ before >> 31 ^ before << 33) * 0xD6E8FEB86659FD93u;
+    }
+    return PyBytes_FromStringAndSize((char *)sums, sizeof sums);
+}
+
+static PyObject *tree_equal(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    Py_buffer one, other;
+    (void)self;
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "equal(one, other) takes 2 arguments");
+    if (PyObject_GetBuffer(args[0], &one, PyBUF_C_CONTIGUOUS) < 0) return NULL;
+    if (PyObject_GetBuffer(args[1], &other, PyBUF_C_CONTIGUOUS) < 0) {
+        PyBuffer_Release(&one);
+        return NULL;
+    }
+    int same = one.len == other.len && memcmp(one.buf, other.buf, (size_t)one.len) == 0;
+    PyBuffer_Release(&one);
+    PyBuffer_Release(&other);
+    return PyBool_FromLong(same);
+}
+
 static PyMethodDef tree_methods[] = {
+    {"digest", tree_digest, METH_O, "digest(bytes): of 32 bytes, which other bytes have by accident only."},
+    {"equal", (PyCFunction)(void (*)(void))tree_equal, METH_FASTCALL, "equal(one, other): have both the same bytes?"},
     {"learn", tree_learn, METH_VARARGS,
      "learn(edges, table): what a usual class has beyond ASCII; and how its characters and all of ASCII are read."},
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,

@@ -184,6 +184,10 @@ class Automaton:
         The second number is a condition, which is known to hold only when those texts have been read: that no
         completion is `farther` than that. If one is, ask again without `products`.
         """
+        if self._twin_table is not None:
+            found = self._twin_table.unbounded(state, most)
+            if found is not None:
+                return found, FAR
         if most != self._unbounded_from:
             self._unbounded_from, self._unbounded = most, {_END: _END}
         items: set[int] = set()
@@ -232,10 +236,15 @@ class Automaton:
             expression = self._continuations[continuation][0]
             node = self.expressions.nodes[expression]
             if isinstance(node, Repeat) and (node.most > most or node.least > most):
-                limit = ENDLESS if node.most > most else node.most
-                expression = self.expressions.repeat(node.body, min(node.least, most), limit)
+                expression = self._uncounted(expression, most)
             rest = known[continuation] = self._then(expression, rest)
         return rest
+
+    def _uncounted(self, expression: int, most: int) -> int:
+        """A repetition that no longer counts beyond `most`."""
+        node = cast(Repeat, self.expressions.nodes[expression])
+        limit = ENDLESS if node.most > most else node.most
+        return self.expressions.repeat(node.body, min(node.least, most), limit)
 
     def _repeated(self, node: Repeat, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
@@ -449,6 +458,7 @@ class Automaton:
             admit=self._admit,
             shortest=self.expressions.shortest,
             distance=self._distance,
+            uncounted=self._uncounted,
             most_states=self.limits.states,
             most_held=most_items(self.limits),
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
-from sgl_constrain.trie import Bits
+from sgl_constrain.trie import Bits, Ints
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.ways import Ways
@@ -33,6 +33,15 @@ class NativeWays:
         self._states = automaton.table
         self._bytes = vocabulary.words * 4
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, vocabulary.slices.usual)
+
+    def key(self, mask: Bits) -> bytes:
+        return self._tree.digest(mask)
+
+    def equal(self, one: Ints, other: Bits) -> bool:
+        return self._tree.equal(one, other)
+
+    def kept(self, key: bytes, mask: Bits) -> Bits:
+        return mask
 
     def mask(self, state: int) -> Bits:
         out = np.zeros(self._bytes, dtype=np.uint8)

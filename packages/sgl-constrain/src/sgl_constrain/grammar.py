@@ -48,7 +48,7 @@ class Grammar:
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
         self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
-        self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
+        self._masks: dict[bytes, _Mask] = {}  # by `Ways.key`, in the order of their numbers
 
     def step(self, state: int, token: int) -> int:
         """The state after `token`, DEAD when it is not allowed, DONE when it ends the text."""
@@ -180,13 +180,16 @@ class Grammar:
 
     def _shared(self, packed: Bits) -> _Mask:
         """The one mask with these bits."""
-        key = packed.tobytes()
+        key = self._ways.key(packed)
         known = self._masks.get(key)
+        if known is not None and not self._ways.equal(known.bits, packed):
+            key = packed.tobytes()  # two masks with one key
+            known = self._masks.get(key)
         if known is None:
             if (len(self._masks) + 1) * packed.size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
                 self._mask_of, self._masks = {}, {}
-            bits = np.frombuffer(key, dtype="<i4").astype(np.int32, copy=False)
+            bits = self._ways.kept(key, packed).view("<i4").astype(np.int32, copy=False)
             bits.flags.writeable = False
             known = self._masks[key] = _Mask(len(self._masks), bits)
         return known

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.config import pure_only
-from sgl_constrain.trie import Bits, Nodes
+from sgl_constrain.trie import Bits, Ints, Nodes
 
 Table = NDArray[np.uint16]
 
@@ -45,6 +45,10 @@ class TwinStates(Protocol):
 
     def begins(self, state: int, /) -> int: ...
 
+    def unbounded(self, state: int, most: int, /) -> int | None:
+        """As of `Automaton`; None where products are in the state."""
+        ...
+
     def held(self) -> int: ...
 
     def product(self, head: int, /) -> tuple[bool, int, int]: ...
@@ -68,6 +72,10 @@ class Tree(Protocol):
     def learn(self, edges: bytes, table: Table, /) -> None:
         """A usual class: its edges beyond ASCII, as `utf8.packed`, and how it and ASCII are read."""
         ...
+
+    def digest(self, mask: Bits, /) -> bytes: ...
+
+    def equal(self, one: Ints, other: Bits, /) -> bool: ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
 
@@ -122,16 +130,17 @@ class Engine:
         admit: Callable[[int, int], None],
         shortest: Callable[[int], int],
         distance: Callable[[int], int],
+        uncounted: Callable[[int, int], int],
         most_states: int,
         most_held: int,
     ) -> TwinStates:
         """As `states.States`, which asks nearly the same. edges: as `utf8.packed`; counts, widest: of
         `Covering`; admit: may there be one more state, of so many items, with so many in all? shortest: of an
-        expression; distance: of a product, as of `Liveness`, asked where the twin does not find it soon.
+        expression; distance: of a product, as of `Liveness`, asked where the twin does not find it soon;
+        uncounted: a repetition that no longer counts beyond so many.
         """
-        made: TwinStates = self.module.States(
-            continuations, all, edges, closure, counts, widest, admit, shortest, distance, most_states, most_held
-        )
+        asked = edges, closure, counts, widest, admit, shortest, distance, uncounted
+        made: TwinStates = self.module.States(continuations, all, *asked, most_states, most_held)
         return made
 
 

@@ -5,10 +5,12 @@ begins with a space apart from the rest, where that pays.
 
 from __future__ import annotations
 
+import numpy as np
+
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.slices import SPACE, Slice
-from sgl_constrain.trie import Bits
+from sgl_constrain.trie import Bits, Ints
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
 
@@ -29,6 +31,18 @@ class Ways:
     @property
     def nbytes(self) -> int:
         return self._walks.nbytes
+
+    def key(self, mask: Bits) -> bytes:
+        """Equal for equal masks; others seldom have the same one."""
+        return mask.tobytes()
+
+    def equal(self, one: Ints, other: Bits) -> bool:
+        """Are two masks with the same key equal?"""
+        return True
+
+    def kept(self, key: bytes, mask: Bits) -> Bits:
+        """The mask, to be kept beside its key."""
+        return np.frombuffer(key, dtype=np.uint8)
 
     def mask(self, state: int) -> Bits:
         """[words * 4] uint8: the tokens whose text may come next, other than the end."""
