@@ -10,6 +10,7 @@
 #define FAR ((int64_t)1 << 60)  // a length that is not known, or has no end
 #define UNKNOWN (-2)  // instead of a distance
 #define NEVER (-1)
+#define FAILED (-3)
 
 typedef struct {
     int both;
@@ -128,26 +129,40 @@ typedef struct {
     int count;
 } Successors;
 
-static void succeed(Successors *after, int byte, Product product) {
+static void succeed(Successors *after, const uint64_t *words, Product product) {
     int i = after->count;
     while (i > 0 && (after->all[i - 1].product.left != product.left || after->all[i - 1].product.right != product.right)) i--;
     if (i == 0) {
         i = ++after->count;
         after->all[i - 1] = (Successor){.product = product};
     }
-    put(&after->all[i - 1].bytes, byte);
+    for (int w = 0; w < 4; w++) after->all[i - 1].bytes.words[w] |= words[w];
+}
+
+static int meet(uint64_t *common, const uint64_t *one, const Bytes *other) {
+    uint64_t any = 0;
+    for (int w = 0; w < 4; w++) any |= common[w] = one[w] & other->words[w];
+    return any != 0;
 }
 
 static int find_successors(States *self, Product product, Successors *after) {
     Opened left, right;
     after->count = 0;
     if (open_state(self, product.left, &left) < 0 || open_state(self, product.right, &right) < 0) return -1;
-    for (int b = first_in(&left.plan->begins, 0); b < 256; b = first_in(&left.plan->begins, b + 1)) {
-        int32_t one = state_after(self, product.left, &left, b);
-        int32_t other = one < 0 ? -1 : state_after(self, product.right, &right, b);
-        if (other < 0) return -1;
-        if (one == DEAD || (product.both && other == DEAD)) continue;
-        succeed(after, b, (Product){product.both, one, other});
+    for (int32_t p = 0; p < left.plan->count; p++) {
+        int32_t one = left.targets[p] >= 0 ? left.targets[p] : make_target(self, product.left, p);
+        if (one < 0) return -1;
+        if (one == DEAD) continue;
+        Bytes rest = left.plan->parts[p].bytes;
+        for (int32_t q = 0; q < right.plan->count; q++) {
+            uint64_t common[4];
+            if (!meet(common, rest.words, &right.plan->parts[q].bytes)) continue;
+            int32_t other = right.targets[q] >= 0 ? right.targets[q] : make_target(self, product.right, q);
+            if (other < 0) return -1;
+            for (int w = 0; w < 4; w++) rest.words[w] &= ~common[w];
+            if (other != DEAD || !product.both) succeed(after, common, (Product){product.both, one, other});
+        }
+        if (!product.both && first_in(&rest, 0) < 256) succeed(after, rest.words, (Product){0, one, DEAD});
     }
     return 0;
 }
@@ -236,23 +251,54 @@ static int search_from(States *self, int64_t number, Search *search, Successors 
     return 0;
 }
 
+// Where one more byte tells: the distance, or UNKNOWN; FAILED: an exception.
+static int64_t look_ahead(States *self, const Successors *after) {
+    int64_t best = UNKNOWN;
+    for (int i = 0; i < after->count; i++) {
+        Product next = after->all[i].product;
+        int64_t distance = UNKNOWN;
+        if (product_accepts(self, next)) return 1;
+        if (right_no_longer_matters(self, next)) {
+            if ((distance = shortest(self, next.left)) < 0) return FAILED;
+        } else {
+            int64_t values[3] = {next.both, next.left, next.right};
+            int32_t known = pool_find(&self->products, values, 3);
+            if (known >= 0) distance = self->distances[known];
+        }
+        if (distance >= 0 && (best == UNKNOWN || distance + 1 < best)) best = sum_of(distance, 1);
+    }
+    return best;
+}
+
+static int search(States *self, int64_t number) {
+    Search *search = malloc(sizeof(Search) + sizeof(Successors));
+    if (search == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    int unknown = search_from(self, number, search, (Successors *)(search + 1));
+    free(search);
+    if (unknown <= 0 || self->distances[number] != UNKNOWN) return unknown < 0 ? -1 : 0;
+    PyObject *answer = PyObject_CallFunction(self->ask[DISTANCE], "L", (long long)(PRODUCTS + number));
+    long long distance = answer == NULL ? -1 : PyLong_AsLongLong(answer);
+    Py_XDECREF(answer);
+    if (PyErr_Occurred()) return -1;
+    self->distances[number] = distance < 0 ? NEVER : distance;
+    return 0;
+}
+
 // Can the product finish after at least one more byte? -1: an exception.
 static int is_live(States *self, int64_t number) {
     if (self->distances[number] == UNKNOWN) {
-        Search *search = malloc(sizeof(Search) + sizeof(Successors));
-        if (search == NULL) {
-            PyErr_NoMemory();
+        Successors after;
+        if (find_successors(self, product_at(self, number), &after) < 0) return -1;
+        int64_t distance = look_ahead(self, &after);
+        if (distance == FAILED) return -1;
+        if (distance >= 0) {
+            self->distances[number] = distance;
+            if (distance > self->farthest) self->farthest = distance;
+        } else if (self->distances[number] == UNKNOWN && search(self, number) < 0) {
             return -1;
-        }
-        int unknown = search_from(self, number, search, (Successors *)(search + 1));
-        free(search);
-        if (unknown < 0) return -1;
-        if (unknown && self->distances[number] == UNKNOWN) {
-            PyObject *answer = PyObject_CallFunction(self->ask[DISTANCE], "L", (long long)(PRODUCTS + number));
-            long long distance = answer == NULL ? -1 : PyLong_AsLongLong(answer);
-            Py_XDECREF(answer);
-            if (PyErr_Occurred()) return -1;
-            self->distances[number] = distance < 0 ? NEVER : distance;
         }
     }
     return self->distances[number] != NEVER;

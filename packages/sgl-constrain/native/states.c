@@ -198,6 +198,38 @@ static Plan *plan_of_drafts(Drafts *drafts) {
     return plan;
 }
 
+// Of one head: its edges are disjoint.
+static Plan *plan_of_edges(const Edges *edges) {
+    Plan *plan = calloc(1, sizeof(Plan));
+    if (plan == NULL) return (Plan *)PyErr_NoMemory();
+    plan->count = edges->count;
+    plan->parts = calloc((size_t)plan->count + 1, sizeof(Part));
+    plan->taken = malloc(((size_t)plan->count + 1) * sizeof(Taken));
+    if (plan->parts == NULL || plan->taken == NULL) {
+        plan_free(plan);
+        return (Plan *)PyErr_NoMemory();
+    }
+    memset(plan->part_of, -1, sizeof plan->part_of);
+    for (int32_t e = 0; e < edges->count; e++) {
+        const Bytes *bytes = &edges->all[e].bytes;
+        plan->parts[e] = (Part){*bytes, e, 1};
+        plan->taken[e] = (Taken){0, edges->all[e].code};
+        for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1)) plan->part_of[b] = (int16_t)e;
+        for (int w = 0; w < 4; w++) plan->begins.words[w] |= bytes->words[w];
+    }
+    return plan;
+}
+
+static int are_disjoint(const Edges *edges) {
+    Bytes met = {{0}};
+    for (int32_t e = 0; e < edges->count; e++)
+        for (int w = 0; w < 4; w++) {
+            if (met.words[w] & edges->all[e].bytes.words[w]) return 0;
+            met.words[w] |= edges->all[e].bytes.words[w];
+        }
+    return 1;
+}
+
 // Cut the bytes that `heads` read into parts on which the same edges are taken.
 static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count) {
     Drafts drafts = {0};
@@ -208,6 +240,7 @@ static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count)
         int32_t place = edges_of(self, heads[i]);
         if (place < 0) goto done;
         const Edges edges = self->edges[place];
+        if (count == 1 && are_disjoint(&edges)) return plan_of_edges(&edges);
         for (int32_t e = 0; e < edges.count; e++)
             if (cut(&drafts, &edges.all[e], (int32_t)i, number++) < 0) goto done;
     }
