@@ -51,7 +51,8 @@ static void remove_from(uint8_t *restrict into, const uint8_t *restrict mask, Py
 
 // Goes through the tree; counts what will be in the lists, or fills them when there is room.
 static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
-    int32_t exits[256], contained[128], tokens = 0;
+    int32_t exits[256], contained[128], far[MOST_COUNTED + 1], tokens = 0;
+    for (int n = 0; n <= MOST_COUNTED; n++) far[n] = fill ? known->far_of[n] : 0;
     for (int b = 0; b < 256; b++) exits[b] = fill ? known->exits_of[b] : 0;
     for (int b = 0; b < 128; b++) contained[b] = fill ? known->contained[b] : 0;
     ways[0] = (Way){.within = 0xFF};
@@ -62,9 +63,13 @@ static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
         Way *here = &ways[node->depth + 1];
         int byte = node->byte;
         *here = step(tree, above, node);
+        const Exit exit = {{above->ascii[0], above->ascii[1]}, place, above->characters, above->first, above->within};
+        if (above->characters >= MANY && above->characters <= MOST_COUNTED && above->within && (byte & 0xC0) != 0x80) {
+            if (fill) known->far[far[above->characters]] = exit;
+            far[above->characters]++;
+        }
         if (node->depth > 0 && (byte < 0x80 ? above->within && !(above->ascii[byte >> 6] >> (byte & 63) & 1) : above->within & PLAIN)) {
-            if (fill)
-                known->exits[exits[byte]] = (Exit){{above->ascii[0], above->ascii[1]}, place, above->characters, above->first, above->within};
+            if (fill) known->exits[exits[byte]] = exit;
             exits[byte]++;
         }
         if (node->token < 0) continue;
@@ -86,6 +91,7 @@ static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
     }
     if (fill) return;
     for (int b = 0; b < 256; b++) known->exits_of[b + 1] = known->exits_of[b] + exits[b];
+    for (int n = 0; n <= MOST_COUNTED; n++) known->far_of[n + 1] = known->far_of[n] + far[n];
     for (int b = 0; b < 128; b++) known->contained[b + 1] = known->contained[b] + contained[b];
 }
 
@@ -127,7 +133,8 @@ static int know_masks(Known *known) {
 static int make_room(const Tree *tree, Known *known) {
     known->exits = malloc(((size_t)known->exits_of[256] + 1) * sizeof(Exit));
     known->containing = malloc(((size_t)known->contained[128] + 1) * sizeof(int32_t));
-    if (known->exits == NULL || known->containing == NULL) return -1;
+    known->far = malloc(((size_t)known->far_of[MOST_COUNTED + 1] + 1) * sizeof(Exit));
+    if (known->exits == NULL || known->far == NULL || known->containing == NULL) return -1;
     for (int u = 0; u <= tree->usual.count; u++)
         if ((known->usual[u] = calloc((size_t)known->bytes, 1)) == NULL) return -1;
     for (int n = 0; n <= MOST_COUNTED; n++)
@@ -171,6 +178,7 @@ void forget(Known *known) {
     free(known->ordered);
     free(known->containing);
     free(known->exits);
+    free(known->far);
     for (int b = 0; b < 256; b++) free(known->first[b]);
     for (int b = 0; b < 128; b++) free(known->contains[b]);
     for (int b = 0; b < 8; b++) free(known->block[b]);

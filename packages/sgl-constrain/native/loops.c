@@ -8,7 +8,7 @@
 #include "native.h"
 
 #define SMALL 1        // characters up to which a class is not worth it
-#define MOST_ITEMS 96  // that are looked at
+#define MOST_ITEMS 256  // that are looked at
 
 // How an item's head is read over and over.
 typedef struct {
@@ -162,7 +162,41 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
         loop->usual = loop->after = -1;
         outcome = find_leaving(self, &items, head, 0, loop);
     }
+    loop->returns = 0;
+    for (int32_t i = 0; i < items.count && outcome == 0 && loop->times < 0 && !loop->returns; i++) {
+        if (items.values[i] >> 32 != head) continue;
+        int32_t next = state_then(self, (int32_t)(items.values[i] & REST));
+        if (next < 0) return -1;
+        loop->returns = next == state;
+    }
     if (outcome == 0 && loop->after >= 0) loop->after = loop->alone ? state_then(self, loop->after) : -1;
     if (PyErr_Occurred()) return -1;
     return outcome < 0 ? -1 : outcome == 0 && (loop->usual >= 0 || loop->ascii[0] || loop->ascii[1]);
+}
+
+// The state after a character beyond ASCII, where a single item reads such, and all of a usual class: its number, or
+// -1, or -2 with an exception.
+int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after) {
+    const Sequence items = self->items.all[state];
+    int found = -1;
+    for (int32_t i = 0; i < items.count && state != DONE; i++) {
+        int64_t head = items.values[i] >> 32;
+        Loop class;
+        if (!head) continue;
+        int32_t place = edges_of(self, head);
+        if (place < 0) return -2;
+        int far = 0;
+        for (int32_t e = 0; e < self->edges[place].count; e++) {
+            const uint64_t *words = self->edges[place].all[e].bytes.words;
+            far |= (words[2] | words[3]) != 0;
+        }
+        if (!far) continue;
+        if (found >= 0 || head >= PRODUCTS) return -1;
+        if (read_class(self, usual, head, &class) < 0) return -2;
+        if (class.usual < 0) return -1;
+        found = class.usual;
+        *after = state_then(self, (int32_t)(items.values[i] & REST));
+        if (*after < 0) return -2;
+    }
+    return found;
 }

@@ -39,10 +39,13 @@ static int32_t nodes_below(const Work *work, const Bytes *bytes) {
     return nodes;
 }
 
-// The state in which a node is reached when its way, but for `skip` bytes, is read from `state`; -1: an exception.
-static int32_t reached(Work *work, int32_t state, int32_t place, int skip) {
+// The state in which a node is reached when its way, but for the first character, is read from `state`; -1: an
+// exception.
+static int32_t reached(Work *work, int32_t state, int32_t place) {
     int32_t depth = work->tree->nodes[place].depth + 1;
     for (int32_t i = depth - 1; i >= 0; i--, place = work->known->parent[place]) work->path[i] = work->tree->nodes[place].byte;
+    int32_t skip = 1;
+    while (skip < depth && work->path[0] >= 0x80 && (work->path[skip] & 0xC0) == 0x80) skip++;
     for (int32_t i = skip; i < depth && state > 0; i++) {
         Opened opened;
         if (open_state(work->states, state, &opened) < 0) return -1;
@@ -68,7 +71,6 @@ typedef struct {
     const Loop *loop;
     const Bytes *first;
     int32_t state;   // that reads the class
-    int skip;        // bytes before it does
     int32_t most;    // characters of a way
     uint8_t within;  // one of the bits that it must have
     int stays;
@@ -77,29 +79,44 @@ typedef struct {
 
 // The state after a way out of the class; -1: an exception.
 static int32_t left_to(Work *work, const Leaving *leaving, const Exit *exit, int byte, int32_t target) {
-    int32_t characters = exit->characters - leaving->skip;
-    if (leaving->stays && exit->within & PLAIN) return target;
+    int32_t characters = exit->characters - 1;
+    if (leaving->stays && (leaving->loop->returns || exit->within & PLAIN)) return target;
     if (characters == 0) return state_after(work->states, leaving->state, &leaving->opened, byte);
     if (leaving->loop->after >= 0 && exit->characters < UINT16_MAX)
         return characters < leaving->loop->least ? DEAD : state_after(work->states, leaving->loop->after, &leaving->after, byte);
     Opened opened;
-    int32_t before = reached(work, leaving->state, work->known->parent[exit->place], leaving->skip);
+    int32_t before = reached(work, leaving->state, work->known->parent[exit->place]);
     if (before < 0 || open_state(work->states, before, &opened) < 0) return -1;
     return state_after(work->states, before, &opened, byte);
 }
 
+static int is_way(const Exit *exit, const Leaving *leaving) {
+    return !(exit->ascii[0] & ~leaving->loop->ascii[0]) && !(exit->ascii[1] & ~leaving->loop->ascii[1]) &&
+           exit->within & leaving->within && has_byte(leaving->first, exit->first);
+}
+
+// What is below nodes that stand after just as many characters of the class as are read surely.
+static int walk_far(Work *work, const Leaving *leaving) {
+    const Known *known = work->known;
+    for (int32_t i = known->far_of[leaving->most]; i < known->far_of[leaving->most + 1]; i++) {
+        const Exit *exit = &known->far[i];
+        if (!is_way(exit, leaving)) continue;
+        int32_t before = reached(work, leaving->state, known->parent[exit->place]);
+        int32_t end = exit->place + work->tree->nodes[exit->place].size;
+        if (before < 0 || descend(work->states, work->tree, work->levels, before, exit->place, end, work->bits) < 0) return -1;
+    }
+    return 0;
+}
+
 static int leave_by(Work *work, const Leaving *leaving, int byte) {
     const Known *known = work->known;
-    uint64_t low = ~leaving->loop->ascii[0], high = ~leaving->loop->ascii[1];
     int32_t target = DEAD;
     if (leaving->stays && (target = state_after(work->states, leaving->state, &leaving->opened, byte)) < 0) return -1;
-    int plain = !(leaving->within & ~PLAIN);
+    int plain = !(leaving->within & ~PLAIN) || leaving->loop->returns;
     if (plain && leaving->stays && target == DEAD) return 0;
     for (int32_t i = known->exits_of[byte]; i < known->exits_of[byte + 1]; i++) {
         const Exit *exit = &known->exits[i];
-        if ((exit->ascii[0] & low) | (exit->ascii[1] & high)) continue;
-        if (!(exit->within & leaving->within) || !has_byte(leaving->first, exit->first)) continue;
-        if (exit->characters > leaving->most) continue;
+        if (!is_way(exit, leaving) || exit->characters > leaving->most) continue;
         const Node *node = &work->tree->nodes[exit->place];
         int32_t after = left_to(work, leaving, exit, byte, target);
         if (after < 0) return -1;
@@ -112,13 +129,13 @@ static int leave_by(Work *work, const Leaving *leaving, int byte) {
     return 0;
 }
 
-// The tokens that begin with one of the bytes `first` and are read from `state`, but for `skip` bytes, which has a
-// loop. 0: they are not told so.
-static int go_round(Work *work, int32_t state, int skip, const Bytes *first, const Loop *loop) {
+// The tokens that begin with one of the bytes `first` and are read from `state`, which has a loop, but for their first
+// character. 0: they are not told so.
+static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *loop) {
     Known *known = work->known;
     int usual = loop->usual >= 0 ? loop->usual : work->tree->usual.count;
-    int64_t most = loop->times < 0 ? INT32_MAX : (int64_t)loop->times + skip;
-    int32_t exits = 0, nodes = nodes_below(work, first);
+    int64_t most = loop->times < 0 ? INT32_MAX : (int64_t)loop->times + 1;
+    int32_t exits = 0, nodes = nodes_below(work, first), far = 0;
     for (int b = first_in(&loop->leaving, 0); b < 256; b = first_in(&loop->leaving, b + 1))
         exits += known->exits_of[b + 1] - known->exits_of[b];
     if (exits > EXITS_A_NODE * (int64_t)nodes) return 0;
@@ -131,18 +148,20 @@ static int go_round(Work *work, int32_t state, int skip, const Bytes *first, con
     const uint8_t *tokens = class->tokens;
     if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX)) {
         unite_common(work->bits, beginning, tokens, tokens, known->bytes);
-    } else if (!loop->alone || most > MOST_COUNTED || known->longest == UINT16_MAX) {
+    } else if ((!loop->alone && most < MANY) || most > MOST_COUNTED || known->longest == UINT16_MAX) {
         return 0;
     } else {
         unite_common(work->bits, beginning, tokens, known->up_to[most], known->bytes);
+        far = !loop->alone;
     }
-    Leaving leaving = {loop, first, state, skip, most > INT32_MAX ? INT32_MAX : (int32_t)most,
+    Leaving leaving = {loop, first, state, most > INT32_MAX ? INT32_MAX : (int32_t)most,
                        (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), 0, {NULL, NULL}, {NULL, NULL}};
     if (open_state(work->states, state, &leaving.opened) < 0) return -1;
     if (loop->after >= 0 && open_state(work->states, loop->after, &leaving.after) < 0) return -1;
-    if (skip && loop->after < 0 && (leaving.stays = stays(work, state, &leaving.opened, loop)) < 0) return -1;
+    if (loop->after < 0 && (leaving.stays = stays(work, state, &leaving.opened, loop)) < 0) return -1;
     for (int b = first_in(&loop->leaving, 0); b < 256; b = first_in(&loop->leaving, b + 1))
         if (leave_by(work, &leaving, b) < 0) return -1;
+    if (far && walk_far(work, &leaving) < 0) return -1;
     return 1;
 }
 
@@ -151,7 +170,7 @@ static int fill_after(Work *work, int32_t state, const Bytes *first, int32_t tar
     Loop loop;
     if (nodes_below(work, first) > SMALL) {
         int found = find_loop(work->states, &work->tree->usual, target, &loop);
-        if (found > 0) found = go_round(work, target, 1, first, &loop);
+        if (found > 0) found = go_round(work, target, first, &loop);
         if (found) return found < 0 ? -1 : 0;
     }
     return walk_roots(work, state, first);
@@ -162,9 +181,11 @@ static int fill_beyond(Work *work, int32_t state, const Bytes *first) {
     static const Bytes beyond = {{0, 0, ~(uint64_t)0, ~(uint64_t)0}};
     Loop loop;
     if (first_in(first, 0) == 256) return 0;
-    int found = find_loop(work->states, &work->tree->usual, state, &loop);
-    if (found > 0 && loop.usual < 0) found = 0;
-    if (found > 0) found = go_round(work, state, 0, &beyond, &loop);
+    int32_t after;
+    int usual = find_beyond(work->states, &work->tree->usual, state, &after);
+    int found = usual < -1 ? -1 : usual < 0 ? 0 : find_loop(work->states, &work->tree->usual, after, &loop);
+    if (found > 0 && loop.usual != usual) found = 0;
+    if (found > 0) found = go_round(work, after, &beyond, &loop);
     return found < 0 ? -1 : found ? 0 : walk_roots(work, state, first);
 }
 

@@ -30,6 +30,7 @@
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
 #define MOST_COUNTED 127
+#define MANY 24  // characters
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
 
@@ -232,6 +233,7 @@ typedef struct {
     uint64_t ascii[2];
     int usual;      // -1: none beyond ASCII
     int32_t times;  // how many it reads at most; -1 without an end
+    int returns;    // one more of them leads to the same state, where nothing else reads it
     int whole;      // it has all characters that are read so
     int alone;      // nothing else that the state reads on the way reads one of them
     Bytes leaving;  // what may be read after some of them and does not belong to the class
@@ -239,6 +241,7 @@ typedef struct {
 } Loop;
 
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop);  // 1: there is one; -1: an exception
+int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after);
 
 // -- walk.c -----------------------------------------------------------------------------------------------------
 
@@ -306,6 +309,8 @@ struct Known {
     int32_t longest;
     Exit *exits;
     int32_t exits_of[257];     // where those of a byte begin
+    Exit *far;                 // nodes that begin a character, after many others: by how many
+    int32_t far_of[MOST_COUNTED + 2];
     Class classes[MOST_CLASSES];
     int class_count;
     struct {
