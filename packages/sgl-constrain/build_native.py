@@ -27,7 +27,7 @@ def build(folder: str | Path, flags: Sequence[str] = ()) -> Path:
     compiler = shlex.split(sysconfig.get_config_var("CC") or "cc")
     link = ["-bundle", "-undefined", "dynamic_lookup"] if sys.platform == "darwin" else ["-shared"]
     include = f"-I{sysconfig.get_path('include')}"
-    options = ["-std=c11", "-O2", "-fPIC", "-fvisibility=hidden", *link, include, *flags]
+    options = ["-std=c11", "-O3", "-fPIC", "-fvisibility=hidden", *link, include, *flags]
     sources = sorted(map(str, SOURCES.glob("*.c")))
     subprocess.run([*compiler, *options, *sources, "-o", str(made)], check=True)
     return made

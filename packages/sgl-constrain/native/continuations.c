@@ -6,6 +6,8 @@
 #include "native.h"
 
 // OPTIONS without any: no string. WORD is described for all its rests at once: they become WORDS.
+#define EMPTY 1  // the expression
+
 enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD };
 
 struct Expression {
@@ -42,7 +44,7 @@ static size_t slot_of(const Continuations *self, int32_t expression, int32_t res
 }
 
 // The number of a continuation, or -1 with an exception. `rest` must be one.
-static int32_t then(Continuations *self, int32_t expression, int32_t rest) {
+int32_t then(Continuations *self, int32_t expression, int32_t rest) {
     if (self->slot_count) {
         int32_t known = self->slots[slot_of(self, expression, rest)];
         if (known) return known;
@@ -150,9 +152,26 @@ static int describe(Continuations *self, int32_t expression) {
     return failed;
 }
 
+int character_of(Continuations *self, int32_t expression, int64_t *head) {
+    if (describe(self, expression) < 0) return -1;
+    const Expression *node = &self->expressions[expression];
+    if (node->kind != CHARACTER) return 0;
+    *head = node->numbers[0];
+    return 1;
+}
+
 static int follow(Continuations *self, Numbers *pending, int32_t expression, int32_t rest) {
     int32_t number = then(self, expression, rest);
     return number < 0 ? -1 : push(pending, number);
+}
+
+// What is left of a continuation that begins with a repetition after one time, or -1 with an exception.
+int32_t once_less(Continuations *self, int32_t continuation) {
+    int32_t expression = self->all[continuation].expression, rest = self->all[continuation].rest;
+    if (describe(self, expression) < 0) return -1;
+    const Expression node = self->expressions[expression];
+    if (node.kind != REPEAT) return 0;
+    return node.numbers[2] == EMPTY ? rest : then(self, node.numbers[2], rest);
 }
 
 // One step from a continuation. 1: it has an expression that only Python can read.
@@ -166,12 +185,12 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
         case SEQUENCE:
             for (int32_t i = node.count - 1; i >= 0 && rest >= 0; i--) rest = then(self, numbers[i], rest);
             return rest < 0 ? -1 : push(pending, rest);
-        case OPTIONS:  // 0: the empty one, which `describe` writes as expression 1
+        case OPTIONS:  
             for (int32_t i = 0; i < node.count && !failed; i++)
-                failed = numbers[i] == 1 ? push(pending, rest) : follow(self, pending, numbers[i], rest);
+                failed = numbers[i] == EMPTY ? push(pending, rest) : follow(self, pending, numbers[i], rest);
             return failed;
         case REPEAT: {  // body, may it be left out, what is left of the repetition after one time
-            int32_t after = numbers[2] == 1 ? rest : then(self, numbers[2], rest);
+            int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
             if (after < 0 || follow(self, pending, numbers[0], after) < 0) return -1;
             return numbers[1] ? push(pending, rest) : 0;
         }

@@ -23,6 +23,14 @@
 #define MOST_STATES (1 << 24)
 #define PRODUCTS ((int64_t)1 << 30)  // heads from here on are those of products
 #define REST 0xFFFFFFFF              // of an item: its continuation; the head stands above
+#define DEAD 0
+#define DONE 1
+#define ACCEPT 0  // the item that says that the text may end
+#define MOST_USUAL 6
+#define MOST_CLASSES 64
+#define MOST_BEGINNINGS 32
+#define MOST_COUNTED 127
+#define MANY 24  // characters
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
 
@@ -79,8 +87,11 @@ typedef struct {
     unsigned steps;
 } Continuations;
 
+int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an exception
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
 int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
+int32_t once_less(Continuations *self, int32_t continuation);
+int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
 
 // -- states.c ---------------------------------------------------------------------------------------------------
 
@@ -88,10 +99,25 @@ typedef struct {
     uint64_t words[4];
 } Bytes;  // a set of bytes
 
-typedef struct States States;
+typedef struct {
+    Bytes bytes;
+    uint64_t code;  // (head after it << 1 | complete) << 32
+} Edge;
 
-typedef struct Part Part;
-typedef struct Taken Taken;
+typedef struct {
+    Edge *all;
+    int32_t count;
+} Edges;
+
+typedef struct {
+    int32_t place;  // of the item, among those with a head
+    uint64_t code;
+} Taken;
+
+typedef struct {
+    Bytes bytes;
+    int32_t first, count;  // in `taken`
+} Part;
 
 // Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state.
 typedef struct {
@@ -108,9 +134,200 @@ typedef struct {
     int32_t *targets;  // by part; -1: not made yet
 } Opened;
 
+typedef struct {
+    int32_t least, most;  // most: -1 without an end
+} Count;
+
+typedef struct {
+    int32_t skeleton;  // -1: not known yet
+    int32_t count;
+    Count *counts;  // innermost first
+} Shape;
+
+typedef struct {
+    int32_t body;  // -1: no repetition; -2: not asked for yet
+    Count count;
+} Repetition;
+
+enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
+
+typedef struct {
+    PyObject_HEAD
+    Continuations *continuations;
+    PyObject *list;  // of tuples of items, which is appended to
+    PyObject *ask[QUESTIONS];
+    Pool items;  // by state
+    Opened *opened;
+    PyObject **moves;  // NULL: not asked for yet; they hold numbers only
+    Pool heads;  // of states, and the plan of each
+    Plan **plans;
+    Pool taken;  // edges taken, with the continuations after them; and the state after each
+    int32_t *targets;
+    Pool known;  // heads, one by one; and the edges of each
+    Edges *edges;
+    Pool skeletons;
+    Shape *shapes;            // by continuation
+    Repetition *repetitions;  // by expression
+    Py_ssize_t opened_count, move_count, plan_count, target_count, edge_count, shape_count, repetition_count;
+    Pool products;  // (both, left, right)
+    int64_t *distances, *lengths;  // of products, to a completion; of continuations
+    Py_ssize_t distance_count, length_count;
+    int64_t farthest;
+    int32_t everything;
+    int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
+    Py_ssize_t uncounted_count;
+    Py_ssize_t held, most_states, most_held;
+    unsigned added;
+} States;
+
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
+
+int32_t number(States *self, Numbers *items);  // of the state with these items, which may change; -1: an exception
 int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
-int open_state(States *self, int32_t state, Opened *opened);
+int know_plan(States *self, int32_t state);
 int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
+int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
+int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
+int counts_of(States *self, int32_t expression, Repetition *found);
+int32_t state_then(States *self, int32_t continuation);               // that begins with it; -1: an exception
+int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
+
+static inline int open_state(States *self, int32_t state, Opened *opened) {
+    if (self->opened[state].plan == NULL && know_plan(self, state) < 0) return -1;
+    *opened = self->opened[state];
+    return 0;
+}
+
+// The state after a byte, or -1 with an exception. The state is open.
+static inline int32_t state_after(States *self, int32_t state, const Opened *opened, int byte) {
+    int16_t part = opened->plan->part_of[byte];
+    if (part < 0) return DEAD;
+    int32_t target = opened->targets[part];
+    return target >= 0 ? target : make_target(self, state, part);
+}
+
+// -- products.c -------------------------------------------------------------------------------------------------
+
+int product_edges(States *self, int64_t head, Edges *edges);
+int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+PyObject *states_product(PyObject *object, PyObject *given);
+PyObject *states_product_head(PyObject *object, PyObject *args);
+PyObject *states_is_live(PyObject *object, PyObject *given);
+PyObject *states_farthest(PyObject *object, PyObject *ignored);
+PyObject *states_everything(PyObject *object, PyObject *given);
+
+// -- unbounded.c ------------------------------------------------------------------------------------------------
+
+PyObject *states_unbounded(PyObject *object, PyObject *const *args, Py_ssize_t count);
+
+// -- loops.c ----------------------------------------------------------------------------------------------------
+
+// The usual classes beyond ASCII, by number: their edges.
+typedef struct {
+    Edges edges[MOST_USUAL];
+    int count;
+} Usual;
+
+// A class of characters that a state reads over and over: ASCII characters, and beyond them those of a usual class.
+typedef struct {
+    uint64_t ascii[2];
+    int usual;      // -1: none beyond ASCII
+    int32_t times;  // how many it reads at most; -1 without an end
+    int returns;    // one more of them leads to the same state, where nothing else reads it
+    int whole;      // it has all characters that are read so
+    int alone;      // nothing else that the state reads on the way reads one of them
+    Bytes leaving;  // what may be read after some of them and does not belong to the class
+    int32_t least, after;  // after that many characters all else that is read is what state `after` reads; -1: no
+} Loop;
+
+int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop);  // 1: there is one; -1: an exception
+int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after);
+
+// -- walk.c -----------------------------------------------------------------------------------------------------
+
+typedef struct {
+    int32_t token;  // or -1
+    int32_t size;   // of the subtree: the nodes to skip when nothing in it can be reached
+    int32_t depth;  // 0 for roots
+    uint8_t byte;
+} Node;
+
+typedef struct Known Known;
+
+typedef struct {
+    PyObject_HEAD
+    Node *nodes;     // depth first: a walk goes through memory once, forwards
+    int32_t *pairs;  // alias, aliased, alias, ...
+    int32_t count, roots, depth, size;
+    Py_ssize_t aliases;
+    Usual usual;
+    uint16_t *tables[MOST_USUAL];  // of the usual classes: [states, 256], how characters are read
+    Known *known;                  // NULL until it is asked for
+} Tree;
+
+// Where a walk is: the state in which a node was reached, for each level above; opened when a node below it is met.
+typedef struct {
+    Opened opened;
+    int32_t state;
+} Level;
+
+int descend(States *states, const Tree *tree, Level *levels, int32_t state, int32_t place, int32_t end, uint8_t *bits);
+
+// -- known.c ----------------------------------------------------------------------------------------------------
+
+#define PLAIN 0x80  // of `within`: ASCII only
+
+// A node, and what stands on the way to it: after the `first` byte, ASCII characters among which its own byte is
+// not. `within`: the usual classes that have all others of the way, as bits. characters: of the whole way.
+typedef struct {
+    uint64_t ascii[2];
+    int32_t place;
+    uint16_t characters;
+    uint8_t first, within;
+} Exit;
+
+typedef struct {
+    uint64_t ascii[2];
+    int usual;
+    int32_t longest;   // characters of a token
+    uint8_t *tokens;
+} Class;
+
+struct Known {
+    Py_ssize_t bytes;  // of a mask
+    int32_t root[256];   // the place of each, -1: none
+    int32_t *parent;     // by place; -1 for roots
+    int32_t *ordered;    // tokens, by place
+    int32_t from[257];   // in `ordered`, by first byte
+    uint8_t *first[256];       // the tokens that begin with a byte; NULL: they are few
+    int32_t *containing;       // by byte, the tokens in which it stands behind another;
+    int32_t contained[129];    // where those of a byte begin
+    uint8_t *contains[128];    // the same as a mask; NULL: they are few
+    uint8_t *block[8];         // tokens with one of 16 such bytes
+    uint8_t *usual[MOST_USUAL + 1];  // tokens of ASCII and of the class beyond it; the last: of ASCII only
+    uint8_t *up_to[MOST_COUNTED + 1];  // tokens of up to 0, 1, ... characters
+    int32_t longest;
+    Exit *exits;
+    int32_t exits_of[257];     // where those of a byte begin
+    Exit *far;                 // nodes that begin a character, after many others: by how many
+    int32_t far_of[MOST_COUNTED + 2];
+    Class classes[MOST_CLASSES];
+    int class_count;
+    struct {
+        Bytes bytes;
+        uint8_t *tokens;
+    } beginnings[MOST_BEGINNINGS];
+    int beginning_count;
+};
+
+int know(Tree *tree);
+void forget(Known *known);
+const Class *class_of(Known *known, const uint64_t *ascii, int usual);  // tokens of it after their first byte
+const uint8_t *beginning_with(Known *known, const Bytes *bytes);        // bytes below 0x80, or all others
+
+// -- masks.c ----------------------------------------------------------------------------------------------------
+
+int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits);
 
 // -- the types --------------------------------------------------------------------------------------------------
 
@@ -120,8 +337,24 @@ typedef struct {
 
 extern PyType_Spec tree_spec, continuations_spec, states_spec;
 
+static inline int has_byte(const Bytes *bytes, int b) { return bytes->words[b >> 6] >> (b & 63) & 1; }
+
+static inline void put(Bytes *bytes, int b) { bytes->words[b >> 6] |= (uint64_t)1 << (b & 63); }
+
+// The first byte of a set from `b` on; 256 when there is none.
+static inline int first_in(const Bytes *bytes, int b) {
+    while (b < 256) {
+        uint64_t rest = bytes->words[b >> 6] >> (b & 63);
+        if (rest) return b + __builtin_ctzll(rest);
+        b = (b | 63) + 1;
+    }
+    return 256;
+}
+
 static inline int has_bit(const uint8_t *bits, int32_t i) { return bits[i >> 3] >> (i & 7) & 1; }
 
 static inline void set_bit(uint8_t *bits, int32_t i) { bits[i >> 3] |= (uint8_t)(1u << (i & 7)); }
+
+static inline void clear_bit(uint8_t *bits, int32_t i) { bits[i >> 3] &= (uint8_t)~(1u << (i & 7)); }
 
 #endif

@@ -2,81 +2,18 @@
 // States: what can be read next, as a sorted sequence of items; and the states after them, made one at a time when
 // they are first needed. A state's plan says which edges of its items are taken on which bytes.
 //
-// Python is asked for the edges of a head, the items of a product, the counts of a repetition, for what is left of
-// more than two items that differ in counts only, and, now and then and before a limit is passed, whether one more
-// state is admitted.
+// Python is asked for the edges of a head, the counts of a repetition, for what is left of more than two items that
+// differ in counts only, and, now and then and before a limit is passed, whether one more state is admitted.
 
 #include "native.h"
 
-#define DEAD 0
-#define DONE 1
-#define ACCEPT 0            // the item that says that the text may end
 #define UNMADE (-1)         // instead of a target
 #define COUNTS_COMPARED 8   // counts further out in a continuation must be equal for items to be compared
 #define OPAQUE_SKELETON 0   // stands for a whole continuation in a skeleton
 #define ADMITTED_AT_ONCE 64 // states between two questions whether more are admitted
 
-typedef struct {
-    Bytes bytes;
-    uint64_t code;  // (head after it << 1 | complete) << 32
-} Edge;
-
-typedef struct {
-    Edge *all;
-    int32_t count;
-} Edges;
-
-struct Taken {
-    int32_t place;  // of the item, among those with a head
-    uint64_t code;
-};
-
-struct Part {
-    Bytes bytes;
-    int32_t first, count;  // in `taken`
-};
-
-typedef struct {
-    int32_t least, most;  // most: -1 without an end
-} Count;
-
-typedef struct {
-    int32_t skeleton;  // -1: not known yet
-    int32_t count;
-    Count *counts;  // innermost first
-} Shape;
-
-typedef struct {
-    int32_t body;  // -1: no repetition; -2: not asked for yet
-    Count count;
-} Repetition;
-
-enum { EDGES, PRODUCT_ITEMS, CLOSURE, COUNTS, WIDEST, ADMIT, QUESTIONS };
-
-struct States {
-    PyObject_HEAD
-    Continuations *continuations;
-    PyObject *list;  // of tuples of items, which is appended to
-    PyObject *ask[QUESTIONS];
-    Pool items;  // by state
-    Opened *opened;
-    PyObject **moves;  // NULL: not asked for yet; they hold numbers only
-    Pool heads;  // of states without products, and the plan of each
-    Plan **plans;
-    Pool taken;  // edges taken, with the continuations after them; and the state after each
-    int32_t *targets;
-    Pool known;  // heads, one by one; and the edges of each
-    Edges *edges;
-    Pool skeletons;
-    Shape *shapes;            // by continuation
-    Repetition *repetitions;  // by expression
-    Py_ssize_t opened_count, move_count, plan_count, target_count, edge_count, shape_count, repetition_count;
-    Py_ssize_t held, most_states, most_held;
-    unsigned added;
-};
-
 // `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
-static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
     if (count <= *room) return array;
     Py_ssize_t more = *room ? *room : 32;
     while (more < count) more *= 2;
@@ -88,18 +25,6 @@ static void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size)
 }
 
 // -- sets of bytes ----------------------------------------------------------------------------------------------
-
-// The first byte of a set from `b` on; 256 when there is none.
-static int first_in(const Bytes *bytes, int b) {
-    while (b < 256) {
-        uint64_t rest = bytes->words[b >> 6] >> (b & 63);
-        if (rest) return b + __builtin_ctzll(rest);
-        b = (b | 63) + 1;
-    }
-    return 256;
-}
-
-static void put(Bytes *bytes, int b) { bytes->words[b >> 6] |= (uint64_t)1 << (b & 63); }
 
 static uint64_t little_endian(const unsigned char *bytes) {
     uint64_t value = 0;
@@ -137,29 +62,40 @@ static int set_of(PyObject *number, Bytes *bytes) {
 
 // -- plans ------------------------------------------------------------------------------------------------------
 
-// The place of a head's edges in `edges`, or -1 with an exception.
-static int32_t edges_of(States *self, int64_t head) {
-    int32_t place = pool_find(&self->known, &head, 1);
-    if (place >= 0) return place;
-    PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
-    if (answer == NULL) return -1;
-    char *packed;
+int read_edges(PyObject *packed, Edges *edges) {
+    char *bytes;
     Py_ssize_t length;
-    Edge *edges = NULL;
-    if (PyBytes_AsStringAndSize(answer, &packed, &length) < 0) goto done;
+    if (PyBytes_AsStringAndSize(packed, &bytes, &length) < 0) return -1;
     if (length % 40 != 0 || length > 40 * 256) {
         PyErr_SetString(PyExc_ValueError, "edges must be told in 40 bytes each");
-        goto done;
+        return -1;
     }
-    edges = malloc((size_t)(length / 40 + 1) * sizeof(Edge));
-    if (edges == NULL) {
+    *edges = (Edges){malloc((size_t)(length / 40 + 1) * sizeof(Edge)), (int32_t)(length / 40)};
+    if (edges->all == NULL) {
         PyErr_NoMemory();
-        goto done;
+        return -1;
     }
-    for (Py_ssize_t i = 0; i < length / 40; i++) {
-        const unsigned char *edge = (const unsigned char *)packed + 40 * i;
-        for (int w = 0; w < 4; w++) edges[i].bytes.words[w] = little_endian(edge + 8 * w);
-        edges[i].code = little_endian(edge + 32) << 32;
+    for (int32_t i = 0; i < edges->count; i++) {
+        const unsigned char *edge = (const unsigned char *)bytes + 40 * i;
+        for (int w = 0; w < 4; w++) edges->all[i].bytes.words[w] = little_endian(edge + 8 * w);
+        edges->all[i].code = little_endian(edge + 32) << 32;
+    }
+    return 0;
+}
+
+// The place of a head's edges in `edges`, or -1 with an exception.
+int32_t edges_of(States *self, int64_t head) {
+    int32_t place = pool_find(&self->known, &head, 1);
+    if (place >= 0) return place;
+    Edges edges = {0};
+    if (head >= PRODUCTS) {
+        if (product_edges(self, head, &edges) < 0) return -1;
+    } else {
+        PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
+        if (answer == NULL) return -1;
+        int wrong = read_edges(answer, &edges);
+        Py_DECREF(answer);
+        if (wrong) return -1;
     }
     place = pool_find(&self->known, &head, 1);
     if (place >= 0) goto done;  // it was asked for meanwhile
@@ -168,12 +104,11 @@ static int32_t edges_of(States *self, int64_t head) {
     self->edges = more;
     place = pool_add(&self->known, &head, 1);
     if (place >= 0) {
-        self->edges[place] = (Edges){edges, (int32_t)(length / 40)};
-        edges = NULL;
+        self->edges[place] = edges;
+        edges.all = NULL;
     }
 done:
-    free(edges);
-    Py_DECREF(answer);
+    free(edges.all);
     return place;
 }
 
@@ -263,6 +198,38 @@ static Plan *plan_of_drafts(Drafts *drafts) {
     return plan;
 }
 
+// Of one head: its edges are disjoint.
+static Plan *plan_of_edges(const Edges *edges) {
+    Plan *plan = calloc(1, sizeof(Plan));
+    if (plan == NULL) return (Plan *)PyErr_NoMemory();
+    plan->count = edges->count;
+    plan->parts = calloc((size_t)plan->count + 1, sizeof(Part));
+    plan->taken = malloc(((size_t)plan->count + 1) * sizeof(Taken));
+    if (plan->parts == NULL || plan->taken == NULL) {
+        plan_free(plan);
+        return (Plan *)PyErr_NoMemory();
+    }
+    memset(plan->part_of, -1, sizeof plan->part_of);
+    for (int32_t e = 0; e < edges->count; e++) {
+        const Bytes *bytes = &edges->all[e].bytes;
+        plan->parts[e] = (Part){*bytes, e, 1};
+        plan->taken[e] = (Taken){0, edges->all[e].code};
+        for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1)) plan->part_of[b] = (int16_t)e;
+        for (int w = 0; w < 4; w++) plan->begins.words[w] |= bytes->words[w];
+    }
+    return plan;
+}
+
+static int are_disjoint(const Edges *edges) {
+    Bytes met = {{0}};
+    for (int32_t e = 0; e < edges->count; e++)
+        for (int w = 0; w < 4; w++) {
+            if (met.words[w] & edges->all[e].bytes.words[w]) return 0;
+            met.words[w] |= edges->all[e].bytes.words[w];
+        }
+    return 1;
+}
+
 // Cut the bytes that `heads` read into parts on which the same edges are taken.
 static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count) {
     Drafts drafts = {0};
@@ -273,6 +240,7 @@ static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count)
         int32_t place = edges_of(self, heads[i]);
         if (place < 0) goto done;
         const Edges edges = self->edges[place];
+        if (count == 1 && are_disjoint(&edges)) return plan_of_edges(&edges);
         for (int32_t e = 0; e < edges.count; e++)
             if (cut(&drafts, &edges.all[e], (int32_t)i, number++) < 0) goto done;
     }
@@ -282,7 +250,7 @@ done:
     return plan;
 }
 
-// The plan of some heads, shared by all states that have them; with products there is one for each state.
+// The plan of some heads, shared by all states that have them.
 static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
     int32_t place = pool_find(&self->heads, heads, count);
     if (place >= 0) return self->plans[place];
@@ -301,11 +269,7 @@ static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
     return place < 0 ? NULL : self->plans[place];  // it was made meanwhile
 }
 
-static int has_product(const Sequence *items) {
-    return items->count && items->values[items->count - 1] >> 32 >= PRODUCTS;
-}
-
-static int know_plan(States *self, int32_t state) {
+int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
     int32_t first = items.count && items.values[0] == ACCEPT, count = state == DONE ? 0 : items.count - first;
@@ -315,14 +279,12 @@ static int know_plan(States *self, int32_t state) {
         return -1;
     }
     for (int32_t i = 0; i < count; i++) heads[i] = items.values[first + i] >> 32;
-    int own = has_product(&items);
-    Plan *plan = own ? plan_of_heads(self, heads, count) : shared_plan(self, heads, count);
+    Plan *plan = shared_plan(self, heads, count);
     free(heads);
     int32_t *targets = plan == NULL ? NULL : malloc(((size_t)plan->count + 1) * sizeof(int32_t));
     int met = self->opened[state].plan != NULL;  // it was opened meanwhile
     if (targets == NULL || met) {
         if (plan != NULL && targets == NULL) PyErr_NoMemory();
-        if (own) plan_free(plan);
         int failed = targets == NULL;
         free(targets);
         return failed ? -1 : 0;
@@ -335,7 +297,7 @@ static int know_plan(States *self, int32_t state) {
 // -- items that another one makes superfluous, as `covering` has it ---------------------------------------------
 
 // A repetition's body and counts, or -1 for other expressions; those with larger counts are not compared.
-static int counts_of(States *self, int32_t expression, Repetition *found) {
+int counts_of(States *self, int32_t expression, Repetition *found) {
     if (expression < self->repetition_count && self->repetitions[expression].body != -2) {
         *found = self->repetitions[expression];
         return 0;
@@ -521,7 +483,7 @@ static int check_items(const States *self, const Numbers *items) {
 }
 
 // The number of the state with these items, or -1 with an exception. They are put in order, and may become fewer.
-static int32_t number(States *self, Numbers *items) {
+int32_t number(States *self, Numbers *items) {
     if (check_items(self, items) < 0) return -1;
     sort_distinct(items);
     if (items->count > 1 && (uncover(self, items) < 0 || check_items(self, items) < 0)) return -1;
@@ -555,12 +517,16 @@ static int32_t number(States *self, Numbers *items) {
     return state;
 }
 
-static int push_asked(States *self, int question, long long one, long long other, Numbers *items) {
-    PyObject *answer = question == CLOSURE ? PyObject_CallFunction(self->ask[question], "L", one)
-                                           : PyObject_CallFunction(self->ask[question], "LL", one, other);
-    if (answer == NULL) return -1;
-    int failed = push_all(items, answer);
-    Py_DECREF(answer);
+int push_items(States *self, int32_t continuation, Numbers *items) {
+    int failed = find_items(self->continuations, continuation);
+    if (failed > 0) {
+        PyObject *answer = PyObject_CallFunction(self->ask[CLOSURE], "i", (int)continuation);
+        failed = answer == NULL || push_all(items, answer) < 0 ? -1 : 0;
+        Py_XDECREF(answer);
+        return failed;
+    }
+    const Continuation known = self->continuations->all[continuation];
+    for (int32_t i = 0; i < known.count && !failed; i++) failed = push(items, known.items[i]);
     return failed;
 }
 
@@ -571,22 +537,21 @@ static int items_after(States *self, const Numbers *taken, Numbers *items) {
         int64_t rest = (int64_t)(code & REST), head = (int64_t)(code >> 33);
         int failed = 0;
         if (head >= PRODUCTS) {
-            failed = push_asked(self, PRODUCT_ITEMS, head, rest, items);
+            failed = push_product(self, head, (int32_t)rest, items);
         } else if (head) {
             failed = push(items, head << 32 | rest);
         }
-        if (!failed && code >> 32 & 1) {
-            failed = find_items(self->continuations, (int32_t)rest);
-            if (failed > 0) {
-                failed = push_asked(self, CLOSURE, rest, 0, items);
-            } else if (!failed) {
-                const Continuation known = self->continuations->all[rest];
-                for (int32_t j = 0; j < known.count && !failed; j++) failed = push(items, known.items[j]);
-            }
-        }
+        if (!failed && code >> 32 & 1) failed = push_items(self, (int32_t)rest, items);
         if (failed) return -1;
     }
     return 0;
+}
+
+int32_t state_then(States *self, int32_t continuation) {
+    Numbers items = {0};
+    int32_t state = push_items(self, continuation, &items) < 0 ? -1 : number(self, &items);
+    free(items.values);
+    return state;
 }
 
 static int remember(States *self, const Numbers *taken, int32_t target) {
@@ -624,12 +589,6 @@ done:
     free(taken.values);
     free(items.values);
     return target;
-}
-
-int open_state(States *self, int32_t state, Opened *opened) {
-    if (know_plan(self, state) < 0) return -1;
-    *opened = self->opened[state];
-    return 0;
 }
 
 // -- what Python may ask ----------------------------------------------------------------------------------------
@@ -737,11 +696,11 @@ static PyObject *states_held(PyObject *object, PyObject *ignored) {
 static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *continuations, *list, *ask[QUESTIONS];
     Py_ssize_t most_states, most_held;
-    static char *names[] = {"continuations", "states", "edges",       "product_items", "closure", "counts",
-                            "widest",        "admit",  "most_states", "most_held",     NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOnn:States", names, &continuations, &PyList_Type, &list,
-                                     &ask[EDGES], &ask[PRODUCT_ITEMS], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST],
-                                     &ask[ADMIT], &most_states, &most_held))
+    static char *names[] = {"continuations", "states", "edges", "closure", "counts", "widest",
+                            "admit", "shortest", "distance", "uncounted", "most_states", "most_held", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOOOnn:States", names, &continuations, &PyList_Type, &list,
+                                     &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
+                                     &ask[SHORTEST], &ask[DISTANCE], &ask[UNCOUNTED], &most_states, &most_held))
         return NULL;
     int callable = 1;
     for (int i = 0; i < QUESTIONS; i++) callable &= PyCallable_Check(ask[i]);
@@ -758,6 +717,7 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
     self->most_states = most_states;
     self->most_held = most_held;
+    self->everything = -1;
     self->opened = grown(NULL, &self->opened_count, 2, sizeof(Opened));
     self->moves = grown(NULL, &self->move_count, 2, sizeof(PyObject *));
     int64_t no_item = -1;  // so that DONE is not found by its items
@@ -786,7 +746,6 @@ static void states_dealloc(PyObject *object) {
     Py_CLEAR(self->list);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
     for (Py_ssize_t i = 0; i < self->items.count; i++) {
-        if (has_product(&self->items.all[i])) plan_free(self->opened[i].plan);
         free(self->opened[i].targets);
         Py_XDECREF(self->moves[i]);
     }
@@ -800,6 +759,10 @@ static void states_dealloc(PyObject *object) {
     free(self->edges);
     free(self->shapes);
     free(self->repetitions);
+    free(self->distances);
+    free(self->lengths);
+    free(self->uncounted);
+    pool_drop(&self->products);
     pool_drop(&self->items);
     pool_drop(&self->heads);
     pool_drop(&self->taken);
@@ -816,11 +779,18 @@ static PyMethodDef states_methods[] = {
     {"moves", states_moves, METH_O, "moves(state): disjoint (set of bytes, state after them)."},
     {"moves_on", (PyCFunction)(void (*)(void))states_moves_on, METH_FASTCALL,
      "moves_on(state, among): the same for those bytes that are among a set."},
+    {"product", states_product, METH_O, "product(head): (both, left, right)."},
+    {"product_head", states_product_head, METH_VARARGS, "product_head(both, left, right)."},
+    {"is_live", states_is_live, METH_O, "is_live(head): can the product finish after at least one more byte?"},
+    {"farthest", states_farthest, METH_NOARGS, "farthest(): the most bytes that a product needed to finish."},
+    {"everything", states_everything, METH_O, "everything(state): it reads any text."},
+    {"unbounded", (PyCFunction)(void (*)(void))states_unbounded, METH_FASTCALL,
+     "unbounded(state, most): a state that does not count beyond `most`; None where there are products."},
     {"held", states_held, METH_NOARGS, "held(): how many items all states have together."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot states_slots[] = {
-    {Py_tp_doc, "States(continuations, states, edges, product_items, closure, counts, widest, admit, most_states, "
+    {Py_tp_doc, "States(continuations, states, edges, closure, counts, widest, admit, shortest, distance, uncounted, most_states, "
                 "most_held): states by number; `states` is appended to."},
     {Py_tp_new, states_new},
     {Py_tp_dealloc, states_dealloc},

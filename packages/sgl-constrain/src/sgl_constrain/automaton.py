@@ -73,7 +73,8 @@ class Automaton:
         self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
-        self.table = self._states() if self._twin is None else self._twin_states(self._twin)
+        self._twin_table = None if self._twin is None else self._twin_states(self._twin)
+        self.table = self._twin_table or self._states()
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
         self.moves_on, self.begins = self.table.moves_on, self.table.begins
         self._readings = Readings(expressions, self._continuations, self._closure, self._number)
@@ -85,6 +86,8 @@ class Automaton:
         self._relaxed_continuations: dict[int, tuple[int, int]] = {_END: (_END, FAR)}
         self._shortest: dict[int, int] = {_END: 0}
         self._everything = self._start_of(expressions.any_string)
+        if self._twin_table is not None:
+            self._twin_table.everything(self._everything)
         if not pruned:
             with judge(expressions) as is_empty:
                 root = prune(expressions, root, is_empty)
@@ -188,6 +191,10 @@ class Automaton:
         The second number is a condition, which is known to hold only when those texts have been read: that no
         completion is `farther` than that. If one is, ask again without `products`.
         """
+        if self._twin_table is not None:
+            found = self._twin_table.unbounded(state, most)
+            if found is not None:
+                return found, FAR
         if most != self._unbounded_from:
             self._unbounded_from, self._unbounded = most, {_END: _END}
         items: set[int] = set()
@@ -203,10 +210,27 @@ class Automaton:
         unchanged = slack == FAR and items == set(self.states[state])
         return (state if unchanged else self._number(items)), slack
 
+    def without_exceptions(self, state: int) -> int:
+        """A state that reads everything that this one reads, and what products take away from it."""
+        items = self.states[state]
+        if not items or items[-1] >> 32 < PRODUCTS:
+            return state
+        kept: set[int] = set()
+        pending = list(items)
+        while pending:
+            item = pending.pop()
+            product = self.product(item >> 32) if item >> 32 >= PRODUCTS else None
+            if product is None or product.both:
+                kept.add(item)
+            else:
+                pending += self._product_items(product._replace(right=DEAD), item & CONTINUATION)
+        return self._number(kept)
+
     @property
     def farther(self) -> int:
         """The most bytes that a product needed to finish, so far."""
-        return self._liveness.farthest
+        known = self._liveness.farthest
+        return known if self._twin_table is None else max(known, self._twin_table.farthest())
 
     def _unbound(self, continuation: int, most: int) -> int:
         known = self._unbounded
@@ -219,10 +243,15 @@ class Automaton:
             expression = self._continuations[continuation][0]
             node = self.expressions.nodes[expression]
             if isinstance(node, Repeat) and (node.most > most or node.least > most):
-                limit = ENDLESS if node.most > most else node.most
-                expression = self.expressions.repeat(node.body, min(node.least, most), limit)
+                expression = self._uncounted(expression, most)
             rest = known[continuation] = self._then(expression, rest)
         return rest
+
+    def _uncounted(self, expression: int, most: int) -> int:
+        """A repetition that no longer counts beyond `most`."""
+        node = cast(Repeat, self.expressions.nodes[expression])
+        limit = ENDLESS if node.most > most else node.most
+        return self.expressions.repeat(node.body, min(node.least, most), limit)
 
     def _repeated(self, node: Repeat, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
@@ -430,11 +459,13 @@ class Automaton:
             continuations,
             self.states,
             edges=self._packed_edges,
-            product_items=self._items_of,
             closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
             admit=self._admit,
+            shortest=self.expressions.shortest,
+            distance=self._distance,
+            uncounted=self._uncounted,
             most_states=self.limits.states,
             most_held=most_items(self.limits),
         )
@@ -468,7 +499,7 @@ class Automaton:
         """Is there no string in the product?"""
         left, right = self._start_of(node.left), self._start_of(node.right)
         product = Product(isinstance(node, Both), left, right)
-        return not self.product_accepts(product) and not self._liveness.is_live(self.product_head(product))
+        return not self.product_accepts(product) and not self._is_live(self.product_head(product))
 
     def _items_of(self, head: int, rest: int) -> set[int]:
         return self._product_items(self.product(head), rest)
@@ -484,10 +515,18 @@ class Automaton:
                 if item != ACCEPT
             }
         head = self.product_head(product)
-        return {head << 32 | rest} if self._liveness.is_live(head) else set()
+        return {head << 32 | rest} if self._is_live(head) else set()
 
     def product(self, head: int) -> Product:
+        if self._twin_table is not None:
+            return Product._make(self._twin_table.product(head))
         return self._products[head - PRODUCTS]
+
+    def _is_live(self, head: int) -> bool:
+        return self._liveness.is_live(head) if self._twin_table is None else self._twin_table.is_live(head)
+
+    def _distance(self, head: int) -> int:
+        return self._liveness.distance(head)
 
     def right_no_longer_matters(self, product: Product) -> bool:
         return product.right == (self._everything if product.both else DEAD)
@@ -552,6 +591,8 @@ class Automaton:
         return rest, room
 
     def product_head(self, product: Product) -> int:
+        if self._twin_table is not None:
+            return self._twin_table.product_head(*product)
         number = self._product_numbers.get(product)
         if number is None:
             if len(self._products) >= self.limits.states:
@@ -575,7 +616,7 @@ class Automaton:
     def _compute_product_edges(self, product: Product) -> Iterable[Edge]:
         for mask, successor in self.product_successors(product):
             head = self.product_head(successor)
-            live, complete = self._liveness.is_live(head), self.product_accepts(successor)
+            live, complete = self._is_live(head), self.product_accepts(successor)
             if live or complete:
                 yield Edge(mask, head if live else NO_HEAD, complete)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which walk a grammar gets: that of `walk`, in Python and numpy, or its twin in C, where it was built.
+"""Which way a grammar makes its masks: that of `ways`, in Python and numpy, or its twin in C, where it was
+built.
 
 Both give the same masks, bit for bit.
 """
@@ -9,50 +10,46 @@ from __future__ import annotations
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
-from sgl_constrain.readings import Reading
-from sgl_constrain.runs import Run
-from sgl_constrain.slices import Slice
-from sgl_constrain.trie import Bits, Nodes
+from sgl_constrain.slices import Slices
+from sgl_constrain.trie import Bits, Ints
 from sgl_constrain.twin import ENGINE, native
-from sgl_constrain.walk import Walks
+from sgl_constrain.vocabulary import Vocabulary
+from sgl_constrain.ways import Ways
 
-__all__ = ["ENGINE", "NativeWalks", "native", "walks"]
-
-
-def walks(automaton: Automaton, trie: Nodes, size: int) -> Walks | NativeWalks:
-    """The walks of one automaton over the trie of a vocabulary of `size` tokens."""
-    kind = Walks if ENGINE.module is None else NativeWalks
-    return kind(automaton, trie, size)
+__all__ = ["ENGINE", "NativeWays", "native", "ways"]
 
 
-class NativeWalks:
-    """The twin of `Walks`."""
+def ways(automaton: Automaton, vocabulary: Vocabulary, slices: Slices) -> Ways | NativeWays:
+    """The masks of one automaton over a vocabulary. slices: of it, over the heads of the automaton."""
+    kind = Ways if ENGINE.module is None else NativeWays
+    return kind(automaton, vocabulary, slices)
+
+
+class NativeWays:
+    """The twin of `Ways`."""
 
     nbytes = 0  # transitions are the automaton's
 
-    def __init__(self, automaton: Automaton, trie: Nodes, size: int) -> None:
+    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, slices: Slices) -> None:
         self._automaton = automaton
         self._states = automaton.table
-        self._size = size
-        self._words = (size + 31) // 32
-        self._tree = ENGINE.tree(trie, size)
+        self._bytes = vocabulary.words * 4
+        self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
 
-    def over(self, trie: Nodes) -> NativeWalks:
-        return NativeWalks(self._automaton, trie, self._size)
+    def key(self, mask: Bits) -> bytes:
+        return self._tree.digest(mask)
 
-    def whole(self, state: int) -> Bits:
-        out = np.zeros(self._words * 4, dtype=np.uint8)
-        self._tree.walk(self._states, state, out)
-        return out
+    def equal(self, one: Ints, other: Bits) -> bool:
+        return self._tree.equal(one, other)
 
-    def beside(self, part: Slice, state: int) -> Bits:
-        out = part.packed.copy()
-        ENGINE.tree(part.trie, self._size).walk(self._states, state, out)
-        return out
+    def kept(self, key: bytes, mask: Bits) -> Bits:
+        return mask
 
-    def after(self, run: Run, reading: Reading, skip: int = -1) -> Bits:
-        out = run.packed_up_to(reading.most).copy()
-        nodes, lengths, starts = run.nodes, run.run_lengths, run.starts
-        for least, most, state in reading.exits:
-            self._tree.walk_after(self._states, nodes, lengths, starts, least, most, skip, state, out)
+    def mask(self, state: int) -> Bits:
+        out = np.zeros(self._bytes, dtype=np.uint8)
+        more = self._automaton.without_exceptions(state)
+        self._tree.fill(self._states, more, out)
+        if more != state and not self._tree.correct(self._states, state, out, more):
+            out[:] = 0
+            self._tree.fill(self._states, state, out)
         return out

@@ -17,13 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
-from sgl_constrain.engine import walks
-from sgl_constrain.expression import ENDLESS
-from sgl_constrain.slices import SPACE, Slice, Slices
+from sgl_constrain.engine import ways
+from sgl_constrain.slices import Slices
 from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
-from sgl_constrain.walk import states_on_the_way
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
 _MOST_WALKED = 64
@@ -50,17 +48,12 @@ class Grammar:
         self.warnings = tuple(warnings)
         self.epoch = 0  # counts how often masks were dropped: mask ids are valid within one epoch
         self._automaton = automaton
-        self._slices = slices
-        self._walks = walks(automaton, vocabulary.trie, vocabulary.size)
-        self._spaced = self._slices.spaced
-        if self._spaced is not None:
-            self._after_space = self._walks.over(self._spaced.nodes)
-            self._unspaced = self._walks.over(self._spaced.others)
+        self._ways = ways(automaton, vocabulary, slices)
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
         self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
-        self._masks: dict[bytes, _Mask] = {}  # by content, in the order of their numbers
+        self._masks: dict[bytes, _Mask] = {}  # by `Ways.key`, in the order of their numbers
 
     def __del__(self) -> None:
         self._expressions.close()
@@ -165,7 +158,7 @@ class Grammar:
         """About how much memory the grammar holds now."""
         return (
             (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
-            + self._walks.nbytes
+            + self._ways.nbytes
             + self._automaton.nbytes
             + self._expressions.nbytes
             + len(self._steps) * _BYTES_PER_STEP
@@ -177,9 +170,9 @@ class Grammar:
         else:
             most = self.vocabulary.trie.depth
             simpler, farthest = self._automaton.unbounded(state, most)
-            bits = self._walk(simpler) if simpler == state else self._walk_once(simpler)
+            bits = self._ways.mask(simpler) if simpler == state else self._walk_once(simpler)
             if self._automaton.farther > farthest:
-                bits = self._walk(self._automaton.unbounded(state, most, products=False)[0])
+                bits = self._ways.mask(self._automaton.unbounded(state, most, products=False)[0])
         if self.accepts(state):
             for token in self.vocabulary.eos:
                 bits[token >> 3] |= 1 << (token & 7)
@@ -191,70 +184,21 @@ class Grammar:
         if known is None:
             if len(self._walked) == _MOST_WALKED:
                 self._walked.clear()
-            known = self._walked[state] = self._walk(state)
+            known = self._walked[state] = self._ways.mask(state)
         return known.copy()
-
-    def _walk(self, state: int) -> Bits:
-        reading = self._automaton.run(state)
-        run = None if reading is None else self._slices.run(reading.head)
-        if reading is not None and run is not None:
-            if self._automaton.reads(reading.head, SPACE):
-                return self._walks.after(run, reading)
-            words = self._words_after_space(state)
-            if words is None or self._spaced is None:
-                return self._walks.after(run, reading)
-            return words | self._walks.after(run, reading, self._spaced.root)
-        part = self._slice(state)
-        if part is not None:
-            return self._walks.beside(part, state)
-        words = self._words_after_space(state)
-        return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
-
-    def _words_after_space(self, state: int) -> Bits | None:
-        """The tokens that begin with a space and may come next; None where no run of a large class follows
-        it.
-        """
-        if self._spaced is None:
-            return None
-        after = self._automaton.step(state, SPACE)
-        head = self._automaton.repeated(after)
-        words = None if head is None or not self._automaton.is_large(head) else self._automaton.run(after)
-        run = None if words is None else self._spaced.slices.run(words.head)
-        if words is None or run is None:
-            return None
-        bits = self._after_space.after(run, words)
-        for token in self._spaced.tokens:
-            bits[token >> 3] |= 1 << (token & 7)
-        return bits
-
-    def _slice(self, state: int) -> Slice | None:
-        """Tokens that are allowed for one reason: characters of a class that the state may read over and
-        over.
-        """
-        loop = self._automaton.loop(state)
-        if loop is not None:
-            return self._slices.of(*loop)
-        excluding = self._automaton.excluding(state)
-        if excluding is None:
-            return None
-        head, left, right = excluding
-        part = self._slices.of(head, ENDLESS)
-        if part is None:
-            return None
-        on_the_way = states_on_the_way(self._automaton, self.vocabulary.trie, right)
-        if on_the_way is None or not all(self._automaton.differs(left, other) for other in on_the_way):
-            return None
-        return part
 
     def _shared(self, packed: Bits) -> _Mask:
         """The one mask with these bits."""
-        key = packed.tobytes()
+        key = self._ways.key(packed)
         known = self._masks.get(key)
+        if known is not None and not self._ways.equal(known.bits, packed):
+            key = packed.tobytes()  # two masks with one key
+            known = self._masks.get(key)
         if known is None:
             if (len(self._masks) + 1) * packed.size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
                 self._mask_of, self._masks = {}, {}
-            bits = np.frombuffer(key, dtype="<i4").astype(np.int32, copy=False)
+            bits = self._ways.kept(key, packed).view("<i4").astype(np.int32, copy=False)
             bits.flags.writeable = False
             known = self._masks[key] = _Mask(len(self._masks), bits)
         return known

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from sgl_constrain.codepoints import ANY, matching, union
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
-from sgl_constrain.twin import ENGINE
 from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
+from sgl_constrain.utf8 import packed as packed_edges
 
 _DEAD, _BETWEEN = 0, 1  # states of a class: left it, between two of its characters; others are inside of one
 _WORD = (1 << 64) - 1
@@ -118,9 +118,16 @@ class Runs:
             states = self._read((Edge(_ASCII, NO_HEAD, True), *beyond))
             self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
 
+    def usual(self) -> list[tuple[bytes, NDArray[np.uint16]]]:
+        """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read."""
+        return [
+            (packed_edges(beyond), self._table((Edge(_ASCII, NO_HEAD, True), *beyond)).copy())
+            for beyond in self._texts
+        ]
+
     def is_quick(self, head: int) -> bool:
         """Is the class gone through in about a millisecond or less?"""
-        return ENGINE.module is not None or self._differs_in_ascii(self._heads.edges[head])
+        return self._differs_in_ascii(self._heads.edges[head])
 
     def _differs_in_ascii(self, edges: tuple[Edge, ...]) -> bool:
         """Is the class made of ASCII characters, or does it differ in no others from a usual one?"""
@@ -128,8 +135,7 @@ class Runs:
         return not beyond or beyond in self._texts
 
     def of(self, head: int) -> Run:
-        find = self._find if ENGINE.module is None else self._find_by_twin
-        inside, tokens, longest, nodes, lengths = find(self._heads.edges[head])
+        inside, tokens, longest, nodes, lengths = self._find(self._heads.edges[head])
         bytes = self._trie.byte[nodes]
         order = np.lexsort((lengths, bytes))
         starts = np.zeros(257, dtype=np.int32)
@@ -162,18 +168,6 @@ class Runs:
         tokens = np.append(inside, False).take(self._node_of)
         lengths = np.where(parents < 0, np.int32(0), self._trie.characters[parents])
         return int(np.count_nonzero(inside)), tokens, int(np.max(self._lengths * tokens)), nodes, lengths
-
-    def _find_by_twin(self, edges: tuple[Edge, ...]) -> tuple[int, Bools, int, Ints, Ints]:
-        tokens = np.zeros(self._size + 1, dtype=np.bool_)
-        tree = ENGINE.tree(self._trie, self._size)
-        inside, longest, nodes, lengths = tree.runs(self._table(edges), tokens)
-        return (
-            inside,
-            tokens,
-            longest,
-            np.frombuffer(nodes, dtype=np.int32),
-            np.frombuffer(lengths, dtype=np.int32),
-        )
 
     def _quickly(self, edges: tuple[Edge, ...]) -> tuple[Bools, Bools]:
         """[nodes]: inside the class; and so with a last character that is complete."""

@@ -23,6 +23,7 @@ from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, 
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.runs import Run, Runs, packed
 from sgl_constrain.trie import Bits, Bools, Nodes
+from sgl_constrain.twin import Table
 from sgl_constrain.utf8 import Heads
 
 _MOST = 32  # slices, and classes, kept: those used least recently are forgotten
@@ -101,6 +102,10 @@ class Slices:
         """The runs of `head`; None when the class is met for the first time, and takes long to go through."""
         with self._lock:
             return self._class(head, at_once=self._runs.is_quick(head))
+
+    def usual(self) -> list[tuple[bytes, Table]]:
+        """As `Runs.usual`."""
+        return self._runs.usual()
 
     def _prepare(self, head: int, times: tuple[int, ...]) -> None:
         if self._nodes.nodes and head not in self._classes:

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.config import pure_only
-from sgl_constrain.trie import Bits, Bools, Ints, Nodes
+from sgl_constrain.trie import Bits, Ints, Nodes
+
+Table = NDArray[np.uint16]
 
 
 class Continuations(Protocol):
@@ -43,31 +45,45 @@ class TwinStates(Protocol):
 
     def begins(self, state: int, /) -> int: ...
 
+    def unbounded(self, state: int, most: int, /) -> int | None:
+        """As of `Automaton`; None where products are in the state."""
+        ...
+
     def held(self) -> int: ...
+
+    def product(self, head: int, /) -> tuple[bool, int, int]: ...
+
+    def product_head(self, both: bool, left: int, right: int, /) -> int: ...
+
+    def is_live(self, head: int, /) -> bool: ...
+
+    def farthest(self) -> int:
+        """As of `Liveness`, of what the twin found itself."""
+        ...
+
+    def everything(self, state: int, /) -> None:
+        """Says which state reads any text."""
+        ...
 
 
 class Tree(Protocol):
-    """A copy of a trie. Both walks set the bits of tokens that may come next."""
+    """A copy of a trie. All but `learn` set the bits of tokens that may come next."""
 
-    def runs(self, table: NDArray[np.uint16], tokens: Bools, /) -> tuple[int, int, bytes, bytes]:
-        """As `Runs._find`, with the tokens put into `tokens`."""
+    def learn(self, edges: bytes, table: Table, /) -> None:
+        """A usual class: its edges beyond ASCII, as `utf8.packed`, and how it and ASCII are read."""
         ...
+
+    def digest(self, mask: Bits, /) -> bytes: ...
+
+    def equal(self, one: Ints, other: Bits, /) -> bool: ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
 
-    def walk_after(
-        self,
-        states: TwinStates,
-        nodes: Ints,
-        lengths: Ints,
-        starts: Ints,
-        least: int,
-        most: int,
-        skip: int,
-        state: int,
-        out: Bits,
-        /,
-    ) -> None: ...
+    def fill(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
+
+    def correct(self, states: TwinStates, state: int, out: Bits, other: int, /) -> bool:
+        """Of `out`, which is the mask of another state; False where that is too much, and `out` is spoilt."""
+        ...
 
 
 class Engine:
@@ -77,13 +93,16 @@ class Engine:
         self.module = module
         self._trees: WeakKeyDictionary[Nodes, tuple[Any, Tree]] = WeakKeyDictionary()  # and whose they are
 
-    def tree(self, trie: Nodes, size: int) -> Tree:
+    def tree(self, trie: Nodes, size: int, usual: Callable[[], Iterable[tuple[bytes, Table]]]) -> Tree:
+        """usual: as `Slices.usual`."""
         module, known = self._trees.get(trie, (None, None))
         if known is None or module is not self.module:
             roots = trie.levels[0].stop if trie.levels else 0
             made: Tree = self.module.Tree(
                 trie.byte, trie.child_count, trie.token_at, trie.alias, trie.aliased, roots, size
             )
+            for edges, table in usual():
+                made.learn(edges, table)
             self._trees[trie] = self.module, made
             return made
         return known
@@ -105,20 +124,23 @@ class Engine:
         all: list[tuple[int, ...]],
         *,
         edges: Callable[[int], bytes],
-        product_items: Callable[[int, int], Collection[int]],
         closure: Callable[[int], Collection[int]],
         counts: Callable[[int], tuple[int, ...]],
         widest: Callable[[Sequence[int]], Sequence[int]],
         admit: Callable[[int, int], None],
+        shortest: Callable[[int], int],
+        distance: Callable[[int], int],
+        uncounted: Callable[[int, int], int],
         most_states: int,
         most_held: int,
     ) -> TwinStates:
         """As `states.States`, which asks nearly the same. edges: as `utf8.packed`; counts, widest: of
-        `Covering`; admit: may there be one more state, of so many items, with so many in all?
+        `Covering`; admit: may there be one more state, of so many items, with so many in all? shortest: of an
+        expression; distance: of a product, as of `Liveness`, asked where the twin does not find it soon;
+        uncounted: a repetition that no longer counts beyond so many.
         """
-        made: TwinStates = self.module.States(
-            continuations, all, edges, product_items, closure, counts, widest, admit, most_states, most_held
-        )
+        asked = edges, closure, counts, widest, admit, shortest, distance, uncounted
+        made: TwinStates = self.module.States(continuations, all, *asked, most_states, most_held)
         return made
 
 

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which walk the mask of a state takes: from where tokens leave a run, beside a slice, or from the root; and
+what begins with a space apart from the rest, where that pays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sgl_constrain.automaton import Automaton
+from sgl_constrain.expression import ENDLESS
+from sgl_constrain.slices import SPACE, Slice, Slices
+from sgl_constrain.trie import Bits, Ints
+from sgl_constrain.vocabulary import Vocabulary
+from sgl_constrain.walk import Walks, states_on_the_way
+
+
+class Ways:
+    """The masks of one automaton over one vocabulary; not thread-safe: `Grammar` holds the lock."""
+
+    def __init__(self, automaton: Automaton, vocabulary: Vocabulary, slices: Slices) -> None:
+        self._automaton = automaton
+        self._trie = vocabulary.trie
+        self._slices = slices
+        self._walks = Walks(automaton, vocabulary.trie, vocabulary.size)
+        self._spaced = self._slices.spaced
+        if self._spaced is not None:
+            self._after_space = self._walks.over(self._spaced.nodes)
+            self._unspaced = self._walks.over(self._spaced.others)
+
+    @property
+    def nbytes(self) -> int:
+        return self._walks.nbytes
+
+    def key(self, mask: Bits) -> bytes:
+        """Equal for equal masks; others seldom have the same one."""
+        return mask.tobytes()
+
+    def equal(self, one: Ints, other: Bits) -> bool:
+        """Are two masks with the same key equal?"""
+        return True
+
+    def kept(self, key: bytes, mask: Bits) -> Bits:
+        """The mask, to be kept beside its key."""
+        return np.frombuffer(key, dtype=np.uint8)
+
+    def mask(self, state: int) -> Bits:
+        """[words * 4] uint8: the tokens whose text may come next, other than the end."""
+        reading = self._automaton.run(state)
+        run = None if reading is None else self._slices.run(reading.head)
+        if reading is not None and run is not None:
+            if self._automaton.reads(reading.head, SPACE):
+                return self._walks.after(run, reading)
+            words = self._words_after_space(state)
+            if words is None or self._spaced is None:
+                return self._walks.after(run, reading)
+            return words | self._walks.after(run, reading, self._spaced.root)
+        part = self._slice(state)
+        if part is not None:
+            return self._walks.beside(part, state)
+        words = self._words_after_space(state)
+        return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
+
+    def _words_after_space(self, state: int) -> Bits | None:
+        """The tokens that begin with a space and may come next; None where no run of a large class follows
+        it.
+        """
+        if self._spaced is None:
+            return None
+        after = self._automaton.step(state, SPACE)
+        head = self._automaton.repeated(after)
+        words = None if head is None or not self._automaton.is_large(head) else self._automaton.run(after)
+        run = None if words is None else self._spaced.slices.run(words.head)
+        if words is None or run is None:
+            return None
+        bits = self._after_space.after(run, words)
+        for token in self._spaced.tokens:
+            bits[token >> 3] |= 1 << (token & 7)
+        return bits
+
+    def _slice(self, state: int) -> Slice | None:
+        """Tokens that are allowed for one reason: characters of a class that the state may read over and
+        over.
+        """
+        loop = self._automaton.loop(state)
+        if loop is not None:
+            return self._slices.of(*loop)
+        excluding = self._automaton.excluding(state)
+        if excluding is None:
+            return None
+        head, left, right = excluding
+        part = self._slices.of(head, ENDLESS)
+        if part is None:
+            return None
+        on_the_way = states_on_the_way(self._automaton, self._trie, right)
+        if on_the_way is None or not all(self._automaton.differs(left, other) for other in on_the_way):
+            return None
+        return part
