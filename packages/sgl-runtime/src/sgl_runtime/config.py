@@ -332,13 +332,13 @@ def share_cores() -> None:
 def bound_caches() -> None:
     """Limit what torch remembers in this process's children, on a CPU, for each shape of a product.
 
-    Every number of rows is another shape, and each costs up to 0.3 MB: code that oneDNN has generated, and
+    Every number of rows is another shape, and each costs up to 0.7 MB: code that oneDNN has generated, and
     what torch keeps beside it. 1,024 of both are remembered unless asked otherwise. Making one again takes
-    0.1 ms, and a step has a handful. 256 are the products of some fifty numbers of rows. A value set outside
-    stays.
+    0.1 ms, and a step has a handful, used again by every layer: with 64, the products of a dozen numbers of
+    rows, a step takes no longer (docs/performance.md). A value set outside stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "256")
+        os.environ.setdefault(name, "64")
 
 
 def add_flags(parser: argparse._ActionsContainer, options: type[msgspec.Struct] = ServeConfig) -> None:
