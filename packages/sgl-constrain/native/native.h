@@ -189,7 +189,6 @@ int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an excep
 int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
-int32_t state_then(States *self, int32_t continuation);               // that begins with it; -1: an exception
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
 
 static inline int open_state(States *self, int32_t state, Opened *opened) {
