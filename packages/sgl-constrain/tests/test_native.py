@@ -517,7 +517,9 @@ def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
     everything = states.number([33 << 32])
     states.everything(everything)
     beside = states.number([40 << 32 | two])
-    head = states.product_head(True, states.number([40 << 32 | two, 50 << 32 | two]), states.number([40 << 32]))
+    head = states.product_head(
+        True, states.number([40 << 32 | two, 50 << 32 | two]), states.number([40 << 32])
+    )
     assert beside and not states.is_live(head)
     for call in (
         lambda: states.product(5), lambda: states.product((1 << 30) + 99), lambda: states.product("x"),
@@ -587,7 +589,10 @@ def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question
     host = Host(native_module, {2: (CHARACTER, 30), 8: (OPAQUE,)})
     unknown = host.continuations.then(8, 0)
     counts = {n: (2, n, n) for n in (10, 11, 12)}
-    host.answers |= {"edges": packed([Edge(1, 0, True)]), "counts": lambda expression: counts.get(expression, ())}
+    host.answers |= {
+        "edges": packed([Edge(1, 0, True)]),
+        "counts": lambda expression: counts.get(expression, ()),
+    }
     good = host.answers.copy()
     host.answers[question] = answer if question != "counts" else lambda expression: answer
     if question == "edges" and answer is None:
