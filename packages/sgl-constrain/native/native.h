@@ -4,6 +4,11 @@
 //     numbers.c        lists and sets of numbers, and sequences of them that are kept once
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
+//     products.c       products of states, and whether they can finish
+//     unbounded.c      states without counts that no token reaches
+//     loops.c          classes that a state reads over and over
+//     known.c          what is known of tokens by their bytes
+//     masks.c          masks, put together from both
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
 // What the twin cannot tell it asks of Python, by functions that were given when a thing was made. The GIL is held
