@@ -129,6 +129,34 @@ static int find_leaving(States *self, const Sequence *items, int64_t head, int b
     return outcome;
 }
 
+// What comes after the items of a loop, where they are alike.
+static int find_next(States *self, const Sequence *items, int32_t state, int64_t head, Loop *loop) {
+    Numbers next = {0}, after = {0};
+    int failed = 0, alike = loop->alone && loop->whole;
+    loop->least = -1;
+    for (int32_t i = 0; i < items->count && !failed; i++) {
+        Round round;
+        if (items->values[i] >> 32 != head) continue;
+        failed = find_round(self, items->values[i], &round) < 0 || push_items(self, (int32_t)(items->values[i] & REST), &next) < 0;
+        if (failed) break;
+        int32_t least = round.least == INT32_MAX ? INT32_MAX : round.least + 1;
+        alike &= round.times == loop->times && round.next < 0 && (loop->least < 0 || loop->least == least);
+        loop->least = least;
+        failed = alike && push_items(self, round.after, &after) < 0;
+    }
+    loop->returns = 0;
+    loop->after = -1;
+    if (!failed && loop->times < 0) {
+        int32_t following = number(self, &next);
+        failed = following < 0;
+        loop->returns = following == state;
+    }
+    if (!failed && alike) failed = (loop->after = number(self, &after)) < 0;
+    free(next.values);
+    free(after.values);
+    return failed ? -1 : 0;
+}
+
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
     const Sequence items = self->items.all[state];
     int64_t head = 0;
@@ -142,7 +170,6 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
         if (find_round(self, items.values[i], &round) < 0) return -1;
         if (!round.times) continue;
         if (here == head) {
-            loop->after = -1;
             if (is_larger(round.times, loop->times)) loop->times = round.times;
             continue;
         }
@@ -153,50 +180,44 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
         head = here;
         *loop = found;
         loop->times = round.times;
-        loop->least = round.least == INT32_MAX ? INT32_MAX : round.least + 1;
-        loop->after = round.next < 0 && loop->whole ? round.after : -1;
     }
     if (!head) return 0;
     int outcome = find_leaving(self, &items, head, loop->usual >= 0, loop);
     if (outcome == 2) {
-        loop->usual = loop->after = -1;
+        loop->usual = -1;
+        loop->whole = 0;
         outcome = find_leaving(self, &items, head, 0, loop);
     }
-    loop->returns = 0;
-    for (int32_t i = 0; i < items.count && outcome == 0 && loop->times < 0 && !loop->returns; i++) {
-        if (items.values[i] >> 32 != head) continue;
-        int32_t next = state_then(self, (int32_t)(items.values[i] & REST));
-        if (next < 0) return -1;
-        loop->returns = next == state;
-    }
-    if (outcome == 0 && loop->after >= 0) loop->after = loop->alone ? state_then(self, loop->after) : -1;
-    if (PyErr_Occurred()) return -1;
+    if (outcome == 0 && find_next(self, &items, state, head, loop) < 0) return -1;
     return outcome < 0 ? -1 : outcome == 0 && (loop->usual >= 0 || loop->ascii[0] || loop->ascii[1]);
 }
 
-// The state after a character beyond ASCII, where a single item reads such, and all of a usual class: its number, or
-// -1, or -2 with an exception.
+// The state after a character beyond ASCII, where all items that read such have one head, and it all of a usual class:
+// its number, or -1, or -2 with an exception.
 int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after) {
     const Sequence items = self->items.all[state];
-    int found = -1;
-    for (int32_t i = 0; i < items.count && state != DONE; i++) {
+    int64_t found = 0;
+    int failed = 0;
+    Numbers next = {0};
+    Loop class = {.usual = -1};
+    for (int32_t i = 0; i < items.count && state != DONE && !failed; i++) {
         int64_t head = items.values[i] >> 32;
-        Loop class;
-        if (!head) continue;
-        int32_t place = edges_of(self, head);
-        if (place < 0) return -2;
+        int32_t place = head ? edges_of(self, head) : -1;
         int far = 0;
-        for (int32_t e = 0; e < self->edges[place].count; e++) {
+        failed = head && place < 0;
+        for (int32_t e = 0; !failed && head && e < self->edges[place].count; e++) {
             const uint64_t *words = self->edges[place].all[e].bytes.words;
             far |= (words[2] | words[3]) != 0;
         }
         if (!far) continue;
-        if (found >= 0 || head >= PRODUCTS) return -1;
-        if (read_class(self, usual, head, &class) < 0) return -2;
-        if (class.usual < 0) return -1;
-        found = class.usual;
-        *after = state_then(self, (int32_t)(items.values[i] & REST));
-        if (*after < 0) return -2;
+        if ((found && found != head) || head >= PRODUCTS) {
+            class.usual = -1;
+            break;
+        }
+        failed = read_class(self, usual, head, &class) < 0 || push_items(self, (int32_t)(items.values[i] & REST), &next) < 0;
+        found = head;
     }
-    return found;
+    if (!failed && class.usual >= 0) failed = (*after = number(self, &next)) < 0;
+    free(next.values);
+    return failed ? -2 : class.usual;
 }

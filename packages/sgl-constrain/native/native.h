@@ -4,6 +4,11 @@
 //     numbers.c        lists and sets of numbers, and sequences of them that are kept once
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
+//     products.c       products of states, and whether they can finish
+//     unbounded.c      states without counts that no token reaches
+//     loops.c          classes that a state reads over and over
+//     known.c          what is known of tokens by their bytes
+//     masks.c          masks, put together from both
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
 // What the twin cannot tell it asks of Python, by functions that were given when a thing was made. The GIL is held
@@ -189,7 +194,6 @@ int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an excep
 int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
-int32_t state_then(States *self, int32_t continuation);               // that begins with it; -1: an exception
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
 
 static inline int open_state(States *self, int32_t state, Opened *opened) {

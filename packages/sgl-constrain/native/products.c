@@ -8,6 +8,7 @@
 
 #define MOST_SEARCHED 64 // products that are searched here
 #define FAR ((int64_t)1 << 60)  // a length that is not known, or has no end
+#define MOST_BYTES 8  // of a character
 #define UNKNOWN (-2)  // instead of a distance
 #define NEVER (-1)
 #define FAILED (-3)
@@ -58,8 +59,9 @@ static int right_no_longer_matters(const States *self, Product product) {
 
 static int64_t sum_of(int64_t a, int64_t b) { return a + b < FAR ? a + b : FAR; }
 
-// Bytes of the shortest character that a head reads, or -1 with an exception.
-static int64_t shortest_of_head(States *self, int64_t head) {
+// Bytes of the shortest character that a head reads, or -1 with an exception. deep: bytes before it.
+static int64_t shortest_of_head(States *self, int64_t head, int deep) {
+    if (deep > MOST_BYTES) return FAR;
     int32_t place = edges_of(self, head);
     if (place < 0) return -1;
     const Edges edges = self->edges[place];
@@ -67,9 +69,9 @@ static int64_t shortest_of_head(States *self, int64_t head) {
     for (int32_t e = 0; e < edges.count; e++)
         if (edges.all[e].code >> 32 & 1) return 1;
     for (int32_t e = 0; e < edges.count; e++) {
-        int64_t after = shortest_of_head(self, (int64_t)(edges.all[e].code >> 33));
+        int64_t after = shortest_of_head(self, (int64_t)(edges.all[e].code >> 33), deep + 1);
         if (after < 0) return -1;
-        if (after + 1 < least) least = after + 1;
+        if (sum_of(after, 1) < least) least = after + 1;
     }
     return least;
 }
@@ -96,7 +98,7 @@ static int64_t shortest_of_continuation(States *self, int32_t continuation) {
             PyErr_SetString(PyExc_ValueError, "a length must not be below 0");
             failed = 1;
         }
-        if (!failed) self->lengths[at] = sum_of(length, self->lengths[here.rest]);
+        if (!failed) self->lengths[at] = sum_of(length < FAR ? length : FAR, self->lengths[here.rest]);
     }
     free(path.values);
     return failed ? -1 : self->lengths[continuation];
@@ -109,7 +111,7 @@ static int64_t shortest(States *self, int32_t state) {
     for (int32_t i = 0; i < items.count && state != DONE; i++) {
         int64_t head = items.values[i] >> 32, length = 0;
         if (head >= PRODUCTS) continue;
-        if (head && (length = shortest_of_head(self, head)) < 0) return -1;
+        if (head && (length = shortest_of_head(self, head, 0)) < 0) return -1;
         int64_t after = shortest_of_continuation(self, (int32_t)(items.values[i] & REST));
         if (after < 0) return -1;
         if (sum_of(length, after) < least) least = sum_of(length, after);
@@ -283,7 +285,7 @@ static int search(States *self, int64_t number) {
     long long distance = answer == NULL ? -1 : PyLong_AsLongLong(answer);
     Py_XDECREF(answer);
     if (PyErr_Occurred()) return -1;
-    self->distances[number] = distance < 0 ? NEVER : distance;
+    self->distances[number] = distance < 0 ? NEVER : distance < FAR ? distance : FAR;
     return 0;
 }
 

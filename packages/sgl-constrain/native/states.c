@@ -547,13 +547,6 @@ static int items_after(States *self, const Numbers *taken, Numbers *items) {
     return 0;
 }
 
-int32_t state_then(States *self, int32_t continuation) {
-    Numbers items = {0};
-    int32_t state = push_items(self, continuation, &items) < 0 ? -1 : number(self, &items);
-    free(items.values);
-    return state;
-}
-
 static int remember(States *self, const Numbers *taken, int32_t target) {
     if (self->taken.count > self->most_states) pool_drop(&self->taken);
     int32_t *more = grown(self->targets, &self->target_count, self->taken.count + 1, sizeof(int32_t));

@@ -21,13 +21,11 @@ static int32_t unbind(States *self, int32_t continuation) {
         failed = counts_of(self, expression, &found) < 0;
         if (!failed && found.body >= 0 && (found.count.most > most || found.count.least > most)) {
             PyObject *answer = PyObject_CallFunction(self->ask[UNCOUNTED], "ii", (int)expression, (int)most);
-            expression = answer == NULL ? -1 : (int32_t)PyLong_AsLong(answer);
+            long simpler = answer == NULL ? -1 : PyLong_AsLong(answer);
             Py_XDECREF(answer);
-            failed = PyErr_Occurred() != NULL;
-            if (!failed && expression < 0) {
-                PyErr_SetString(PyExc_ValueError, "an expression must not be below 0");
-                failed = 1;
-            }
+            failed = simpler < 0 || simpler > INT32_MAX;
+            if (failed && !PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "%ld is no expression", simpler);
+            expression = (int32_t)simpler;
         }
         if (failed || (rest = then(self->continuations, expression, rest)) < 0) failed = 1;
         int32_t *more = failed ? NULL : grown(self->uncounted, &self->uncounted_count, self->continuations->count, sizeof(int32_t));

@@ -17,7 +17,7 @@ import pytest
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits, Vocabulary
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.utf8 import Edge, packed
-from sgl_constrain.walk import Walks
+from sgl_constrain.ways import Ways
 
 SCHEMAS: list[dict[str, Any]] = [
     {"type": "object"},
@@ -51,10 +51,10 @@ def test_both_engines_give_the_same_masks(
 ) -> None:
     monkeypatch.setattr(ENGINE, "module", None)
     pure = grammars(smollm2)
-    assert not native() and isinstance(pure[0]._walks, Walks)
+    assert not native() and isinstance(pure[0]._ways, Ways)
     monkeypatch.setattr(ENGINE, "module", native_module)
     twins = grammars(smollm2)
-    assert native() and not isinstance(twins[0]._walks, Walks)
+    assert native() and not isinstance(twins[0]._ways, Ways)
     rng = random.Random(5)
     for one, other in zip(pure, twins, strict=True):
         for _ in range(3):
@@ -93,13 +93,6 @@ def test_limits_hold_in_the_twin(
         assert np.array_equal(*masks)
 
 
-def exits(*given: tuple[int, int, int]) -> tuple[Any, Any, Any]:
-    """(byte, node, length) each, as a walk from where tokens leave a class takes them."""
-    ordered = sorted(given)
-    starts = [sum(byte < b for byte, _, _ in ordered) for b in range(257)]
-    return integers(*(n for _, n, _ in ordered)), integers(*(n for _, _, n in ordered)), integers(*starts)
-
-
 def tree(module: ModuleType) -> Any:
     """a -> token 0, ab -> 1, ac; aca -> 2. Token 5 is 1 again."""
     return module.Tree(
@@ -127,12 +120,6 @@ def test_a_walk_sets_the_bits_of_what_can_be_reached(native_module: ModuleType) 
     out[:] = 0
     tree(native_module).walk(states, states.step(start, 97), out)
     assert out.tolist() == [0, 0, 0, 0], "the tree begins with a"
-    after = states.step(start, 97)
-    for skip, expected in ((-1, 0b100110), (1, 0b100)):
-        out[:] = 0
-        given = exits((98, 1, 5), (97, 3, 2), (97, 0, 9), (99, 2, 3))
-        tree(native_module).walk_after(states, *given, 2, 5, skip, after, out)
-        assert out.tolist() == [expected, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +127,7 @@ def test_a_walk_sets_the_bits_of_what_can_be_reached(native_module: ModuleType) 
     [
         {"byte": integers(97, 98, 99, 256)},
         {"byte": integers(97, 98, 99, -1)},
+        {"byte": integers(97, 99, 98, 97)},
         {"children": integers(2, 0, 2, 0)},
         {"children": integers(2, 0, 0, 1)},
         {"children": integers(1, 0, 1, 0)},
@@ -205,21 +193,11 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
             trie.walk(*arguments)
     with pytest.raises(TypeError):
         trie.walk(states, 1, out=out)
-    nodes, lengths, starts = exits((97, 0, 0), (98, 1, 1))
-    trie.walk_after(states, nodes, lengths, starts, 0, 9, -1, start, out)
-    for wrong in (
-        ([1, 2], lengths, starts), (integers(0, 4), lengths, starts), (integers(0, -1), lengths, starts),
-        (np.array([0, 1]), lengths, starts), (None, lengths, starts), (nodes, lengths[:1], starts),
-        (nodes, lengths, starts[:256]), (nodes, lengths, starts + 1), (nodes, lengths, starts[::-1].copy()),
-        (nodes[:1], lengths[:1], starts), (nodes, lengths, np.where(starts == 1, 9, starts).astype(np.int32)),
-    ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
-            trie.walk_after(states, *wrong, 0, 9, -1, start, out)
-    for least, state in (("0", 1), (1 << 70, 1), (0, "1"), (0, -1), (0, 99), (0, None)):
-        with pytest.raises((TypeError, ValueError, OverflowError)):
-            trie.walk_after(states, nodes, lengths, starts, least, 9, -1, state, out)
+    for arguments in ((states, 1, out), (states, 1, out, -1), (states, 1, out, 99), (states, 1, out, None)):
+        with pytest.raises((TypeError, ValueError)):
+            trie.correct(*arguments)
     with pytest.raises(TypeError):
-        trie.walk_after(states, nodes, lengths, starts, 0, 9, -1, 1)
+        trie.fill(states, 1, out, 1)
     out[:] = 0
     trie.walk(states, start, out)
     assert out.tolist() == [0b100111, 0]
@@ -248,6 +226,17 @@ def test_a_question_that_fails_or_comes_back_ends_the_walk_or_not(native_module:
     assert out.tolist() == [0b100111, 0]
 
 
+def test_one_mask_is_corrected_to_another(native_module: ModuleType) -> None:
+    _, states, start = walking(native_module)
+    trie = tree(native_module)
+    other = states.number([])
+    for state, before in ((start, other), (other, start)):
+        out, expected = np.zeros(2, dtype=np.uint8), np.zeros(2, dtype=np.uint8)
+        trie.walk(states, before, out)
+        trie.walk(states, state, expected)
+        assert trie.correct(states, state, out, before) and np.array_equal(out, expected)
+
+
 def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
     """Of a class: state 0 has left it, 1 is between two characters."""
     made = np.zeros((len(rows) + 1, 256), dtype=np.uint16)
@@ -257,30 +246,45 @@ def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
     return made
 
 
-def test_runs_are_where_tokens_leave_a_class(native_module: ModuleType) -> None:
-    trie = native_module.Tree(  # x, xy, xyx, xZ; 日 in two bytes and whole, 日x; y again
-        integers(0x78, 0x79, 0xE6, 0x79, 0x5A, 0x97, 0x78, 0xA5, 0x78), integers(2, 0, 1, 1, 0, 1, 0, 1, 0),
-        integers(0, 9, -1, 1, 2, 4, 3, 5, 6), integers(7), integers(9), 3, 10,
-    )  # fmt: skip
-    letters = {0x78: 1, 0x79: 1}
-    for given, inside, marked, longest, left in (
-        (table(letters), 4, {0, 1, 3, 7, 9}, 3, {2: 0, 4: 1}),
-        (table({}), 0, set(), 0, {0: 0, 1: 0, 2: 0}),
-        (table({0xE6: 2}, {0x97: 3}, {0xA5: 1}), 3, {4, 5}, 1, {0: 0, 1: 0, 8: 1}),
-        (table(letters | {0xE6: 2}, {0x97: 3}, {0x99: 1}), 6, {0, 1, 3, 4, 7, 9}, 3, {4: 1}),
-    ):
-        tokens = np.zeros(11, dtype=np.bool_)
-        found, most, nodes, lengths = trie.runs(given, tokens)
-        pairs = zip(*(np.frombuffer(part, dtype=np.int32).tolist() for part in (nodes, lengths)), strict=True)
-        assert (found, set(np.flatnonzero(tokens)), most, dict(pairs)) == (inside, marked, longest, left)
-    tokens = np.zeros(11, dtype=np.bool_)
-    for wrong, out in (
-        (table(letters).astype(np.int16), tokens), (table(letters)[:, :255].copy(), tokens),
-        (table({0x78: 2}), tokens), (table(), tokens), (table(letters), tokens[:9]), (None, tokens),
-        (table(letters), None), (table(letters), bytes(11)),
+def test_usual_classes_are_learnt_before_the_first_mask(native_module: ModuleType) -> None:
+    _, states, start = walking(native_module)
+    trie = tree(native_module)
+    good, edges = table({97: 1}), packed([Edge(1 << 0xC3, 5, False)])
+    for wrong in (
+        (edges, good.astype(np.int16)), (edges, good[:, :255].copy()), (edges, table({97: 2})),
+        (edges, table()), (edges, None), (edges[1:], good), (None, good), (edges,),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError, BufferError)):
-            trie.runs(wrong, out)
+            trie.learn(*wrong)
+    for _ in range(6):
+        trie.learn(edges, good)
+    with pytest.raises(ValueError, match="6"):
+        trie.learn(edges, good)
+    other = tree(native_module)
+    out = np.zeros(2, dtype=np.uint8)
+    other.fill(states, start, out)
+    assert out.tolist() == [0b100111, 0]
+    with pytest.raises(ValueError, match="before"):
+        other.learn(edges, good)
+
+
+def test_a_digest_tells_masks_apart(native_module: ModuleType) -> None:
+    trie = tree(native_module)
+    rng = np.random.default_rng(3)
+    mask = rng.integers(0, 256, 1000, dtype=np.uint8)
+    seen = {trie.digest(mask), trie.digest(mask[:999].copy()), trie.digest(np.zeros(1000, dtype=np.uint8))}
+    for byte in range(0, 1000, 7):
+        changed = mask.copy()
+        changed[byte] ^= 1 << byte % 8
+        seen.add(trie.digest(changed))
+        assert not trie.equal(mask, changed)
+    assert len(seen) == 3 + len(range(0, 1000, 7)) and trie.digest(mask.copy()) in seen
+    assert trie.equal(mask, mask.copy()) and trie.equal(mask, mask.view(np.int32))
+    assert not trie.equal(mask, mask[:999])
+    for call in (lambda: trie.digest(None), lambda: trie.digest(mask[::2]), lambda: trie.equal(mask),
+                 lambda: trie.equal(mask, None), lambda: trie.equal(None, mask)):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            call()
 
 
 def test_the_environment_asks_for_the_pure_engine() -> None:
@@ -412,6 +416,9 @@ def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) ->
         tight.closure(tight.then(2, 0))
 
 
+QUESTIONS = ("edges", "closure", "counts", "widest", "admit", "shortest", "distance", "uncounted")
+
+
 class Host:
     """Head h takes bytes h and h + 1, and then is complete; head 20 goes on as 21. What is asked is noted."""
 
@@ -419,7 +426,7 @@ class Host:
         self.continuations, _ = continuations(module, described)
         self.asked: list[Any] = []
         self.list: list[tuple[int, ...]] = [(), (0,)]
-        self.answers = dict.fromkeys(("edges", "product_items", "closure", "counts", "widest", "admit"))
+        self.answers = dict.fromkeys(QUESTIONS)
         questions = [getattr(self, name) for name in self.answers]
         self.answers |= other
         self.states = module.States(self.continuations, self.list, *questions, 1000, 5000)
@@ -435,9 +442,6 @@ class Host:
             return answer
         return packed([Edge(3 << head % 200, 21, False) if head == 20 else Edge(3 << head % 200, 0, True)])
 
-    def product_items(self, head: int, rest: int) -> Any:
-        return self._note("product_items", head, rest) or ()
-
     def closure(self, continuation: int) -> Any:
         return self._note("closure", continuation) or ()
 
@@ -449,6 +453,15 @@ class Host:
 
     def admit(self, size: int, items: int) -> None:
         self._note("admit", size, items)
+
+    def shortest(self, expression: int) -> Any:
+        return 1 if (answer := self._note("shortest", expression)) is None else answer
+
+    def distance(self, head: int) -> Any:
+        return 1 if (answer := self._note("distance", head)) is None else answer
+
+    def uncounted(self, expression: int, most: int) -> Any:
+        return self._note("uncounted", expression, most)
 
 
 def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -> None:
@@ -472,13 +485,72 @@ def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -
     ended = states.step(states.step(one, 21), 30)
     assert host.list[ended] == (0,) and ended != 1 and states.moves(ended) == ()
     assert states.held() == sum(map(len, host.list[2:]))
-    product = (1 << 30) + 5
-    host.answers |= {"edges": packed([Edge(1 << 255, product, True)]), "product_items": (20 << 32 | two,)}
     unknown = made.then(8, 0)
     host.answers["closure"] = (7 << 32, 0)
-    after = states.step(states.number([product << 32 | unknown]), 255)
-    assert host.list[after] == (0, 7 << 32, 20 << 32 | two)
-    assert ("product_items", product, unknown) in host.asked and ("closure", unknown) in host.asked
+    after = states.step(states.number([40 << 32 | unknown]), 40)
+    assert host.list[after] == (0, 7 << 32) and ("closure", unknown) in host.asked
+
+
+def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
+    host = Host(native_module, {2: (CHARACTER, 30), 3: (CHARACTER, 31)})
+    states, made = host.states, host.continuations
+    two, three = made.then(2, 0), made.then(3, 0)
+    left, right = states.number([20 << 32 | two, 25 << 32]), states.number([20 << 32 | three])
+    for both, live in ((True, True), (False, True)):
+        head = states.product_head(both, left, right)
+        assert states.product_head(both, left, right) == head and states.product(head) == (both, left, right)
+        assert states.is_live(head) is live
+    assert not states.is_live(states.product_head(True, left, 0))
+    assert not states.is_live(states.product_head(False, left, left))
+    assert states.farthest() > 0
+    state = states.number([states.product_head(True, left, right) << 32 | two])
+    assert states.begins(state) == 3 << 20
+    after = states.step(state, 20)
+    [item] = host.list[after]
+    assert states.product(item >> 32) == (True, states.step(left, 20), states.step(right, 20))
+    end = states.step(states.step(after, 21), 31)
+    assert host.list[end] == host.list[states.number([30 << 32])], "both read 31, and then comes the rest"
+    state = states.number([states.product_head(False, left, right) << 32 | two])
+    assert states.step(state, 25) == states.number([30 << 32])
+    after = states.step(states.step(states.step(state, 20), 21), 30)
+    assert after == states.number([30 << 32]), "30 is what only the left side reads"
+    everything = states.number([33 << 32])
+    states.everything(everything)
+    beside = states.number([40 << 32 | two])
+    head = states.product_head(
+        True, states.number([40 << 32 | two, 50 << 32 | two]), states.number([40 << 32])
+    )
+    assert beside and not states.is_live(head)
+    for call in (
+        lambda: states.product(5), lambda: states.product((1 << 30) + 99), lambda: states.product("x"),
+        lambda: states.product_head(True, left, 999), lambda: states.product_head(True, -1, 0),
+        lambda: states.is_live(7), lambda: states.is_live((1 << 30) + 99), lambda: states.everything(999),
+        lambda: states.begins(states.number([(1 << 30) + 99 << 32])),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            call()
+
+
+def test_counts_that_no_token_reaches_are_taken_off(native_module: ModuleType) -> None:
+    described = {10: (2, 0, 90), 11: (2, 0, 5)}
+    host = Host(native_module, {}, counts=lambda expression: described.get(expression, ()))
+    states, then = host.states, host.continuations.then
+    state = states.number([7 << 32 | then(10, then(11, 0)), 8 << 32])
+    host.answers["uncounted"] = 12
+    simpler = states.unbounded(state, 20)
+    assert host.list[simpler] == (7 << 32 | then(12, then(11, 0)), 8 << 32)
+    assert states.unbounded(state, 90) == state and states.unbounded(simpler, 20) == simpler
+    assert [asked[1:] for asked in host.asked if asked[0] == "uncounted"] == [(10, 20)]
+    assert states.unbounded(states.number([states.product_head(True, state, state) << 32]), 20) is None
+    assert states.unbounded(0, 20) == 0 and states.unbounded(1, 20) == 1
+    for answer in (-1, 1 << 40, None, "x"):
+        host.answers["uncounted"] = answer
+        with pytest.raises((TypeError, ValueError, OverflowError)):
+            states.unbounded(state, 30)
+    for call in (lambda: states.unbounded(state), lambda: states.unbounded(999, 1),
+                 lambda: states.unbounded(0, -1), lambda: states.unbounded(0, "1")):  # fmt: skip
+        with pytest.raises((TypeError, ValueError)):
+            call()
 
 
 def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> None:
@@ -507,36 +579,36 @@ def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> No
     ("question", "answer"),
     [
         ("edges", None), ("edges", b"x" * 39), ("edges", "x" * 40), ("edges", b"\0" * 40 * 257),
-        ("product_items", 5), ("product_items", (-1,)), ("product_items", (1 << 70,)),
-        ("product_items", (7 << 32 | 99,)), ("product_items", ("x",)),
+        ("closure", 5), ("closure", (-1,)), ("closure", (1 << 70,)), ("closure", (7 << 32 | 99,)),
+        ("closure", ("x",)),
         ("counts", (1,)), ("counts", (1, 2, 1 << 31)), ("counts", (-1, 2, 3)), ("counts", 5),
         ("widest", (7 << 32 | 99,)), ("widest", 5), ("widest", (None,)),
     ],
 )  # fmt: skip
 def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question: str, answer: Any) -> None:
-    host = Host(native_module, {2: (CHARACTER, 30)})
-    product = 1 << 30
-    edge = packed([Edge(1, product, False)])
+    host = Host(native_module, {2: (CHARACTER, 30), 8: (OPAQUE,)})
+    unknown = host.continuations.then(8, 0)
     counts = {n: (2, n, n) for n in (10, 11, 12)}
-    host.answers |= {"edges": edge, "counts": lambda expression: counts.get(expression, ())}
+    host.answers |= {
+        "edges": packed([Edge(1, 0, True)]),
+        "counts": lambda expression: counts.get(expression, ()),
+    }
     good = host.answers.copy()
     host.answers[question] = answer if question != "counts" else lambda expression: answer
     if question == "edges" and answer is None:
         host.edges = lambda head: None  # type: ignore[method-assign]
-        host.states = native_module.States(
-            host.continuations, host.list, host.edges, host.product_items, host.closure, host.counts,
-            host.widest, host.admit, 9, 9,
-        )  # fmt: skip
+        questions = [getattr(host, name) for name in QUESTIONS]
+        host.states = native_module.States(host.continuations, host.list, *questions, 9, 9)
     items = [7 << 32 | host.continuations.then(n, 0) for n in counts]
 
     def use() -> int:
-        return int(host.states.step(host.states.number([product << 32]), 0) + host.states.number(items))
+        return int(host.states.step(host.states.number([9 << 32 | unknown]), 0) + host.states.number(items))
 
     for _ in range(2):
         with pytest.raises((TypeError, ValueError, OverflowError)):
             use()
     if question != "edges":
-        host.answers |= good
+        host.answers |= good | {"closure": (7 << 32,)}
         assert use() > 1, "nothing was left half-done"
 
 
@@ -549,9 +621,9 @@ def test_wrong_arguments_of_states_are_refused(native_module: ModuleType) -> Non
         lambda: states.step(0, 256), lambda: states.step(0, -1), lambda: states.step(0),
         lambda: states.step("0", 0), lambda: states.begins(2), lambda: states.moves(2),
         lambda: states.moves_on(2, 1), lambda: states.moves_on(0, "1"), lambda: states.moves_on(0),
-        lambda: native_module.States(*[print] * 8, 9, 9),
-        lambda: native_module.States(host.continuations, [()], *[print] * 6, 9, 9),
-        lambda: native_module.States(host.continuations, [(), (0,)], *[print] * 5, None, 9, 9),
+        lambda: native_module.States(*[print] * 10, 9, 9),
+        lambda: native_module.States(host.continuations, [()], *[print] * 8, 9, 9),
+        lambda: native_module.States(host.continuations, [(), (0,)], *[print] * 7, None, 9, 9),
         lambda: tree(native_module).walk(states, 2, np.zeros(2, dtype=np.uint8)),
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError, OverflowError)):
@@ -598,14 +670,18 @@ def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
 
     depth, fresh, start = 0, 1000, 0
     host = Host(native_module, dict.fromkeys(range(2, 9000), (CHARACTER, 30)) | {8: (OPAQUE,)})
-    start = host.states.number([(1 << 30) << 32 | host.continuations.then(8, 0), 7 << 32])
     counts = {10: (2, 0, 3), 11: (2, 0, 5), 12: (2, 0, 9)}
     items = [6 << 32 | host.continuations.then(n, 0) for n in counts]
-    quiet = {"edges": packed([Edge(3, 1 << 30, True)]), "counts": lambda e: counts.get(e, ())}
-    quiet |= {"product_items": items, "closure": [0, 7 << 32], "widest": lambda given: given[-1:]}
+    quiet = {"edges": packed([Edge(3, 0, True)]), "counts": lambda e: counts.get(e, ()), "shortest": 3}
+    quiet |= {"closure": [0, 7 << 32, *items], "widest": lambda given: given[-1:], "uncounted": 12}
+    start = host.states.number([9 << 32 | host.continuations.then(8, 0), 7 << 32])
     host.answers |= {name: busy(answer) for name, answer in (quiet | {"admit": None}).items()}
     after = host.states.step(start, 0)
     assert host.list[after] == (0, items[2], 7 << 32) and fresh > 1000
+    head = host.states.product_head(True, after, after)
+    assert host.states.is_live(head) and host.states.begins(host.states.number([head << 32])) == 3
+    simpler = host.states.unbounded(after, 4)
+    assert host.list[simpler] == (0, 6 << 32 | host.continuations.then(12, 0), 7 << 32)
 
 
 def test_states_are_freed_with_their_cycle(native_module: ModuleType) -> None:

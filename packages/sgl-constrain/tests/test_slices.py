@@ -16,6 +16,7 @@ import pytest
 from sgl_constrain import DEAD, Compiler, Grammar, Vocabulary
 from sgl_constrain.codepoints import complement
 from sgl_constrain.expression import ENDLESS
+from sgl_constrain.slices import Slices
 from sgl_constrain.trie import Trie
 
 EVERY_CHARACTER = "".join(map(chr, range(0x110000)))
@@ -232,3 +233,9 @@ def test_a_vocabulary_travels_with_its_classes(runs: Vocabulary) -> None:
         grammar = Compiler(vocabulary).regex('"[^"]*"')
         masks.append(grammar.mask(grammar.step_bytes(grammar.start, b'"a')).tolist())
     assert masks[0] == masks[1]
+
+
+def test_usual_classes_are_told_alike_over_any_heads(runs: Vocabulary) -> None:
+    Compiler(runs).regex("[\u0400-\u0433]+[a-f]")
+    one, other = (runs.slices, Slices(runs.trie, runs.size))
+    assert [edges for edges, _ in one.usual()] == [edges for edges, _ in other.usual()]

@@ -73,8 +73,8 @@ class Automaton:
         self._unbounded_from = 0
         self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
-        self._twin_table = None if self._twin is None else self._twin_states(self._twin)
-        self.table = self._twin_table or self._states()
+        self.twin_table = None if self._twin is None else self._twin_states(self._twin)
+        self.table = self.twin_table or self._states()
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
         self.moves_on, self.begins = self.table.moves_on, self.table.begins
         self._readings = Readings(expressions, self._continuations, self._closure, self._number)
@@ -86,8 +86,8 @@ class Automaton:
         self._relaxed_continuations: dict[int, tuple[int, int]] = {_END: (_END, FAR)}
         self._shortest: dict[int, int] = {_END: 0}
         self._everything = self._start_of(expressions.any_string)
-        if self._twin_table is not None:
-            self._twin_table.everything(self._everything)
+        if self.twin_table is not None:
+            self.twin_table.everything(self._everything)
         if not pruned:
             with judge(expressions) as is_empty:
                 root = prune(expressions, root, is_empty)
@@ -191,8 +191,8 @@ class Automaton:
         The second number is a condition, which is known to hold only when those texts have been read: that no
         completion is `farther` than that. If one is, ask again without `products`.
         """
-        if self._twin_table is not None:
-            found = self._twin_table.unbounded(state, most)
+        if self.twin_table is not None:
+            found = self.twin_table.unbounded(state, most)
             if found is not None:
                 return found, FAR
         if most != self._unbounded_from:
@@ -230,7 +230,7 @@ class Automaton:
     def farther(self) -> int:
         """The most bytes that a product needed to finish, so far."""
         known = self._liveness.farthest
-        return known if self._twin_table is None else max(known, self._twin_table.farthest())
+        return known if self.twin_table is None else max(known, self.twin_table.farthest())
 
     def _unbound(self, continuation: int, most: int) -> int:
         known = self._unbounded
@@ -518,12 +518,12 @@ class Automaton:
         return {head << 32 | rest} if self._is_live(head) else set()
 
     def product(self, head: int) -> Product:
-        if self._twin_table is not None:
-            return Product._make(self._twin_table.product(head))
+        if self.twin_table is not None:
+            return Product._make(self.twin_table.product(head))
         return self._products[head - PRODUCTS]
 
     def _is_live(self, head: int) -> bool:
-        return self._liveness.is_live(head) if self._twin_table is None else self._twin_table.is_live(head)
+        return self._liveness.is_live(head) if self.twin_table is None else self.twin_table.is_live(head)
 
     def _distance(self, head: int) -> int:
         return self._liveness.distance(head)
@@ -591,8 +591,8 @@ class Automaton:
         return rest, room
 
     def product_head(self, product: Product) -> int:
-        if self._twin_table is not None:
-            return self._twin_table.product_head(*product)
+        if self.twin_table is not None:
+            return self.twin_table.product_head(*product)
         number = self._product_numbers.get(product)
         if number is None:
             if len(self._products) >= self.limits.states:

@@ -32,7 +32,8 @@ class NativeWays:
 
     def __init__(self, automaton: Automaton, vocabulary: Vocabulary, slices: Slices) -> None:
         self._automaton = automaton
-        self._states = automaton.table
+        assert automaton.twin_table is not None, "the twin came after the automaton"
+        self._states = automaton.twin_table
         self._bytes = vocabulary.words * 4
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
 

@@ -119,7 +119,9 @@ class Runs:
             self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
 
     def usual(self) -> list[tuple[bytes, NDArray[np.uint16]]]:
-        """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read."""
+        """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read. They are
+        the first classes of their heads, so they are told alike over any others.
+        """
         return [
             (packed_edges(beyond), self._table((Edge(_ASCII, NO_HEAD, True), *beyond)).copy())
             for beyond in self._texts
