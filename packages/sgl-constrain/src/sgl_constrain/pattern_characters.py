@@ -14,6 +14,7 @@ from sgl_constrain.codepoints import Ranges, complement, union
 from sgl_constrain.errors import UnsupportedPattern
 from sgl_constrain.pattern_cursor import Cursor
 
+_ASCII, _IGNORECASE = int(re.ASCII), int(re.IGNORECASE)  # see `regex`
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _ECMA_SPACE: Ranges = union(
@@ -65,7 +66,7 @@ class Characters:
             return None
         self._cursor.at += 1
         small = letter.lower()
-        if self._ecma or flags & re.ASCII:
+        if self._ecma or flags & _ASCII:
             space = _ECMA_SPACE if self._ecma else codepoints.ASCII_SPACE
             ranges = {"d": codepoints.ASCII_DIGIT, "w": codepoints.ASCII_WORD, "s": space}[small]
         else:
@@ -167,8 +168,8 @@ class Characters:
             else:
                 categories.append(low)
         members = union(ranges)
-        if flags & re.IGNORECASE:
-            members = codepoints.ignore_case(members, ascii_only=bool(flags & re.ASCII))
+        if flags & _IGNORECASE:
+            members = codepoints.ignore_case(members, ascii_only=bool(flags & _ASCII))
         members = union([*members, *(r for category in categories for r in category)])
         return complement(members) if negated else members
 

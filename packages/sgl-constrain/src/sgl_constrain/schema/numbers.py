@@ -9,7 +9,7 @@ division by a fixed number.
 from __future__ import annotations
 
 import copy
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from sgl_constrain.expression import EMPTY, FAIL, Expressions
 
@@ -57,17 +57,14 @@ class NumberTexts:
         """Texts without exponent whose value is within bounds; `integer` False: and not a whole number."""
         e, zero = self._e, Decimal(0)
         options: list[int] = []
-        if high is None or high > 0 or (high == 0 and not high_open):
-            from_zero = low is None or low < 0
-            bound, is_open = (zero, False) if from_zero or low is None else (low, low_open)
+        bound, is_open = (zero, False) if low is None or low < 0 else (low, low_open)
+        if has_number(bound, is_open, high, high_open, integer=integer):
             options.append(self._magnitude(bound, is_open, high, high_open, integer))
-        if low is None or low < 0:
-            to_zero = high is None or high >= 0
-            bound, is_open = (zero, True) if to_zero or high is None else (-high, high_open)
-            least = None if low is None else -low
-            options.append(
-                e.sequence(e.literal("-"), self._magnitude(bound, is_open, least, low_open, integer))
-            )
+        bound, is_open = (zero, True) if high is None or high >= 0 else (high.copy_negate(), high_open)
+        least = None if low is None else low.copy_negate()
+        if has_number(bound, is_open, least, low_open, integer=integer):
+            below = self._magnitude(bound, is_open, least, low_open, integer)
+            options.append(e.sequence(e.literal("-"), below))
         return e.choice(options)
 
     def multiples(self, divisor: Decimal) -> int:
@@ -187,6 +184,19 @@ class NumberTexts:
         if place + 1 == len(after):
             return self._e.words({b"0": after[place][remainder]})
         return self._e.words({b"%d" % d: after[place + 1][(10 * remainder + d) % modulus] for d in range(10)})
+
+
+def has_number(
+    low: Decimal | None, low_open: bool, high: Decimal | None, high_open: bool, *, integer: bool | None
+) -> bool:
+    """Is there a number within bounds? `integer`: a whole number, or (False) one that is not."""
+    if low is None or high is None:
+        return True
+    if not integer:
+        is_whole = integer is not None and low == low.to_integral_value()
+        return low < high or (low == high and not low_open and not high_open and not is_whole)
+    first, last = low.to_integral_value(ROUND_CEILING), high.to_integral_value(ROUND_FLOOR)
+    return int(first) + (low_open and first == low) <= int(last) - (high_open and last == high)
 
 
 def _split(bound: Decimal) -> tuple[str, str]:

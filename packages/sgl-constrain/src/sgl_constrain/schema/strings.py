@@ -12,11 +12,12 @@ import copy
 import json
 from typing import Final
 
-from sgl_constrain.codepoints import ANY, Ranges, complement, contains, intersection
+from sgl_constrain.codepoints import ANY, Ranges, complement, intersection
 from sgl_constrain.expression import EMPTY, Expressions
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
+_PLAIN = complement(_ESCAPED)
 
 
 def escape(text: str) -> bytes:
@@ -42,12 +43,11 @@ class JsonLetters:
     def character(self, ranges: Ranges) -> int:
         known = self._known.get(ranges)
         if known is None:
-            plain = self._expressions.character(intersection(ranges, complement(_ESCAPED)))
+            plain = self._expressions.character(intersection(ranges, _PLAIN))
             escaped = {
                 escape(chr(point)): EMPTY
-                for low, high in _ESCAPED
+                for low, high in intersection(ranges, _ESCAPED)
                 for point in range(low, high + 1)
-                if contains(ranges, point)
             }
             known = self._known[ranges] = self._expressions.choice([plain, self._expressions.words(escaped)])
         return known
@@ -74,7 +74,7 @@ def any_content(expressions: Expressions) -> int:
     return expressions.repeat(
         choice(
             [
-                expressions.character(complement(_ESCAPED)),
+                expressions.character(_PLAIN),
                 sequence(expressions.literal("\\"), expressions.character(_SHORT_ESCAPES)),
                 sequence(unit, choice([scalar, pair])),
             ]
