@@ -134,7 +134,7 @@ class _Parser:
             if flags & _VERBOSE and self._skip_verbose():
                 continue
             start = self._cursor.at
-            if self._cursor.take("(?"):
+            if pattern[start] == "(" and self._cursor.take("(?"):
                 changed = self._global_flags(start, flags)
                 if changed is not None:
                     flags = changed

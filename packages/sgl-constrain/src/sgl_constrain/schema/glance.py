@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sgl_constrain.schema.certain import MOST_NAMED, Parts, parts_of_array, parts_of_object
 from sgl_constrain.schema.conditions import Arrays, Layer, Objects
 from sgl_constrain.schema.keywords.table import BARE
+from sgl_constrain.schema.sets import NOTHING
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _LEAF = (Parts((), ()),)
 
 
 def glance(reader: Reader, term: Term) -> Sequence[Parts] | None:
-    """The parts of a term's values; None where the term has to be read."""
+    """The parts of a term's values, and what is then known of these; None where the term has to be read."""
     (number, *others) = term or (0,)
     if others or number <= 0 or reader.document.unevaluated:
         return None
@@ -54,8 +55,13 @@ def _object(reader: Reader, number: int, schema: Mapping[str, Any]) -> Sequence[
     fallback = ANYTHING
     if "additionalProperties" in schema:
         fallback = reader.term(at.at(number, "additionalProperties"))
-    made_of = parts_of_object(Objects(named, (Layer((), fallback),), frozenset(required)))
-    return None if NEVER in made_of.needed else (made_of,)
+    layers = () if fallback == ANYTHING else (Layer((), fallback),)
+    condition = Objects(named, layers, frozenset(required))
+    made_of = parts_of_object(condition)
+    if NEVER in made_of.needed:
+        return None
+    reader.know(number, NOTHING._replace(objects=(condition,)))
+    return (made_of,)
 
 
 def _array(reader: Reader, number: int, schema: Mapping[str, Any]) -> Sequence[Parts] | None:
@@ -63,7 +69,9 @@ def _array(reader: Reader, number: int, schema: Mapping[str, Any]) -> Sequence[P
     if not _are_counts(schema, "minItems", "maxItems", counts) or isinstance(schema.get("items"), list):
         return None
     rest = reader.term(reader.document.at(number, "items")) if "items" in schema else ANYTHING
-    return (parts_of_array(Arrays((), rest, schema.get("minItems", 0), schema.get("maxItems"))),)
+    condition = Arrays((), rest, schema.get("minItems", 0), schema.get("maxItems"))
+    reader.know(number, NOTHING._replace(arrays=(condition,)))
+    return (parts_of_array(condition),)
 
 
 def _is_scalar(kind: object, schema: Mapping[str, Any]) -> bool:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from fractions import Fraction
 
 from sgl_constrain.expression import EMPTY, FAIL, Expressions
+from sgl_constrain.schema.sets import EXACT
 
 MOST_REMAINDERS = 4096  # a larger divisor would need as many rules
 
@@ -154,10 +156,10 @@ class NumberTexts:
     def _divisible(self, divisor: Decimal) -> int:
         """Long division: a rule for each remainder, before the point and for each place after it."""
         e = self._e
-        exponent = divisor.normalize().as_tuple().exponent
+        exponent = divisor.normalize(EXACT).as_tuple().exponent
         assert isinstance(exponent, int)
         places = max(-exponent, 0)
-        modulus = int(divisor.scaleb(places))
+        modulus = int(divisor.scaleb(places, EXACT))
         if modulus * (places + 1) > MOST_REMAINDERS:
             raise ValueError(f"dividing by {divisor} takes more than {MOST_REMAINDERS} remainders")
         before = [e.rule() for _ in range(modulus)]
@@ -197,6 +199,11 @@ def has_number(
         return low < high or (low == high and not low_open and not high_open and not is_whole)
     first, last = low.to_integral_value(ROUND_CEILING), high.to_integral_value(ROUND_FLOOR)
     return int(first) + (low_open and first == low) <= int(last) - (high_open and last == high)
+
+
+def is_multiple(value: int, divisor: Decimal) -> bool:
+    """Exactly: the remainder of decimals is refused where the quotient has many digits."""
+    return Fraction(value) % Fraction(divisor) == 0
 
 
 def _split(bound: Decimal) -> tuple[str, str]:

@@ -144,6 +144,10 @@ class Reader:
         if str(refusal) not in self.warnings:
             self.warnings.append(str(refusal))
 
+    def know(self, number: int, values: Values) -> None:
+        """The values that subschema `number` allows, told without reading it."""
+        self._read[number] = values
+
     # -- one schema ------------------------------------------------------------------------------------------
 
     def read(self, number: int) -> Values:

@@ -6,13 +6,14 @@ where every condition has an opposite.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from decimal import Decimal
+from decimal import MAX_PREC, Context, Decimal
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.schema.conditions import Arrays, Layer, Matches, Numbers, Objects, Strings
 from sgl_constrain.schema.terms import NEVER, Term
 
+EXACT: Final = Context(prec=MAX_PREC)  # the usual one rounds what it works out to 28 digits
 _MOST_DIGITS = 400
 _MOST_CONDITIONS = 2000  # in one union
 _MOST_PAIRS = 200_000  # in one intersection of unions

@@ -9,20 +9,19 @@ JSON has.
 from __future__ import annotations
 
 import copy
-import json
+from json.encoder import encode_basestring
 from typing import Final
 
 from sgl_constrain.codepoints import ANY, Ranges, complement, intersection
 from sgl_constrain.expression import EMPTY, Expressions
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _PLAIN = complement(_ESCAPED)
 
 
 def escape(text: str) -> bytes:
     """The text between the quotes of its JSON string. A lone surrogate is written as an escape."""
-    return _ENCODER.encode(text)[1:-1].encode("utf-8", "backslashreplace")
+    return encode_basestring(text)[1:-1].encode("utf-8", "backslashreplace")
 
 
 class JsonLetters:

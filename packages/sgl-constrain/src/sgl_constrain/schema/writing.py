@@ -17,6 +17,7 @@ from sgl_constrain.schema.basics import Basics
 from sgl_constrain.schema.certain import Parts, certain, parts
 from sgl_constrain.schema.conditions import Numbers, Strings
 from sgl_constrain.schema.glance import glance
+from sgl_constrain.schema.numbers import is_multiple
 from sgl_constrain.schema.objects import write_object
 from sgl_constrain.schema.patterns import Patterns
 from sgl_constrain.schema.reading import Reader
@@ -171,8 +172,8 @@ class Writer:
         return [
             value
             for value in range(first, last + 1)
-            if all(Decimal(value) % divisor == 0 for divisor in n.multiples)
-            and all(Decimal(value) % divisor != 0 for divisor in n.not_multiples)
+            if all(is_multiple(value, divisor) for divisor in n.multiples)
+            and not any(is_multiple(value, divisor) for divisor in n.not_multiples)
         ]
 
     # -- strings ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from sgl_constrain.schema.sets import (
     ANY_NUMBERS,
     ANY_OBJECTS,
     ANY_STRINGS,
+    EXACT,
     NOTHING,
     Values,
     decimal,
@@ -127,7 +128,7 @@ def exclusive_maximum(reader: Reader, number: int, schema: Mapping[str, Any], va
 
 def multiple_of(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
     try:
-        divisor = decimal(schema["multipleOf"]).normalize()
+        divisor = decimal(schema["multipleOf"]).normalize(EXACT)
     except ValueError as error:
         raise reader.wrong(number, "multipleOf", "a number") from error
     if divisor <= 0:
