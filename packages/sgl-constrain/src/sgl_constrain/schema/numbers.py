@@ -8,11 +8,10 @@ division by a fixed number.
 
 from __future__ import annotations
 
-import copy
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from fractions import Fraction
 
-from sgl_constrain.expression import EMPTY, FAIL, Expressions
+from sgl_constrain.expression import EMPTY, FAIL, Expressions, shallow
 from sgl_constrain.schema.sets import EXACT
 
 MOST_REMAINDERS = 4096  # a larger divisor would need as many rules
@@ -43,7 +42,7 @@ class NumberTexts:
 
     def over(self, expressions: Expressions) -> NumberTexts:
         """The same over a copy of the table."""
-        other = copy.copy(self)
+        other = shallow(self)
         other._e, other._multiples = expressions, self._multiples.copy()
         return other
 

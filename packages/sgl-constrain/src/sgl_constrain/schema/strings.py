@@ -8,12 +8,11 @@ JSON has.
 
 from __future__ import annotations
 
-import copy
 from json.encoder import encode_basestring
 from typing import Final
 
 from sgl_constrain.codepoints import ANY, Ranges, complement, intersection
-from sgl_constrain.expression import EMPTY, Expressions
+from sgl_constrain.expression import EMPTY, Expressions, shallow
 
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _PLAIN = complement(_ESCAPED)
@@ -35,7 +34,7 @@ class JsonLetters:
 
     def over(self, expressions: Expressions) -> JsonLetters:
         """The same over a copy of the table."""
-        other = copy.copy(self)
+        other = shallow(self)
         other._expressions, other._known = expressions, self._known.copy()
         return other
 
