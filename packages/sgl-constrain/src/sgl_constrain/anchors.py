@@ -12,7 +12,6 @@ of the pattern is at hand.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from sgl_constrain.codepoints import Ranges
@@ -48,25 +47,21 @@ class Place(enum.Enum):
     LAST_LINE_END = "end of the text, or before the newline that ends it"
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(NamedTuple):
     place: Place
 
 
-@dataclass(frozen=True, slots=True)
-class Lookahead:
+class Lookahead(NamedTuple):
     body: Tree
     negative: bool
     position: int  # in the pattern, for error messages
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     parts: tuple[Tree, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Either:
+class Either(NamedTuple):
     options: tuple[Tree, ...]
 
 
@@ -96,7 +91,7 @@ class Placement:
         self._anything = letters.any_string
         self._pattern = pattern
         self._newline_matters = newline_matters
-        self._newline = letters.literal("\n")
+        self._newline = letters.literal("\n") if newline_matters else FAIL
 
     def whole(self, tree: Tree) -> int:
         """The texts that match from end to end."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import cast
 
 from sgl_constrain.covering import Covering
@@ -85,7 +86,6 @@ class Automaton:
         self._relaxed: dict[int, tuple[int, int]] = {}
         self._relaxed_continuations: dict[int, tuple[int, int]] = {_END: (_END, FAR)}
         self._shortest: dict[int, int] = {_END: 0}
-        self._everything = self._start_of(expressions.any_string)
         if self.twin_table is not None:
             self.twin_table.everything(self._everything)
         if not pruned:
@@ -530,6 +530,10 @@ class Automaton:
 
     def right_no_longer_matters(self, product: Product) -> bool:
         return product.right == (self._everything if product.both else DEAD)
+
+    @cached_property
+    def _everything(self) -> int:
+        return self._start_of(self.expressions.any_string)
 
     def shortest(self, state: int) -> int:
         """Bytes of the shortest completion; FAR where products, rules or deferred expressions hide it."""

@@ -42,7 +42,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHITESPACE = 20
 _MOST_BASICS = 16  # kept by one compiler
 _MOST_HEADS = 2_000  # classes of characters, and parts of them, that one table keeps: a few MB
-_MEASURED_EVERY = 32  # the cache is measured when one in so many of its grammars is new
+_MEASURED_EVERY = 8  # the cache is measured when one in so many of its grammars is new
 
 
 class Compiler:

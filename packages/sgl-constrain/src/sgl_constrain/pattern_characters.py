@@ -7,6 +7,7 @@ nothing.
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 
 from sgl_constrain import codepoints
@@ -14,7 +15,9 @@ from sgl_constrain.codepoints import Ranges, complement, union
 from sgl_constrain.errors import UnsupportedPattern
 from sgl_constrain.pattern_cursor import Cursor
 
+_ASCII, _IGNORECASE = int(re.ASCII), int(re.IGNORECASE)  # see `regex`
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
+_HEXADECIMAL = frozenset(string.hexdigits)
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
 _ECMA_SPACE: Ranges = union(
     (ord(first), ord(last))
@@ -65,7 +68,7 @@ class Characters:
             return None
         self._cursor.at += 1
         small = letter.lower()
-        if self._ecma or flags & re.ASCII:
+        if self._ecma or flags & _ASCII:
             space = _ECMA_SPACE if self._ecma else codepoints.ASCII_SPACE
             ranges = {"d": codepoints.ASCII_DIGIT, "w": codepoints.ASCII_WORD, "s": space}[small]
         else:
@@ -108,13 +111,13 @@ class Characters:
     def _hexadecimal(self, letter: str, start: int) -> int:
         if self._ecma and letter == "u" and self._cursor.take("{"):
             digits = self._cursor.until("}", start, "escape")
-            valid = bool(re.fullmatch(r"[0-9a-fA-F]{1,6}", digits))
+            valid = 1 <= len(digits) <= 6
         else:
             length = _HEX_DIGITS[letter]
             digits = self._cursor.peek(length)
-            valid = bool(re.fullmatch(f"[0-9a-fA-F]{{{length}}}", digits))
+            valid = len(digits) == length
             self._cursor.at += length
-        if not valid or int(digits, 16) > codepoints.MAX:
+        if not valid or not _HEXADECIMAL.issuperset(digits) or int(digits, 16) > codepoints.MAX:
             self._cursor.fail(f"incomplete or bad escape \\{letter}{digits}", start)
         point = int(digits, 16)
         if self._ecma and 0xD800 <= point < 0xDC00:  # perhaps the first half of a pair of UTF-16 units
@@ -167,8 +170,8 @@ class Characters:
             else:
                 categories.append(low)
         members = union(ranges)
-        if flags & re.IGNORECASE:
-            members = codepoints.ignore_case(members, ascii_only=bool(flags & re.ASCII))
+        if flags & _IGNORECASE:
+            members = codepoints.ignore_case(members, ascii_only=bool(flags & _ASCII))
         members = union([*members, *(r for category in categories for r in category)])
         return complement(members) if negated else members
 

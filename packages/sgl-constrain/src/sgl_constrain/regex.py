@@ -21,11 +21,16 @@ from sgl_constrain.expression import EMPTY, ENDLESS, FAIL, Expressions
 from sgl_constrain.pattern_characters import Characters
 from sgl_constrain.pattern_cursor import Cursor
 
+# As plain numbers: every use of `re`'s own takes its way through `enum`.
+_ASCII, _IGNORECASE, _MULTILINE = int(re.ASCII), int(re.IGNORECASE), int(re.MULTILINE)
+_DOTALL, _UNICODE, _VERBOSE = int(re.DOTALL), int(re.UNICODE), int(re.VERBOSE)
+_KNOWN_FLAGS = _ASCII | _IGNORECASE | _MULTILINE | _DOTALL | _UNICODE | _VERBOSE
 _FLAGS = {
-    "a": re.ASCII, "i": re.IGNORECASE, "L": re.LOCALE, "m": re.MULTILINE, "s": re.DOTALL, "u": re.UNICODE,
-    "x": re.VERBOSE,
+    "a": _ASCII, "i": _IGNORECASE, "L": int(re.LOCALE), "m": _MULTILINE, "s": _DOTALL, "u": _UNICODE,
+    "x": _VERBOSE,
 }  # fmt: skip
-_KNOWN_FLAGS = re.ASCII | re.IGNORECASE | re.MULTILINE | re.DOTALL | re.UNICODE | re.VERBOSE
+_SIGNS = {"*": (0, ENDLESS), "+": (1, ENDLESS), "?": (0, 1)}
+_COUNTS = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII)
 _MOST_REPETITIONS = 4294967295  # as in `re`
 _PLAIN_ALTERNATIVES = re.compile(r"[^\\.^$*+?{}\[\]()]*\|[^\\.^$*+?{}\[\]()]*(?=\)|\Z)")
 _LITERAL_RUN = re.compile(r"[^\\.^$*+?{}\[\]|()]+")
@@ -95,7 +100,7 @@ class _Parser:
     # -- structure -------------------------------------------------------------------------------------------
 
     def _alternatives(self, flags: int) -> Tree:
-        if not flags & (re.IGNORECASE | re.VERBOSE):
+        if not flags & (_IGNORECASE | _VERBOSE):
             words = _PLAIN_ALTERNATIVES.match(self._cursor.pattern, self._cursor.at)
             if words:  # thousands of names, in one step
                 self._cursor.at = words.end()
@@ -117,7 +122,7 @@ class _Parser:
         """Parts up to `|`, `)` or the end. Also the flags, which `(?i)` at the very start changes."""
         parts: list[Tree] = []
         pattern = self._cursor.pattern
-        plain_text = not flags & (re.IGNORECASE | re.VERBOSE)
+        plain_text = not flags & (_IGNORECASE | _VERBOSE)
         while self._cursor.at < len(pattern) and pattern[self._cursor.at] not in "|)":
             if plain_text and (text := _LITERAL_RUN.match(pattern, self._cursor.at)):
                 self._cursor.at = text.end()
@@ -126,14 +131,14 @@ class _Parser:
                 if self._cursor.at > text.start():
                     parts.append(self._text(pattern[text.start() : self._cursor.at]))
                     continue
-            if flags & re.VERBOSE and self._skip_verbose():
+            if flags & _VERBOSE and self._skip_verbose():
                 continue
             start = self._cursor.at
-            if self._cursor.take("(?"):
+            if pattern[start] == "(" and self._cursor.take("(?"):
                 changed = self._global_flags(start, flags)
                 if changed is not None:
                     flags = changed
-                    plain_text = not flags & (re.IGNORECASE | re.VERBOSE)
+                    plain_text = not flags & (_IGNORECASE | _VERBOSE)
                     continue
                 self._cursor.at = start
             part = self._part(flags)
@@ -158,7 +163,7 @@ class _Parser:
                 start = self._cursor.at
                 self._cursor.at += 3
                 self._cursor.until(")", start, "comment")
-            elif not (flags & re.VERBOSE and self._skip_verbose()):
+            elif not (flags & _VERBOSE and self._skip_verbose()):
                 return
 
     def _words(self, texts: list[str]) -> int:
@@ -225,10 +230,11 @@ class _Parser:
 
     def _bounds(self) -> tuple[int, int] | None:
         """The repetition that stands here, or None (a `{` that does not count is text)."""
-        for sign, bounds in (("*", (0, ENDLESS)), ("+", (1, ENDLESS)), ("?", (0, 1))):
-            if self._cursor.take(sign):
-                return bounds
-        counted = re.compile(r"\{(\d*)(,?)(\d*)\}", re.ASCII).match(self._cursor.pattern, self._cursor.at)
+        sign = self._cursor.peek()
+        if sign in _SIGNS:
+            self._cursor.at += 1
+            return _SIGNS[sign]
+        counted = _COUNTS.match(self._cursor.pattern, self._cursor.at) if sign == "{" else None
         if counted is None or counted.group() in ("{}",) or (self._ecma and not counted[1]):
             return None
         try:
@@ -255,7 +261,7 @@ class _Parser:
         if character == "\\":
             return self._escape(start, flags)
         if character == ".":
-            if flags & re.DOTALL:
+            if flags & _DOTALL:
                 return self._letters.any_character
             ends = _ECMA_LINE_END if self._ecma else ((0x0A, 0x0A),)
             return self._letters.character(complement(ends))
@@ -271,7 +277,7 @@ class _Parser:
         return self._character(((ord(character), ord(character)),), flags)
 
     def _line_anchor(self, character: str, start: int, flags: int) -> Anchor:
-        if flags & re.MULTILINE:
+        if flags & _MULTILINE:
             self._cursor.fail(
                 f"{character!r} at line ends (re.MULTILINE) is not supported", start, UnsupportedPattern
             )
@@ -280,8 +286,8 @@ class _Parser:
         return Anchor(Place.END if self._ecma else Place.LAST_LINE_END)
 
     def _character(self, ranges: Ranges, flags: int) -> int:
-        if flags & re.IGNORECASE:
-            ranges = codepoints.ignore_case(ranges, ascii_only=bool(flags & re.ASCII))
+        if flags & _IGNORECASE:
+            ranges = codepoints.ignore_case(ranges, ascii_only=bool(flags & _ASCII))
         return self._letters.character(ranges)
 
     # -- groups ----------------------------------------------------------------------------------------------
@@ -310,10 +316,10 @@ class _Parser:
         return flags
 
     def _with_flags(self, flags: int, on: int, off: int, start: int) -> int:
-        if on & re.ASCII and (on & re.UNICODE or (start == 0 and flags & re.UNICODE)):
+        if on & _ASCII and (on & _UNICODE or (start == 0 and flags & _UNICODE)):
             self._cursor.fail("flags 'a' and 'u' are incompatible", start)
-        if on & (re.ASCII | re.UNICODE):
-            flags &= ~(re.ASCII | re.UNICODE)
+        if on & (_ASCII | _UNICODE):
+            flags &= ~(_ASCII | _UNICODE)
         return (flags | on) & ~off
 
     def _group(self, start: int, flags: int) -> Tree | None:
@@ -363,7 +369,7 @@ class _Parser:
         if letters is None or self._ecma:
             self._cursor.fail("unknown extension", start)
         on, off = self._flag_letters(letters[1], start), self._flag_letters(letters[2] or "", start)
-        if off & (re.ASCII | re.UNICODE):
+        if off & (_ASCII | _UNICODE):
             self._cursor.fail("bad inline flags: cannot turn off flags 'a' and 'u'", start)
         if on & off:
             self._cursor.fail("bad inline flags: flag turned on and off", start)

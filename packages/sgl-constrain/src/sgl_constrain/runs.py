@@ -119,8 +119,8 @@ class Runs:
             self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
 
     def usual(self) -> list[tuple[bytes, NDArray[np.uint16]]]:
-        """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read. They are
-        the first classes of their heads, so they are told alike over any others.
+        """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read. They
+        are the first classes of their heads, so they are told alike over any others.
         """
         return [
             (packed_edges(beyond), self._table((Edge(_ASCII, NO_HEAD, True), *beyond)).copy())

@@ -8,10 +8,8 @@ the table of expressions of each grammar. Knows no schema.
 
 from __future__ import annotations
 
-import copy
-
 from sgl_constrain.automaton import judge
-from sgl_constrain.expression import Both, Expressions, Without
+from sgl_constrain.expression import Both, Expressions, Without, shallow
 from sgl_constrain.limits import Limits
 from sgl_constrain.prune import prune
 from sgl_constrain.regex import Dialect, regex
@@ -51,7 +49,7 @@ class Basics:
 
     def copy(self, limits: Limits) -> Basics:
         """The same over a table of its own, with the same numbers."""
-        other = copy.copy(self)
+        other = shallow(self)
         other.expressions = self.expressions.copy(limits)
         other.letters = self.letters.over(other.expressions)
         other.numbers = self.numbers.over(other.expressions)  # a layout is numbers of expressions only

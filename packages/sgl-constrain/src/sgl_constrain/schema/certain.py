@@ -13,10 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sgl_constrain.schema.conditions import Arrays, Numbers, Objects, Strings
+from sgl_constrain.schema.numbers import has_number
 from sgl_constrain.schema.sets import Values
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
-_MOST_NAMED = 1000  # keys of an object, items of a prefix
+MOST_NAMED = 1000  # keys of an object, items of a prefix
 
 
 class Parts(NamedTuple):
@@ -32,17 +33,17 @@ def parts(values: Values) -> Sequence[Parts] | None:
         return None
     if not all(map(_is_plain_array, values.arrays)) or not all(map(_is_plain_object, values.objects)):
         return None
-    found = [_parts_of_array(array) for array in values.arrays]
-    found += [_parts_of_object(o) for o in values.objects]
+    found = [parts_of_array(array) for array in values.arrays]
+    found += [parts_of_object(o) for o in values.objects]
     if values.constants or values.numbers or values.strings:
         found.append(Parts((), ()))
     return found
 
 
 def _is_plain_number(n: Numbers) -> bool:
-    if n.multiples or n.not_multiples or n.integer is False:
+    if n.multiples or n.not_multiples:
         return False
-    return n.high is None and (n.low is None or n.low >= 0)
+    return has_number(n.low, n.low_open, n.high, n.high_open, integer=n.integer)
 
 
 def _is_plain_string(s: Strings) -> bool:
@@ -55,23 +56,23 @@ def _is_plain_string(s: Strings) -> bool:
 
 
 def _is_plain_array(array: Arrays) -> bool:
-    return not array.unique and not array.contains and len(array.prefix) <= _MOST_NAMED
+    return not array.unique and not array.contains and len(array.prefix) <= MOST_NAMED
 
 
 def _is_plain_object(o: Objects) -> bool:
-    if o.some or o.low or o.high is not None or len(o.named) > _MOST_NAMED or any(o.names):
+    if o.some or o.low or o.high is not None or len(o.named) > MOST_NAMED or any(o.names):
         return False
     return o.required <= dict(o.named).keys() and not any(layer.patterns for layer in o.layers)
 
 
-def _parts_of_array(array: Arrays) -> Parts:
+def parts_of_array(array: Arrays) -> Parts:
     places = array.prefix if array.high is None else array.prefix[: array.high]
     needed, others = list(places[: array.low]), list(places[array.low :])
     (needed if array.low > len(places) else others).append(array.rest)
     return Parts(needed, others)
 
 
-def _parts_of_object(o: Objects) -> Parts:
+def parts_of_object(o: Objects) -> Parts:
     needed = [term for key, term in o.named if key in o.required]
     others = [term for key, term in o.named if key not in o.required]
     return Parts(needed, [*others, o.unnamed("", lambda pattern, text: False)])

@@ -78,7 +78,7 @@ def parse_schema(source: object, *, most_chars: int) -> tuple[Any, str]:
     if len(text) > most_chars:
         raise GrammarTooLarge(f"the schema has {len(text)} characters", limit="source_chars")
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=_no_number), text
+        return _DECODER.decode(text), text
     except ValueError as error:
         raise InvalidSchema(f"the schema is not JSON: {error}", path="") from error
     except RecursionError as error:
@@ -87,6 +87,9 @@ def parse_schema(source: object, *, most_chars: int) -> tuple[Any, str]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal, parse_constant=_no_number)
 
 
 def _number(value: object) -> float:

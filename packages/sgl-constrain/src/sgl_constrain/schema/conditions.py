@@ -9,9 +9,8 @@ must be is a `Term`, which is not looked into here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar, Protocol
+from typing import NamedTuple, Protocol
 
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term, meet, opposite
 
@@ -24,8 +23,7 @@ class NoComplement(Exception):
         self.keyword = keyword
 
 
-@dataclass(frozen=True)
-class Numbers:
+class Numbers(NamedTuple):
     integer: bool | None = None  # whole numbers only, or no whole numbers
     low: Decimal | None = None
     low_open: bool = False
@@ -34,7 +32,9 @@ class Numbers:
     multiples: frozenset[Decimal] = frozenset()
     not_multiples: frozenset[Decimal] = frozenset()
 
-    annotated: ClassVar[bool] = False
+    @property
+    def annotated(self) -> bool:
+        return False
 
     def meet(self, other: Numbers) -> Numbers | None:
         if self.integer is not None and other.integer is not None and self.integer != other.integer:
@@ -80,8 +80,7 @@ def _tighter(
     return (left, left_open) if choose(left, right) == left else (right, right_open)
 
 
-@dataclass(frozen=True)
-class Strings:
+class Strings(NamedTuple):
     low: int = 0
     high: int | None = None
     patterns: frozenset[tuple[str, bool]] = frozenset()  # (pattern, must it match or must it not)
@@ -89,7 +88,9 @@ class Strings:
     values: frozenset[str] | None = None
     not_values: frozenset[str] = frozenset()
 
-    annotated: ClassVar[bool] = False
+    @property
+    def annotated(self) -> bool:
+        return False
 
     def meet(self, other: Strings) -> Strings | None:
         low, high = max(self.low, other.low), _least(self.high, other.high)
@@ -122,8 +123,7 @@ class Strings:
             yield Strings(values=self.not_values)
 
 
-@dataclass(frozen=True)
-class Contains:
+class Contains(NamedTuple):
     """How many items, from index `start` on, satisfy `term`."""
 
     term: Term
@@ -132,8 +132,7 @@ class Contains:
     start: int = 0
 
 
-@dataclass(frozen=True)
-class Arrays:
+class Arrays(NamedTuple):
     prefix: tuple[Term, ...] = ()
     rest: Term = ANYTHING
     low: int = 0
@@ -186,15 +185,14 @@ class Arrays:
             yield Arrays(low=self.high + 1)
         for some in sorted(self.contains, key=repr):
             if some.low:
-                yield Arrays(contains=frozenset((replace(some, low=0, high=some.low - 1),)))
+                yield Arrays(contains=frozenset((some._replace(low=0, high=some.low - 1),)))
             if some.high is not None:
-                yield Arrays(contains=frozenset((replace(some, low=some.high + 1, high=None),)))
+                yield Arrays(contains=frozenset((some._replace(low=some.high + 1, high=None),)))
         if self.unique:
             raise NoComplement("uniqueItems")
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """What one schema says of the keys it does not name: the terms of the patterns that match, or
     `fallback`.
     """
@@ -207,8 +205,7 @@ class Matches(Protocol):
     def __call__(self, pattern: str, text: str) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Some:
+class Some(NamedTuple):
     """At least one key of a kind has a value that satisfies `term`. Made as the opposite of what a schema
     says of the keys it does not name, so the kind is one that a Layer, or `Objects.names`, can tell apart.
     """
@@ -233,8 +230,7 @@ class Some:
         return Objects(named, (layer,))
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(NamedTuple):
     named: tuple[tuple[str, Term], ...] = ()  # in the order in which they are written
     layers: tuple[Layer, ...] = ()  # for every other key, all of them hold
     required: frozenset[str] = frozenset()
@@ -262,13 +258,18 @@ class Objects:
     def join(self, other: Objects, matches: Matches) -> Objects | None:
         low, high = max(self.low, other.low), _least(self.high, other.high)
         left, right = dict(self.named), dict(other.named)
-        named = {
-            key: meet(
-                left[key] if key in left else self.unnamed(key, matches),
-                right[key] if key in right else other.unnamed(key, matches),
-            )
-            for key in (*left, *(key for key in right if key not in left))
-        }
+        if not right and not other.layers:
+            named = left
+        elif not left and not self.layers:
+            named = right
+        else:
+            named = {
+                key: meet(
+                    left[key] if key in left else self.unnamed(key, matches),
+                    right[key] if key in right else other.unnamed(key, matches),
+                )
+                for key in (*left, *(key for key in right if key not in left))
+            }
         required = self.required | other.required
         if high is not None and (low > high or len(required) > high):
             return None

@@ -25,6 +25,7 @@ _PLACES = (
     *("contains", "propertyNames", "if", "not", "unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
 _ORDER = {keyword: place for place, keyword in enumerate(_PLACES)}
+_NAMES = frozenset(("$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor"))
 _LISTS = frozenset(("allOf", "anyOf", "oneOf", "prefixItems", "items"))
 _NAMED = frozenset(
     ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
@@ -33,7 +34,7 @@ _NAMED = frozenset(
 
 def children(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The subschemas one level down, each with its pointer from here."""
-    if len(schema) == 1 and "type" in schema:
+    if _ORDER.keys().isdisjoint(schema):
         return
     for keyword in sorted(_ORDER.keys() & schema.keys(), key=_ORDER.__getitem__):
         found = schema[keyword]
@@ -95,27 +96,34 @@ class Document:
         """Number every subschema, and note the names by which references call them."""
         if depth > self.limits.nesting:
             raise GrammarTooLarge(f"subschemas nested deeper than {self.limits.nesting}", limit="nesting")
-        if isinstance(schema, dict):
-            name = schema.get("$id", schema.get("id") if self.old else None)
-            if isinstance(name, str) and not (self.old and "$ref" in schema):
-                uri, fragment = urldefrag(_join(base, name))
-                if fragment:
-                    self._anchors[uri, fragment] = path
-                else:
-                    base = uri
-                    self._resources[base] = path
-            for keyword in ("$anchor", "$dynamicAnchor"):
-                if isinstance(schema.get(keyword), str):
-                    self._anchors[base, schema[keyword]] = path
-            if isinstance(schema.get("$dynamicAnchor"), str):
-                self._dynamic.setdefault(base, {})[schema["$dynamicAnchor"]] = path
-            if schema.get("$recursiveAnchor") is True and self._resources.get(base) == path:
-                self._dynamic.setdefault(base, {})[_RECURSIVE] = path
-            self.unevaluated |= "unevaluatedItems" in schema or "unevaluatedProperties" in schema
+        if not isinstance(schema, dict):
+            self._add(schema, path, base)
+            return
+        if not _NAMES.isdisjoint(schema):
+            base = self._note(schema, path, base)
+        self.unevaluated |= "unevaluatedItems" in schema or "unevaluatedProperties" in schema
         self._add(schema, path, base)
-        if isinstance(schema, dict):
-            for step, child in children(schema):
-                self._survey(child, f"{path}/{step}", base, depth + 1)
+        for step, child in children(schema):
+            self._survey(child, f"{path}/{step}", base, depth + 1)
+
+    def _note(self, schema: Mapping[str, Any], path: str, base: str) -> str:
+        """Take down the names of a subschema; the URI from which it and those inside are reckoned."""
+        name = schema.get("$id", schema.get("id") if self.old else None)
+        if isinstance(name, str) and not (self.old and "$ref" in schema):
+            uri, fragment = urldefrag(_join(base, name))
+            if fragment:
+                self._anchors[uri, fragment] = path
+            else:
+                base = uri
+                self._resources[base] = path
+        for keyword in ("$anchor", "$dynamicAnchor"):
+            if isinstance(schema.get(keyword), str):
+                self._anchors[base, schema[keyword]] = path
+        if isinstance(schema.get("$dynamicAnchor"), str):
+            self._dynamic.setdefault(base, {})[schema["$dynamicAnchor"]] = path
+        if schema.get("$recursiveAnchor") is True and self._resources.get(base) == path:
+            self._dynamic.setdefault(base, {})[_RECURSIVE] = path
+        return base
 
     def _add(self, schema: Any, path: str, base: str) -> int:
         self.schemas.append(schema)

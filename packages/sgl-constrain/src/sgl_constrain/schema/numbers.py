@@ -8,10 +8,11 @@ division by a fixed number.
 
 from __future__ import annotations
 
-import copy
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from fractions import Fraction
 
-from sgl_constrain.expression import EMPTY, FAIL, Expressions
+from sgl_constrain.expression import EMPTY, FAIL, Expressions, shallow
+from sgl_constrain.schema.sets import EXACT
 
 MOST_REMAINDERS = 4096  # a larger divisor would need as many rules
 
@@ -41,7 +42,7 @@ class NumberTexts:
 
     def over(self, expressions: Expressions) -> NumberTexts:
         """The same over a copy of the table."""
-        other = copy.copy(self)
+        other = shallow(self)
         other._e, other._multiples = expressions, self._multiples.copy()
         return other
 
@@ -57,17 +58,14 @@ class NumberTexts:
         """Texts without exponent whose value is within bounds; `integer` False: and not a whole number."""
         e, zero = self._e, Decimal(0)
         options: list[int] = []
-        if high is None or high > 0 or (high == 0 and not high_open):
-            from_zero = low is None or low < 0
-            bound, is_open = (zero, False) if from_zero or low is None else (low, low_open)
+        bound, is_open = (zero, False) if low is None or low < 0 else (low, low_open)
+        if has_number(bound, is_open, high, high_open, integer=integer):
             options.append(self._magnitude(bound, is_open, high, high_open, integer))
-        if low is None or low < 0:
-            to_zero = high is None or high >= 0
-            bound, is_open = (zero, True) if to_zero or high is None else (-high, high_open)
-            least = None if low is None else -low
-            options.append(
-                e.sequence(e.literal("-"), self._magnitude(bound, is_open, least, low_open, integer))
-            )
+        bound, is_open = (zero, True) if high is None or high >= 0 else (high.copy_negate(), high_open)
+        least = None if low is None else low.copy_negate()
+        if has_number(bound, is_open, least, low_open, integer=integer):
+            below = self._magnitude(bound, is_open, least, low_open, integer)
+            options.append(e.sequence(e.literal("-"), below))
         return e.choice(options)
 
     def multiples(self, divisor: Decimal) -> int:
@@ -157,10 +155,10 @@ class NumberTexts:
     def _divisible(self, divisor: Decimal) -> int:
         """Long division: a rule for each remainder, before the point and for each place after it."""
         e = self._e
-        exponent = divisor.normalize().as_tuple().exponent
+        exponent = divisor.normalize(EXACT).as_tuple().exponent
         assert isinstance(exponent, int)
         places = max(-exponent, 0)
-        modulus = int(divisor.scaleb(places))
+        modulus = int(divisor.scaleb(places, EXACT))
         if modulus * (places + 1) > MOST_REMAINDERS:
             raise ValueError(f"dividing by {divisor} takes more than {MOST_REMAINDERS} remainders")
         before = [e.rule() for _ in range(modulus)]
@@ -187,6 +185,24 @@ class NumberTexts:
         if place + 1 == len(after):
             return self._e.words({b"0": after[place][remainder]})
         return self._e.words({b"%d" % d: after[place + 1][(10 * remainder + d) % modulus] for d in range(10)})
+
+
+def has_number(
+    low: Decimal | None, low_open: bool, high: Decimal | None, high_open: bool, *, integer: bool | None
+) -> bool:
+    """Is there a number within bounds? `integer`: a whole number, or (False) one that is not."""
+    if low is None or high is None:
+        return True
+    if not integer:
+        is_whole = integer is not None and low == low.to_integral_value()
+        return low < high or (low == high and not low_open and not high_open and not is_whole)
+    first, last = low.to_integral_value(ROUND_CEILING), high.to_integral_value(ROUND_FLOOR)
+    return int(first) + (low_open and first == low) <= int(last) - (high_open and last == high)
+
+
+def is_multiple(value: int, divisor: Decimal) -> bool:
+    """Exactly: the remainder of decimals is refused where the quotient has many digits."""
+    return Fraction(value) % Fraction(divisor) == 0
 
 
 def _split(bound: Decimal) -> tuple[str, str]:

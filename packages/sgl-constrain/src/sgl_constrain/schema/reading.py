@@ -15,12 +15,12 @@ from typing import Any
 from sgl_constrain.errors import GrammarTooLarge, InvalidSchema, UnsupportedSchema
 from sgl_constrain.schema.conditions import NoComplement, Objects, Strings
 from sgl_constrain.schema.document import Document
-from sgl_constrain.schema.keywords.table import ANNOTATIONS, ORDER, READERS
+from sgl_constrain.schema.keywords.table import ANNOTATIONS, BARE, ORDER, READERS
 from sgl_constrain.schema.patterns import Patterns
 from sgl_constrain.schema.sets import EVERYTHING, NOTHING, Values, decimal
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
-_BARE = frozenset(("type", *ANNOTATIONS))
+_REFERENCE = frozenset(("$ref", *ANNOTATIONS))
 
 
 class Reader:
@@ -36,9 +36,13 @@ class Reader:
         self._values: dict[Term, Values] = {}
         self._constants: dict[str, Term] = {}
         self._bare_types: dict[str, Term] = {}
-        self._deadline = time.monotonic() + document.limits.seconds
         self._unions: dict[tuple[Term, ...], Term] = {}
         self._union_of: dict[int, tuple[Term, ...]] = {}
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """What is read from now on may take `limits.seconds`."""
+        self._deadline = time.monotonic() + self.document.limits.seconds
 
     # -- terms -----------------------------------------------------------------------------------------------
 
@@ -47,15 +51,13 @@ class Reader:
         seen: set[int] = set()
         while True:
             schema = self.document.schemas[number]
-            if schema is True or schema == {}:
+            if not isinstance(schema, dict):
+                return ANYTHING if schema is True else NEVER if schema is False else frozenset((number,))
+            if not schema:
                 return ANYTHING
-            if schema is False:
-                return NEVER
-            if not isinstance(schema, Mapping):
-                return frozenset((number,))
-            if "type" in schema and schema.keys() <= _BARE:
+            if "type" in schema and schema.keys() <= BARE:
                 return self._bare_type(number, schema["type"])
-            if "$ref" not in schema or (schema.keys() - {"$ref", *ANNOTATIONS} and not self.document.old):
+            if "$ref" not in schema or (schema.keys() - _REFERENCE and not self.document.old):
                 return frozenset((number,))
             if number in seen:
                 raise InvalidSchema("$ref leads back to itself", path=self.document.paths[number])
@@ -142,6 +144,10 @@ class Reader:
         if str(refusal) not in self.warnings:
             self.warnings.append(str(refusal))
 
+    def know(self, number: int, values: Values) -> None:
+        """The values that subschema `number` allows, told without reading it."""
+        self._read[number] = values
+
     # -- one schema ------------------------------------------------------------------------------------------
 
     def read(self, number: int) -> Values:
@@ -150,10 +156,10 @@ class Reader:
         if known is not None:
             return known
         schema, path = self.document.schemas[number], self.document.paths[number]
-        if isinstance(schema, bool):
+        if not isinstance(schema, dict):
+            if not isinstance(schema, bool):
+                raise InvalidSchema("a schema must be an object or a boolean", path=path)
             return EVERYTHING if schema else NOTHING
-        if not isinstance(schema, Mapping):
-            raise InvalidSchema("a schema must be an object or a boolean", path=path)
         if number in self._reading:
             raise InvalidSchema("the schema refers to itself without an end", path=path)
         if len(self._reading) >= self.document.limits.nesting:
@@ -169,9 +175,8 @@ class Reader:
         values = EVERYTHING
         # In older drafts a reference hides everything beside it.
         alone = self.document.old and "$ref" in schema
-        named = (k for k in schema if k in READERS and (k == "$ref" or not alone))
-        readers = [READERS[keyword] for keyword in sorted(named, key=ORDER.__getitem__)]
-        for read in dict.fromkeys(readers):
+        keywords = ("$ref",) if alone else sorted(READERS.keys() & schema.keys(), key=ORDER.__getitem__)
+        for read in dict.fromkeys([READERS[keyword] for keyword in keywords]):
             try:
                 values = read(self, number, schema, values)
             except UnsupportedSchema as refusal:

@@ -6,14 +6,14 @@ where every condition has an opposite.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from decimal import Decimal
-from typing import Any, Final, TypeVar, cast
+from decimal import MAX_PREC, Context, Decimal
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.schema.conditions import Arrays, Layer, Matches, Numbers, Objects, Strings
 from sgl_constrain.schema.terms import NEVER, Term
 
+EXACT: Final = Context(prec=MAX_PREC)  # the usual one rounds what it works out to 28 digits
 _MOST_DIGITS = 400
 _MOST_CONDITIONS = 2000  # in one union
 _MOST_PAIRS = 200_000  # in one intersection of unions
@@ -26,8 +26,7 @@ ANY_ARRAYS: Final = (Arrays(),)
 ANY_OBJECTS: Final = (Objects(),)
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """A set of JSON values: which of null and the booleans, and unions of conditions for the other types."""
 
     constants: frozenset[bool | None] = frozenset((None, False, True))
@@ -46,6 +45,27 @@ class Values:
             _product(self.arrays, other.arrays, ANY_ARRAYS, Arrays.meet),
             _product(self.objects, other.objects, ANY_OBJECTS, lambda o, other: o.join(other, matches)),
         )
+
+    def if_number(self, condition: Numbers) -> Values:
+        """The same, but only those numbers that also meet a condition."""
+        constants, numbers, strings, arrays, objects = self
+        numbers = _product(numbers, (condition,), ANY_NUMBERS, Numbers.meet)
+        return Values(constants, numbers, strings, arrays, objects)
+
+    def if_string(self, condition: Strings) -> Values:
+        constants, numbers, strings, arrays, objects = self
+        strings = _product(strings, (condition,), ANY_STRINGS, Strings.meet)
+        return Values(constants, numbers, strings, arrays, objects)
+
+    def if_array(self, condition: Arrays) -> Values:
+        constants, numbers, strings, arrays, objects = self
+        arrays = _product(arrays, (condition,), ANY_ARRAYS, Arrays.meet)
+        return Values(constants, numbers, strings, arrays, objects)
+
+    def if_object(self, condition: Objects, matches: Matches) -> Values:
+        constants, numbers, strings, arrays, objects = self
+        objects = _product(objects, (condition,), ANY_OBJECTS, lambda o, other: o.join(other, matches))
+        return Values(constants, numbers, strings, arrays, objects)
 
     def union(self, other: Values) -> Values:
         return Values(
@@ -71,23 +91,18 @@ class Values:
         """
         if not any(a.annotated for a in self.arrays) and not any(o.annotated for o in self.objects):
             return self
-        return replace(
-            self,
+        return self._replace(
             arrays=_union(
-                (), tuple(replace(array, evaluated=0, evaluated_kinds=frozenset()) for array in self.arrays)
+                (), tuple(array._replace(evaluated=0, evaluated_kinds=frozenset()) for array in self.arrays)
             ),
             objects=_union(
                 (),
                 tuple(
-                    replace(o, seen=frozenset(), seen_patterns=frozenset(), seen_all=False)
+                    o._replace(seen=frozenset(), seen_patterns=frozenset(), seen_all=False)
                     for o in self.objects
                 ),
             ),
         )
-
-    @property
-    def is_nothing(self) -> bool:
-        return self == NOTHING
 
 
 EVERYTHING: Final = Values()
@@ -143,19 +158,19 @@ def _complement(
 def of_value(value: Any, constant: Callable[[Any], Term]) -> Values:
     """Exactly one value; `constant` makes the term that allows one value only."""
     if value is None or isinstance(value, bool):
-        return replace(NOTHING, constants=frozenset((value,)))
+        return NOTHING._replace(constants=frozenset((value,)))
     if isinstance(value, str):
-        return replace(NOTHING, strings=(Strings(values=frozenset((value,))),))
+        return NOTHING._replace(strings=(Strings(values=frozenset((value,))),))
     if isinstance(value, list | tuple):
         terms = tuple(constant(item) for item in value)
-        return replace(NOTHING, arrays=(Arrays(terms, NEVER, len(terms), len(terms)),))
+        return NOTHING._replace(arrays=(Arrays(terms, NEVER, len(terms), len(terms)),))
     if isinstance(value, dict):
         named = tuple((str(key), constant(item)) for key, item in value.items())
         whole = Objects(named, (Layer((), NEVER),), frozenset(key for key, _ in named))
-        return replace(NOTHING, objects=(whole,))
+        return NOTHING._replace(objects=(whole,))
     number = decimal(value)
     whole_number = True if number == number.to_integral_value() else None
-    return replace(NOTHING, numbers=(Numbers(whole_number, number, False, number, False),))
+    return NOTHING._replace(numbers=(Numbers(whole_number, number, False, number, False),))
 
 
 def decimal(value: Any) -> Decimal:

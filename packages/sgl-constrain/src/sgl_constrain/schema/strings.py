@@ -8,20 +8,19 @@ JSON has.
 
 from __future__ import annotations
 
-import copy
-import json
+from json.encoder import encode_basestring
 from typing import Final
 
-from sgl_constrain.codepoints import ANY, Ranges, complement, contains, intersection
-from sgl_constrain.expression import EMPTY, Expressions
+from sgl_constrain.codepoints import ANY, Ranges, complement, intersection
+from sgl_constrain.expression import EMPTY, Expressions, shallow
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ESCAPED: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
+_PLAIN = complement(_ESCAPED)
 
 
 def escape(text: str) -> bytes:
     """The text between the quotes of its JSON string. A lone surrogate is written as an escape."""
-    return _ENCODER.encode(text)[1:-1].encode("utf-8", "backslashreplace")
+    return encode_basestring(text)[1:-1].encode("utf-8", "backslashreplace")
 
 
 class JsonLetters:
@@ -35,19 +34,18 @@ class JsonLetters:
 
     def over(self, expressions: Expressions) -> JsonLetters:
         """The same over a copy of the table."""
-        other = copy.copy(self)
+        other = shallow(self)
         other._expressions, other._known = expressions, self._known.copy()
         return other
 
     def character(self, ranges: Ranges) -> int:
         known = self._known.get(ranges)
         if known is None:
-            plain = self._expressions.character(intersection(ranges, complement(_ESCAPED)))
+            plain = self._expressions.character(intersection(ranges, _PLAIN))
             escaped = {
                 escape(chr(point)): EMPTY
-                for low, high in _ESCAPED
+                for low, high in intersection(ranges, _ESCAPED)
                 for point in range(low, high + 1)
-                if contains(ranges, point)
             }
             known = self._known[ranges] = self._expressions.choice([plain, self._expressions.words(escaped)])
         return known
@@ -74,7 +72,7 @@ def any_content(expressions: Expressions) -> int:
     return expressions.repeat(
         choice(
             [
-                expressions.character(complement(_ESCAPED)),
+                expressions.character(_PLAIN),
                 sequence(expressions.literal("\\"), expressions.character(_SHORT_ESCAPES)),
                 sequence(unit, choice([scalar, pair])),
             ]

@@ -16,6 +16,8 @@ from sgl_constrain.schema.arrays import write_array
 from sgl_constrain.schema.basics import Basics
 from sgl_constrain.schema.certain import Parts, certain, parts
 from sgl_constrain.schema.conditions import Numbers, Strings
+from sgl_constrain.schema.glance import glance
+from sgl_constrain.schema.numbers import is_multiple
 from sgl_constrain.schema.objects import write_object
 from sgl_constrain.schema.patterns import Patterns
 from sgl_constrain.schema.reading import Reader
@@ -60,11 +62,12 @@ class Writer:
         """The texts of all values that `root` allows. at_once: leave nothing to be written later."""
         rule = self.value(root)
         later: dict[Term, Sequence[Parts]] = {}
-        read: dict[Term, Values] = {}
         while self._pending:
             term = self._pending.pop()
-            values = read[term] = self.reader.values(term).forget_evaluated()
-            made_of = None if at_once else parts(values)
+            made_of = None if at_once else glance(self.reader, term)
+            if made_of is None:
+                values = self.reader.values(term).forget_evaluated()
+                made_of = None if at_once else parts(values)
             if made_of is None:
                 self._define(term, values)
             else:
@@ -78,12 +81,14 @@ class Writer:
             def witness(term: Hashable) -> int:
                 return EMPTY if term in sure else self._witness(later[cast(Term, term)], sure)
 
-            of_term = self.expressions.source(
-                lambda term: self._values(read[cast(Term, term)]), witness=witness
-            )
+            of_term = self.expressions.source(self._made_later, witness=witness)
             for term in later:
                 self.expressions.define(self._rules[term], of_term(term))
         return rule
+
+    def _made_later(self, term: Hashable) -> int:
+        self.reader.start_clock()
+        return self._values(self.reader.values(cast(Term, term)).forget_evaluated())
 
     def _witness(self, alternatives: Sequence[Parts], sure: Collection[Term]) -> int:
         """Matches something exactly when one of the alternatives has a value; names all terms in doubt."""
@@ -167,8 +172,8 @@ class Writer:
         return [
             value
             for value in range(first, last + 1)
-            if all(Decimal(value) % divisor == 0 for divisor in n.multiples)
-            and all(Decimal(value) % divisor != 0 for divisor in n.not_multiples)
+            if all(is_multiple(value, divisor) for divisor in n.multiples)
+            and not any(is_multiple(value, divisor) for divisor in n.not_multiples)
         ]
 
     # -- strings ---------------------------------------------------------------------------------------------

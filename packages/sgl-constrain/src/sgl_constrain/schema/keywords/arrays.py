@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sgl_constrain.schema.conditions import Arrays, Contains
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 
 def _arrays(reader: Reader, values: Values, condition: Arrays) -> Values:
     if condition.annotated and not reader.document.unevaluated:
-        condition = replace(condition, evaluated=0, evaluated_kinds=frozenset())
-    return reader.meet(values, Values(arrays=(condition,)))
+        condition = condition._replace(evaluated=0, evaluated_kinds=frozenset())
+    return values.if_array(condition)
 
 
 def _prefix(reader: Reader, number: int, schema: Mapping[str, Any], keyword: str) -> tuple[Term, ...]:
@@ -83,4 +82,4 @@ def unevaluated_items(reader: Reader, number: int, schema: Mapping[str, Any], va
         met = array.meet(Arrays((ANYTHING,) * array.evaluated, wanted, evaluated=None))
         if met is not None:
             arrays.append(met)
-    return replace(values, arrays=tuple(dict.fromkeys(arrays)))
+    return values._replace(arrays=tuple(dict.fromkeys(arrays)))

@@ -6,7 +6,6 @@ or `unevaluatedProperties` asks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 def _objects(reader: Reader, values: Values, condition: Objects) -> Values:
     if condition.annotated and not reader.document.unevaluated:
-        condition = replace(condition, seen=frozenset(), seen_patterns=frozenset(), seen_all=False)
-    return reader.meet(values, Values(objects=(condition,)))
+        condition = condition._replace(seen=frozenset(), seen_patterns=frozenset(), seen_all=False)
+    return values.if_object(condition, reader.patterns.matches)
 
 
 def properties(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
@@ -45,7 +44,7 @@ def properties(reader: Reader, number: int, schema: Mapping[str, Any], values: V
     fallback = reader.term(reader.document.at(number, "additionalProperties")) if closed else ANYTHING
     layers = (Layer(patterns, fallback),) if patterns or fallback != ANYTHING else ()
     if not reader.document.unevaluated:
-        return reader.meet(values, Values(objects=(Objects(tuple(named), layers),)))
+        return values.if_object(Objects(tuple(named), layers), reader.patterns.matches)
     seen, seen_patterns = frozenset(own), frozenset(by_pattern)
     return _objects(
         reader, values, Objects(tuple(named), layers, seen=seen, seen_patterns=seen_patterns, seen_all=closed)
@@ -104,7 +103,7 @@ def _needs(reader: Reader, number: int, keyword: str, needed: Any) -> Values:
 
 def _if_present(reader: Reader, key: str, then: Values) -> Values:
     """Objects without `key`, objects with it that are in `then`, and everything that is no object."""
-    present = replace(NOTHING, objects=(Objects(required=frozenset((key,))),))
+    present = NOTHING._replace(objects=(Objects(required=frozenset((key,))),))
     absent = Values(objects=(Objects(named=((key, NEVER),)),))
     return absent.union(reader.meet(present, then))
 
@@ -121,4 +120,4 @@ def unevaluated_properties(reader: Reader, number: int, schema: Mapping[str, Any
                 continue
             o = joined
         objects.append(o)
-    return replace(values, objects=tuple(dict.fromkeys(objects)))
+    return values._replace(objects=tuple(dict.fromkeys(objects)))

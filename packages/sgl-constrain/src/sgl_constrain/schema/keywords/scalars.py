@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +15,7 @@ from sgl_constrain.schema.sets import (
     ANY_NUMBERS,
     ANY_OBJECTS,
     ANY_STRINGS,
+    EXACT,
     NOTHING,
     Values,
     decimal,
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 _TYPES: Final = {
-    "null": replace(NOTHING, constants=frozenset((None,))),
-    "boolean": replace(NOTHING, constants=frozenset((False, True))),
-    "number": replace(NOTHING, numbers=ANY_NUMBERS),
-    "integer": replace(NOTHING, numbers=(Numbers(integer=True),)),
-    "string": replace(NOTHING, strings=ANY_STRINGS),
-    "array": replace(NOTHING, arrays=ANY_ARRAYS),
-    "object": replace(NOTHING, objects=ANY_OBJECTS),
+    "null": NOTHING._replace(constants=frozenset((None,))),
+    "boolean": NOTHING._replace(constants=frozenset((False, True))),
+    "number": NOTHING._replace(numbers=ANY_NUMBERS),
+    "integer": NOTHING._replace(numbers=(Numbers(integer=True),)),
+    "string": NOTHING._replace(strings=ANY_STRINGS),
+    "array": NOTHING._replace(arrays=ANY_ARRAYS),
+    "object": NOTHING._replace(objects=ANY_OBJECTS),
 }
 
 
@@ -51,7 +51,9 @@ def recursive_reference(reader: Reader, number: int, schema: Mapping[str, Any], 
 
 
 def types(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
-    names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+    names = schema["type"]
+    if isinstance(names, str) and names in _TYPES:
+        return reader.meet(values, _TYPES[names])
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n in _TYPES for n in names):
         raise reader.wrong(number, "type", f"one or several of {', '.join(_TYPES)}")
     return reader.meet(values, reduce(Values.union, (_TYPES[name] for name in names)))
@@ -61,7 +63,7 @@ def enum(reader: Reader, number: int, schema: Mapping[str, Any], values: Values)
     if not isinstance(schema["enum"], list) or not schema["enum"]:
         raise reader.wrong(number, "enum", "a list of values, not empty")
     texts = frozenset(value for value in schema["enum"] if isinstance(value, str))
-    some = replace(NOTHING, strings=(Strings(values=texts),) if texts else ())
+    some = NOTHING._replace(strings=(Strings(values=texts),) if texts else ())
     for value in schema["enum"]:
         if not isinstance(value, str):
             some = some.union(_value(reader, number, "enum", value))
@@ -80,10 +82,6 @@ def _value(reader: Reader, number: int, keyword: str, value: Any) -> Values:
         raise reader.wrong(number, keyword, "JSON values") from error
 
 
-def _numbers(reader: Reader, values: Values, condition: Numbers) -> Values:
-    return reader.meet(values, Values(numbers=(condition,)))
-
-
 def _bound(reader: Reader, number: int, schema: Mapping[str, Any], values: Values, keyword: str) -> Values:
     opened = f"exclusive{keyword.capitalize()}"
     try:
@@ -96,7 +94,7 @@ def _bound(reader: Reader, number: int, schema: Mapping[str, Any], values: Value
         if keyword == "minimum"
         else Numbers(high=bound, high_open=is_open)
     )
-    return _numbers(reader, values, condition)
+    return values.if_number(condition)
 
 
 def minimum(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
@@ -117,9 +115,7 @@ def _exclusive(
     except ValueError as error:
         raise reader.wrong(number, keyword, "a number") from error
     low = keyword == "exclusiveMinimum"
-    return _numbers(
-        reader, values, Numbers(low=bound, low_open=True) if low else Numbers(high=bound, high_open=True)
-    )
+    return values.if_number(Numbers(low=bound, low_open=True) if low else Numbers(high=bound, high_open=True))
 
 
 def exclusive_minimum(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
@@ -132,31 +128,25 @@ def exclusive_maximum(reader: Reader, number: int, schema: Mapping[str, Any], va
 
 def multiple_of(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
     try:
-        divisor = decimal(schema["multipleOf"]).normalize()
+        divisor = decimal(schema["multipleOf"]).normalize(EXACT)
     except ValueError as error:
         raise reader.wrong(number, "multipleOf", "a number") from error
     if divisor <= 0:
         raise reader.wrong(number, "multipleOf", "greater than 0")
-    return _numbers(
-        reader, values, Numbers(True) if divisor == 1 else Numbers(multiples=frozenset((divisor,)))
-    )
-
-
-def _strings(reader: Reader, values: Values, condition: Strings) -> Values:
-    return reader.meet(values, Values(strings=(condition,)))
+    return values.if_number(Numbers(True) if divisor == 1 else Numbers(multiples=frozenset((divisor,))))
 
 
 def min_length(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
-    return _strings(reader, values, Strings(low=reader.count(number, schema, "minLength")))
+    return values.if_string(Strings(low=reader.count(number, schema, "minLength")))
 
 
 def max_length(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
-    return _strings(reader, values, Strings(high=reader.count(number, schema, "maxLength")))
+    return values.if_string(Strings(high=reader.count(number, schema, "maxLength")))
 
 
 def pattern(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
     pattern = reader.patterns.check(schema["pattern"], "pattern", reader.path(number))
-    return _strings(reader, values, Strings(patterns=frozenset(((pattern, True),))))
+    return values.if_string(Strings(patterns=frozenset(((pattern, True),))))
 
 
 def format_(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
@@ -164,4 +154,4 @@ def format_(reader: Reader, number: int, schema: Mapping[str, Any], values: Valu
         raise reader.wrong(number, "format", "a string")
     if schema["format"] not in FORMATS:
         return values  # an annotation
-    return _strings(reader, values, Strings(formats=frozenset(((schema["format"], True),))))
+    return values.if_string(Strings(formats=frozenset(((schema["format"], True),))))

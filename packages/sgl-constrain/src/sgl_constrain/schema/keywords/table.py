@@ -40,6 +40,7 @@ ANNOTATIONS = (
     ),
     *("readOnly", "title", "writeOnly"),
 )
+BARE: Final = frozenset(("type", *ANNOTATIONS))  # a schema of these names a type and says nothing else
 REFUSED = ("disallow", "divisibleBy", "extends")
 
 
