@@ -35,7 +35,8 @@ def test_texts_within_bounds_have_no_empty_part(
     expressions = Expressions(Heads(), DEFAULT_LIMITS)
     texts = NumberTexts(expressions).within(low, low_open, high, high_open, integer=integer)
     assert (texts != FAIL) == has_number(low, low_open, high, high_open, integer=integer)
-    assert prune(expressions, texts, judge(expressions)) == texts
+    with judge(expressions) as is_empty:
+        assert prune(expressions, texts, is_empty) == texts
 
 
 LARGE = 10**40  # two more is a multiple of 3
