@@ -34,7 +34,11 @@ SCHEMAS: list[dict[str, Any]] = [
     },
     {"$ref": "#/$defs/t", "$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}},
 ]
-PATTERNS = [r"(\w+ ){2,4}\w+\.", r".{1,100}", r"[^\x00-\x7f]+", r"(?i)straße.*", r"\s{0,20}x", r"(?!.*foo).*"]
+PATTERNS = [
+    r"(\w+ ){2,4}\w+\.", r".{1,100}", r"[^\x00-\x7f]+", r"(?i)straße.*", r"\s{0,20}x", r"(?!.*foo).*",
+    r"[a-z0-9-]{0,30}[a-z0-9](\.[a-z]{2,9})?", r"([A-Z0-9]{4} ?){1,5}", r"[\w ,.!🌀-🫿]{1,40}[;:]",
+    r"((\w{1,10} ){1,8}\w{1,10}[.!?] ){1,20}", r'"([^"\\]|\\.){3,40}"', r"([^/:]+/)*[^/:]*",
+]  # fmt: skip
 
 
 def integers(*values: int) -> np.ndarray[Any, Any]:
