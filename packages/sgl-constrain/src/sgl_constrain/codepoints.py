@@ -89,7 +89,7 @@ def prepare() -> None:
     _caseless()
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)  # a pattern may name what is none
 def category(name: str) -> Ranges | None:
     """The characters of a Unicode general category, `L` or `Lu`; None when there is no such category."""
     names = _categories()

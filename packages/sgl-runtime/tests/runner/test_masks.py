@@ -71,6 +71,15 @@ def test_what_was_copied_is_not_copied_again(monkeypatch: pytest.MonkeyPatch) ->
     assert copied.count("bits") == 1
 
 
+def test_of_a_small_vocabulary_no_more_masks_are_kept() -> None:
+    """A thousand of them are as many arrays of the host, whatever their size."""
+    table = MaskTable(VOCABULARY, CPU)
+    for _ in range(5):
+        masks = [bits(0) for _ in range(1000)]
+        table.apply(torch.zeros(1000, VOCABULARY), Masks(np.arange(1000, dtype=np.int32), masks))
+    assert len(table._kept) == 4096
+
+
 def test_a_mask_comes_after_bias_and_penalties_and_before_top_k() -> None:
     """The best token by far is forbidden, and the best of those allowed is not the next by raw logits."""
     logits = torch.zeros(2, VOCABULARY)

@@ -76,6 +76,11 @@ class Figures(msgspec.Struct):
     finished: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(_ENDS, 0))
     refused: int = 0  # requests turned away since too many waited, or the server was ending
 
+    @property
+    def ended(self) -> int:
+        """Requests, however they ended."""
+        return sum(self.finished.values())
+
     def add(self, other: Figures) -> None:
         for name in ("time_to_first_token", "inter_token", "end_to_end", "queue"):
             getattr(self, name).add(getattr(other, name))

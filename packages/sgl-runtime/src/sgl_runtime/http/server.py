@@ -37,6 +37,7 @@ from sgl_runtime.http.openai.batches.runner import Runner
 from sgl_runtime.http.openai.batches.storage import Storage
 from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity, FromReplica
+from sgl_runtime.spare import give_back
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
@@ -45,6 +46,7 @@ from sgl_runtime.tls import tls_context
 _logger = log.logger(__name__)
 _STREAMS = 1000  # of one HTTP/2 connection at once: a gateway may put all of its clients on one
 _CLOSE_S = 1.0  # for finished answers to reach their clients
+_QUIET_S = 2.0  # in which nothing was asked, before memory is given back
 
 
 async def serve_api(
@@ -91,6 +93,7 @@ async def serve_api(
     running = asyncio.create_task(Runner(api).run())
     serving = asyncio.create_task(_serve(api, traces, listener, on_ready, closing))
     asked = asyncio.create_task(stop.wait())
+    resting = asyncio.create_task(_rest(api.client))
     dead = loop.create_future() if died is None else died
     broken = (receiving, serving, dead)
     loop.set_exception_handler(_report)
@@ -109,9 +112,10 @@ async def serve_api(
         closing.set()
         await asyncio.wait((serving,), timeout=_CLOSE_S + 1.0)
     finally:
-        for task in (receiving, running, serving, asked):
+        tasks = (receiving, running, serving, asked, resting)
+        for task in tasks:
             task.cancel()
-        outcomes = await asyncio.gather(receiving, running, serving, asked, return_exceptions=True)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await api.storage.close()
         loop.set_exception_handler(None)
         if traces is not None:
@@ -127,6 +131,18 @@ def _traces(config: ServeConfig, path: Path) -> Any:
         return None
     tracing = importlib.import_module("sgl_runtime.http.tracing")
     return tracing.otlp_traces(config.otlp_traces_endpoint, name_of(config, path))
+
+
+async def _rest(client: EngineClient) -> None:
+    """Give memory back once whenever all was answered a while ago."""
+    seen = given = 0
+    while True:
+        await asyncio.sleep(_QUIET_S)
+        answered = client.figures.ended
+        if answered == seen != given and not any(client.in_flight):
+            give_back()
+            given = answered
+        seen = answered
 
 
 async def _drain(client: EngineClient, broken: Sequence[asyncio.Future[Any]], seconds: float) -> None:

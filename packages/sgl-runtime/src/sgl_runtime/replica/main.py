@@ -31,7 +31,7 @@ from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.replica.outboxes import Outboxes
-from sgl_runtime.replica.spare import give_back, settle
+from sgl_runtime.spare import give_back, settle
 from sgl_runtime.replica.watchdog import Watchdog, end
 from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.constraint import Encode, Grammars

@@ -17,14 +17,16 @@ from torch import Tensor
 from sgl_runtime.messages import I32, Masks
 from sgl_runtime.runner.transfer import to_device
 
-_BYTES = 64 << 20  # of masks that are kept; a batch that needs more at once gets it
+# Of masks that are kept; a batch that needs more at once gets it. What the host holds of each does not shrink
+# with the vocabulary.
+_BYTES, _MOST = 64 << 20, 4096
 
 
 class MaskTable:
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._words = -(-vocab_size // 32)
         self._device = device
-        self._capacity = max(1, _BYTES // (4 * self._words))
+        self._capacity = max(1, min(_MOST, _BYTES // (4 * self._words)))
         self._bits = torch.empty(0, self._words, dtype=torch.int32, device=device)
         # By the identity of the array: its place in the table, and the array, so that the identity stays its
         # own. Used least recently first.

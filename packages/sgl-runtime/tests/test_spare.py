@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sgl_runtime.replica.spare import give_back, settle
+from sgl_runtime.spare import give_back, settle
 
 
 def _resident() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that a compute process holds and does not need, given back while nothing is asked of it.
+"""Memory that a process holds and does not need, given back while nothing is asked of it.
 
 Two things hold it. Cycles wait for a full collection of Python's, which stops a step for a tenth of a second
 and more, and finds nothing in what is made for a request: those are left to quiet moments, and torch and the
