@@ -31,12 +31,12 @@ from sgl_runtime.replica.device_clock import DeviceClock
 from sgl_runtime.replica.follower import follow
 from sgl_runtime.replica.leader import Leader
 from sgl_runtime.replica.outboxes import Outboxes
-from sgl_runtime.spare import give_back, settle
 from sgl_runtime.replica.watchdog import Watchdog, end
 from sgl_runtime.runner.runner import Runner
 from sgl_runtime.scheduler.constraint import Encode, Grammars
 from sgl_runtime.scheduler.scheduler import Scheduler
 from sgl_runtime.scheduler.stop import TokenBytes
+from sgl_runtime.spare import give_back, settle
 from sgl_runtime.text.constraints import compile_constraint, token_compiler
 from sgl_runtime.text.tokenizer import load_tokenizer
 
