@@ -12,6 +12,7 @@ import pytest
 from scripted import Script
 from served import listening, parse_events
 
+from sgl_runtime.http import server as server_module
 from sgl_runtime.messages import Delta, StoppedByLength
 
 pytestmark = pytest.mark.anyio
@@ -168,3 +169,26 @@ async def test_a_stream_is_divided_into_chunks_where_the_client_knows_them(
         response, data = await asyncio.to_thread(ask, server.port)
     assert (response.getheader("transfer-encoding") == "chunked") == chunked
     assert parse_events(data.decode())[-1]["text"] == "HELLO"
+
+
+async def test_memory_is_given_back_once_whenever_all_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    script = Script(per_step=None)
+    monkeypatch.setattr(server_module, "_QUIET_S", 0.02)
+    monkeypatch.setattr(server_module, "give_back", lambda: given.append(len(script.generates)))
+
+    async def answered(client: httpx.AsyncClient) -> None:
+        asked, count = asyncio.create_task(client.post("/generate", json=BODY)), len(script.generates)
+        await sent(script, count + 1)
+        await asyncio.sleep(0.1)
+        script.say(Delta(script.generates[-1].rid, [65], StoppedByLength(1)))
+        assert (await asked).status_code == 200
+        await asyncio.sleep(0.1)
+
+    async with listening(script) as server, httpx.AsyncClient(base_url=server.url) as client:
+        await asyncio.sleep(0.1)
+        assert not given, "nothing was asked yet"
+        await answered(client)
+        assert given == [1], "not while it was in flight"
+        await answered(client)
+        assert given == [1, 2]
