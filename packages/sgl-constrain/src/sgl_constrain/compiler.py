@@ -41,7 +41,7 @@ from sgl_constrain.vocabulary import Vocabulary
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _WHITESPACE = 20
 _MOST_BASICS = 16  # kept by one compiler
-_MOST_HEADS = 2_000  # classes of characters, and parts of them, that one table keeps: a few MB
+_MOST_HEADS = 800  # classes of characters, and parts of them, that one table keeps; 377 are always there
 _MEASURED_EVERY = 8  # the cache is measured when one in so many of its grammars is new
 
 
