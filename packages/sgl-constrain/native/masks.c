@@ -59,8 +59,7 @@ static int stays(Work *work, int32_t state, const Opened *opened, const Loop *lo
     for (int32_t part = 0; part < opened->plan->count; part++) {
         const uint64_t *words = opened->plan->parts[part].bytes.words;
         if (!(words[0] & loop->ascii[0]) && !(words[1] & loop->ascii[1])) continue;
-        int32_t target = opened->targets[part];
-        if (target < 0) target = make_target(work->states, state, part);
+        int32_t target = target_of(work->states, state, opened, part);
         if (target < 0) return -1;
         if (target != state) return 0;
     }
@@ -190,27 +189,18 @@ static int fill_beyond(Work *work, int32_t state, const Bytes *first) {
 }
 
 int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits) {
+    static const Bytes ascii = {{~(uint64_t)0, ~(uint64_t)0, 0, 0}};
     if (know(tree) < 0) return -1;
     Work work = {states, tree, tree->known, levels, path, bits};
     Opened opened;
     Bytes beyond = {{0}}, groups[256];
-    int32_t targets[256], count = 0;
+    int32_t targets[256];
     if (open_state(states, state, &opened) < 0) return -1;
-    for (int32_t part = 0; part < opened.plan->count; part++) {
-        Bytes bytes = opened.plan->parts[part].bytes;
-        for (int w = 2; w < 4; w++) beyond.words[w] |= bytes.words[w];
-        if (!(bytes.words[0] | bytes.words[1])) continue;
-        int32_t target = opened.targets[part], group = 0;
-        if (target < 0 && (target = make_target(states, state, part)) < 0) return -1;
-        if (target == DEAD) continue;
-        while (group < count && targets[group] != target) group++;
-        if (group == count) {
-            targets[group] = target;
-            groups[count++] = (Bytes){{0}};
-        }
-        for (int w = 0; w < 2; w++) groups[group].words[w] |= bytes.words[w];
-    }
+    int32_t count = find_moves(states, state, &ascii, targets, groups);
+    if (count < 0) return -1;
     for (int32_t group = 0; group < count; group++)
         if (fill_after(&work, state, &groups[group], targets[group]) < 0) return -1;
+    for (int32_t part = 0; part < opened.plan->count; part++)
+        for (int w = 2; w < 4; w++) beyond.words[w] |= opened.plan->parts[part].bytes.words[w];
     return fill_beyond(&work, state, &beyond);
 }

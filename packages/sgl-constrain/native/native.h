@@ -191,6 +191,7 @@ int32_t number(States *self, Numbers *items);  // of the state with these items,
 int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
 int know_plan(States *self, int32_t state);
 int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
+int32_t find_moves(States *self, int32_t state, const Bytes *among, int32_t *targets, Bytes *sets);
 int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
@@ -202,12 +203,16 @@ static inline int open_state(States *self, int32_t state, Opened *opened) {
     return 0;
 }
 
-// The state after a byte, or -1 with an exception. The state is open.
-static inline int32_t state_after(States *self, int32_t state, const Opened *opened, int byte) {
-    int16_t part = opened->plan->part_of[byte];
-    if (part < 0) return DEAD;
+// The state after a byte of a part, or -1 with an exception. The state is open.
+static inline int32_t target_of(States *self, int32_t state, const Opened *opened, int32_t part) {
     int32_t target = opened->targets[part];
     return target >= 0 ? target : make_target(self, state, part);
+}
+
+// The same after any byte.
+static inline int32_t state_after(States *self, int32_t state, const Opened *opened, int byte) {
+    int16_t part = opened->plan->part_of[byte];
+    return part < 0 ? DEAD : target_of(self, state, opened, part);
 }
 
 // -- products.c -------------------------------------------------------------------------------------------------

@@ -23,6 +23,19 @@ static Product product_at(const States *self, int64_t number) {
     return (Product){(int)values[0], (int32_t)values[1], (int32_t)values[2]};
 }
 
+// Is it the head of a product? Else with an exception.
+static int is_product(const States *self, int64_t head) {
+    if (head >= PRODUCTS && head - PRODUCTS < self->products.count) return 1;
+    PyErr_Format(PyExc_ValueError, "%lld is no product", (long long)head);
+    return 0;
+}
+
+static int given_product(const States *self, PyObject *given, int64_t *head) {
+    *head = PyLong_AsLongLong(given);
+    if (*head == -1 && PyErr_Occurred()) return -1;
+    return is_product(self, *head) ? 0 : -1;
+}
+
 // The number of a product, its head without PRODUCTS; -1: an exception.
 static int64_t product_number(States *self, int both, int32_t left, int32_t right) {
     int64_t values[3] = {both, left, right};
@@ -152,14 +165,14 @@ static int find_successors(States *self, Product product, Successors *after) {
     after->count = 0;
     if (open_state(self, product.left, &left) < 0 || open_state(self, product.right, &right) < 0) return -1;
     for (int32_t p = 0; p < left.plan->count; p++) {
-        int32_t one = left.targets[p] >= 0 ? left.targets[p] : make_target(self, product.left, p);
+        int32_t one = target_of(self, product.left, &left, p);
         if (one < 0) return -1;
         if (one == DEAD) continue;
         Bytes rest = left.plan->parts[p].bytes;
         for (int32_t q = 0; q < right.plan->count; q++) {
             uint64_t common[4];
             if (!meet(common, rest.words, &right.plan->parts[q].bytes)) continue;
-            int32_t other = right.targets[q] >= 0 ? right.targets[q] : make_target(self, product.right, q);
+            int32_t other = target_of(self, product.right, &right, q);
             if (other < 0) return -1;
             for (int w = 0; w < 4; w++) rest.words[w] &= ~common[w];
             if (other != DEAD || !product.both) succeed(after, common, (Product){product.both, one, other});
@@ -309,10 +322,7 @@ static int is_live(States *self, int64_t number) {
 // -- what a state needs to know of one --------------------------------------------------------------------------
 
 int product_edges(States *self, int64_t head, Edges *edges) {
-    if (head - PRODUCTS >= self->products.count) {
-        PyErr_Format(PyExc_ValueError, "%lld is no product", (long long)head);
-        return -1;
-    }
+    if (!is_product(self, head)) return -1;
     Successors *after = malloc(sizeof(Successors));
     *edges = (Edges){malloc(257 * sizeof(Edge)), 0};
     int failed = after == NULL || edges->all == NULL;
@@ -348,10 +358,7 @@ static int32_t append(States *self, int32_t continuation, int32_t rest) {
 
 // The items of a product and then `rest`.
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
-    if (head - PRODUCTS >= self->products.count) {
-        PyErr_Format(PyExc_ValueError, "%lld is no product", (long long)head);
-        return -1;
-    }
+    if (!is_product(self, head)) return -1;
     Product product = product_at(self, head - PRODUCTS);
     if (!right_no_longer_matters(self, product)) {
         int live = is_live(self, head - PRODUCTS);
@@ -370,10 +377,8 @@ int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
 
 PyObject *states_product(PyObject *object, PyObject *given) {
     States *self = (States *)object;
-    long long head = PyLong_AsLongLong(given);
-    if (head == -1 && PyErr_Occurred()) return NULL;
-    if (head < PRODUCTS || head - PRODUCTS >= self->products.count)
-        return PyErr_Format(PyExc_ValueError, "%lld is no product", head);
+    int64_t head;
+    if (given_product(self, given, &head) < 0) return NULL;
     Product product = product_at(self, head - PRODUCTS);
     return Py_BuildValue("Nii", PyBool_FromLong(product.both), (int)product.left, (int)product.right);
 }
@@ -390,10 +395,8 @@ PyObject *states_product_head(PyObject *object, PyObject *args) {
 
 PyObject *states_is_live(PyObject *object, PyObject *given) {
     States *self = (States *)object;
-    long long head = PyLong_AsLongLong(given);
-    if (head == -1 && PyErr_Occurred()) return NULL;
-    if (head < PRODUCTS || head - PRODUCTS >= self->products.count)
-        return PyErr_Format(PyExc_ValueError, "%lld is no product", head);
+    int64_t head;
+    if (given_product(self, given, &head) < 0) return NULL;
     int live = is_live(self, head - PRODUCTS);
     return live < 0 ? NULL : PyBool_FromLong(live);
 }

@@ -630,17 +630,17 @@ static PyObject *states_begins(PyObject *object, PyObject *argument) {
     return number_of(&self->opened[state].plan->begins);
 }
 
-// Disjoint (set of bytes, state after them), for those bytes `among` a set that do not lead to DEAD.
-static PyObject *moves_among(States *self, int32_t state, const Bytes *among) {
-    const Plan *plan = self->opened[state].plan;
-    int32_t targets[256], count = 0;
-    Bytes sets[256];
-    for (int32_t part = 0; part < plan->count; part++) {
-        Bytes set = plan->parts[part].bytes;
+// Disjoint `sets` of bytes and the states after them, for those bytes `among` a set that do not lead to DEAD: how many,
+// 256 at most, or -1 with an exception. The state is open.
+int32_t find_moves(States *self, int32_t state, const Bytes *among, int32_t *targets, Bytes *sets) {
+    const Opened opened = self->opened[state];
+    int32_t count = 0;
+    for (int32_t part = 0; part < opened.plan->count; part++) {
+        Bytes set = opened.plan->parts[part].bytes;
         for (int w = 0; w < 4; w++) set.words[w] &= among->words[w];
         if (first_in(&set, 0) == 256) continue;
-        int32_t target = make_target(self, state, part), place = 0;
-        if (target < 0) return NULL;
+        int32_t target = target_of(self, state, &opened, part), place = 0;
+        if (target < 0) return -1;
         if (target == DEAD) continue;
         while (place < count && targets[place] != target) place++;
         if (place == count) {
@@ -649,7 +649,14 @@ static PyObject *moves_among(States *self, int32_t state, const Bytes *among) {
         }
         for (int w = 0; w < 4; w++) sets[place].words[w] |= set.words[w];
     }
-    PyObject *moves = PyTuple_New(count);
+    return count;
+}
+
+static PyObject *moves_among(States *self, int32_t state, const Bytes *among) {
+    int32_t targets[256];
+    Bytes sets[256];
+    int32_t count = find_moves(self, state, among, targets, sets);
+    PyObject *moves = count < 0 ? NULL : PyTuple_New(count);
     for (int32_t i = 0; moves != NULL && i < count; i++) {
         PyObject *set = number_of(&sets[i]);
         PyObject *move = set == NULL ? NULL : Py_BuildValue("Ni", set, (int)targets[i]);

@@ -201,9 +201,8 @@ int descend(States *states, const Tree *tree, Level *levels, int32_t state, int3
         const Node *node = &tree->nodes[place];
         Level *level = &levels[node->depth - top];
         if (level->opened.plan == NULL && open_state(states, level->state, &level->opened) < 0) return -1;
-        int16_t part = level->opened.plan->part_of[node->byte];
-        int32_t target = part < 0 ? 0 : level->opened.targets[part];
-        if (target < 0 && (target = make_target(states, level->state, part)) < 0) return -1;
+        int32_t target = state_after(states, level->state, &level->opened, node->byte);
+        if (target < 0) return -1;
         if (target == 0) {
             place += node->size;
             continue;
