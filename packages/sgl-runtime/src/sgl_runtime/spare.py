@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import gc
 
+QUIET_S = 2.0  # without a request, before anything is given back: one that comes meanwhile waits for it
 _DUE = 10  # collections of the middle generation after which a full one is worth it: Python's own figure
 _OVERDUE = 1000  # after which one is made in the middle of the work, for a process that never rests
 

@@ -174,7 +174,7 @@ async def test_a_stream_is_divided_into_chunks_where_the_client_knows_them(
 async def test_memory_is_given_back_once_whenever_all_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     script = Script(per_step=None)
-    monkeypatch.setattr(server_module, "_QUIET_S", 0.02)
+    monkeypatch.setattr(server_module, "QUIET_S", 0.02)
     monkeypatch.setattr(server_module, "give_back", lambda: given.append(len(script.generates)))
 
     async def answered(client: httpx.AsyncClient) -> None:

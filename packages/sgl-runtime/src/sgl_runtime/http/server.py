@@ -37,7 +37,7 @@ from sgl_runtime.http.openai.batches.runner import Runner
 from sgl_runtime.http.openai.batches.storage import Storage
 from sgl_runtime.http.openai.responses.store import ResponseBook
 from sgl_runtime.messages import Capacity, FromReplica
-from sgl_runtime.spare import give_back
+from sgl_runtime.spare import QUIET_S, give_back
 from sgl_runtime.text.answer.dialect import load_dialect
 from sgl_runtime.text.chat import ChatTemplate
 from sgl_runtime.text.tokenizer import Tokenizer
@@ -46,7 +46,6 @@ from sgl_runtime.tls import tls_context
 _logger = log.logger(__name__)
 _STREAMS = 1000  # of one HTTP/2 connection at once: a gateway may put all of its clients on one
 _CLOSE_S = 1.0  # for finished answers to reach their clients
-_QUIET_S = 2.0  # in which nothing was asked, before memory is given back
 
 
 async def serve_api(
@@ -137,7 +136,7 @@ async def _rest(client: EngineClient) -> None:
     """Give memory back once whenever all was answered a while ago."""
     seen = given = 0
     while True:
-        await asyncio.sleep(_QUIET_S)
+        await asyncio.sleep(QUIET_S)
         answered = client.figures.ended
         if answered == seen != given and not any(client.in_flight):
             give_back()

@@ -32,8 +32,8 @@ from sgl_runtime.messages import (
 from sgl_runtime.profile.report import write_report
 from sgl_runtime.profile.spans import OFF, Laps, Phase, Recording, Spans
 from sgl_runtime.scheduler.scheduler import Scheduler
+from sgl_runtime.spare import QUIET_S
 
-_QUIET_SECONDS = 2.0  # without a message, before the loop rests: a request that comes meanwhile waits for it
 _IDLE_SECONDS = 3600.0  # how long to sleep for a message; any message wakes the loop at once
 _COMPILING_SECONDS = 0.001  # the same when nothing can be computed until a grammar is compiled
 
@@ -137,7 +137,7 @@ class Leader:
 
     def _sleep(self) -> None:
         """Until a message comes."""
-        if not self._inbox.wait(_QUIET_SECONDS):
+        if not self._inbox.wait(QUIET_S):
             if self._rest is not None:
                 self._rest()
             self._inbox.wait(_IDLE_SECONDS)
