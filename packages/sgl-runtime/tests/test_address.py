@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sgl_runtime.address import base_url, listening_place
+from sgl_runtime.address import base_url, bind_port, listening_place, share_with_the_past
 from sgl_runtime.config import ServeConfig
 from sgl_runtime.errors import ConfigError
 
@@ -99,3 +99,21 @@ def test_a_port_is_named_as_a_client_here_asks(host: str, tls: bool, url: str) -
     config = ServeConfig(host=host, port=0, ssl_certfile="cert" if tls else None)
     with listening_place(config) as listener:
         assert base_url(config, listener) == url.format(listener.getsockname()[1])
+
+
+def test_a_port_is_free_for_the_next_server_although_connections_linger() -> None:
+    """Whoever closes a connection first keeps its address for a minute; here that is the server."""
+    with bind_port("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ConfigError, match="is in use"):  # bound, and not listening yet
+            bind_port("127.0.0.1", port)
+        share_with_the_past(first)
+        first.listen()
+        with pytest.raises(ConfigError, match="is in use"):
+            bind_port("127.0.0.1", port)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            first.accept()[0].close()
+            assert client.recv(1) == b""
+    with bind_port("127.0.0.1", port) as second:
+        share_with_the_past(second)
+        second.listen()

@@ -63,6 +63,13 @@ def bind_port(host: str, port: int) -> socket.socket:
     return listener
 
 
+def share_with_the_past(listener: socket.socket) -> None:
+    """For a bound socket that is about to listen: connections of a server that has ended, which linger for a
+    minute (TIME_WAIT), do not keep it from listening, nor those that it accepts the next server."""
+    if listener.family != socket.AF_UNIX:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
 @contextmanager
 def _bind_path(path: Path) -> Iterator[socket.socket]:
     """Removed at the end, if it is still this one. Who may connect is decided by the umask."""

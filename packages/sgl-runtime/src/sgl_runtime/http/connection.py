@@ -26,6 +26,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
+from sgl_runtime.address import share_with_the_past
 from sgl_runtime.http.errors import refusal
 from sgl_runtime.http.http2 import Http2, SendEvent
 from sgl_runtime.http.writing import WithWrite, Write, is_clear
@@ -243,6 +244,7 @@ async def serve(
         finally:
             del connections[task]
 
+    share_with_the_past(listener)
     # The kernel holds those who come at once; one is taken in each turn of the loop, so that workers which
     # share the socket share them.
     server = await asyncio.start_server(
