@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +14,7 @@ from http2_client import connected
 from hypercorn.config import Config
 from starlette.types import Receive, Scope, Send
 
+from sgl_runtime.address import bind_port
 from sgl_runtime.http.connection import serve
 from sgl_runtime.http.writing import write_of
 
@@ -45,16 +45,17 @@ class Answering:
 
 @asynccontextmanager
 async def answering(
-    pieces: list[bytes] = PIECES, headers: list[tuple[bytes, bytes]] | None = None
+    pieces: list[bytes] = PIECES, headers: list[tuple[bytes, bytes]] | None = None, port: int = 0
 ) -> AsyncIterator[tuple[Answering, int]]:
     app = Answering(pieces, headers or [])
-    listener = socket.create_server(("127.0.0.1", 0))
-    port, closing = listener.getsockname()[1], asyncio.Event()
+    listener = bind_port("127.0.0.1", port)
+    port, ready, closing = listener.getsockname()[1], asyncio.Event(), asyncio.Event()
     settings = Config()
     settings.graceful_timeout = 0.1
     serving = asyncio.create_task(
-        serve(app, settings, listener, tls=None, patience=1.0, closing=closing, on_ready=lambda: None)
+        serve(app, settings, listener, tls=None, patience=1.0, closing=closing, on_ready=ready.set)
     )
+    await ready.wait()
     try:
         yield app, port
     finally:
@@ -66,6 +67,15 @@ async def ask(port: int, version: bytes = b"1.1") -> tuple[asyncio.StreamReader,
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/%s\r\nHost: x\r\nConnection: close\r\n\r\n" % version)
     return reader, writer
+
+
+async def test_the_next_server_on_the_port_does_not_wait_for_what_the_last_one_closed() -> None:
+    port = 0
+    for _ in range(3):
+        async with answering(port=port) as (_, port):
+            reader, writer = await ask(port)
+            assert (await reader.read()).endswith(b"\r\n0\r\n\r\n")
+            writer.close()
 
 
 async def test_all_that_waits_for_nobody_is_written_at_once() -> None:
