@@ -187,3 +187,16 @@ def test_merged_states() -> None:
     out[3:5, :, 2] = float("nan")
     for ours, theirs in zip(merge_states(out, lse), merge_states(out.cpu(), lse.cpu()), strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1.6e-2, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch.compile advises on precision
+def test_a_compiled_function_may_attend() -> None:
+    layout = make_layout(SHORT)
+    q, k, v = tensors(layout, LLAMA, torch.bfloat16)
+    backend = load_attention("triton", [LLAMA], q.device)
+    plan = backend.plan(layout, LLAMA)
+
+    def twice(q: Tensor) -> Tensor:
+        return 2 * backend.run(plan, q + 1, k, v) - 1
+
+    torch.testing.assert_close(torch.compile(twice)(q), twice(q), atol=1e-2, rtol=1e-2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from driver import Driver, make_runner, sampling
 from sgl_kernels import load_attention
+from transformers import AutoModelForCausalLM
 
 from sgl_runtime.messages import History, LogprobArrays
 from sgl_runtime.models.llama import TINY
@@ -41,6 +42,18 @@ def test_the_same_logits_and_tokens_as_on_a_cpu(tiny: Path) -> None:
         torch.testing.assert_close(their_logprobs, logprobs, atol=1e-4, rtol=0)
         assert their_token == token
     assert there.generate(2, PROMPT, 16, chunk=7) == here.generate(2, PROMPT, 16)
+
+
+def test_the_logits_of_transformers(tiny: Path) -> None:
+    """On the same device, in float32."""
+    theirs = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).cuda()
+    driver = on_cuda(tiny)
+    for row, prompt in enumerate((PROMPT, OTHER, PROMPT + OTHER)):
+        with torch.inference_mode():
+            logits = theirs(torch.tensor([prompt], device="cuda")).logits[0, -1]
+        token, logprobs = driver.distribution(row, prompt)
+        torch.testing.assert_close(logprobs.cpu(), logits.log_softmax(-1).cpu(), atol=1e-4, rtol=0)
+        assert token == int(logits.argmax())
 
 
 def test_steps_follow_each_other_without_the_host(tiny: Path) -> None:

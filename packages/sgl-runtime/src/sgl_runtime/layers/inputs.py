@@ -22,3 +22,10 @@ class Inputs:
     kv: KVPool
     attention: AttentionBackend
     plans: Sequence[Plan]  # one per layer; layers of one spec share theirs
+    # [w] int32, ascending: the tokens whose hidden states anybody asks for. None: all, or nobody knows yet.
+    asked: Tensor | None = None
+
+    def only_asked(self, x: Tensor) -> Tensor:
+        """[T, …], or [w, …] already -> [w, …]: for a last layer whose attention is done. Of all other tokens,
+        keys and values are all that counts."""
+        return x if self.asked is None or len(x) == len(self.asked) else x.index_select(0, self.asked)

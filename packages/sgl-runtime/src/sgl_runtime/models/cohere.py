@@ -50,7 +50,8 @@ class Block(nn.Module):
         self, x: Tensor, residual: Tensor | None, rotation: Rotation, inputs: Inputs
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
-        return self.self_attn(x, rotation, inputs).add_(self.mlp(x)), residual
+        attended = inputs.only_asked(self.self_attn(x, rotation, inputs))
+        return attended.add_(self.mlp(inputs.only_asked(x))), inputs.only_asked(residual)
 
 
 class CohereForCausalLM(llama.LlamaForCausalLM):

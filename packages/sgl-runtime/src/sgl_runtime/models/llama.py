@@ -9,6 +9,7 @@ share of a head that rotates follow the checkpoint's config. Other families are 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
         x = self.self_attn(x, rotation, inputs)
-        x, residual = self.post_attention_layernorm(x, residual)
+        x, residual = self.post_attention_layernorm(inputs.only_asked(x), inputs.only_asked(residual))
         return self.mlp(x), residual
 
 
@@ -132,11 +133,15 @@ class Decoder(nn.Module):
         return self.embed_tokens(inputs.tokens)
 
     def forward(self, inputs: Inputs) -> Tensor:
+        """[T, hidden], or [w, hidden] of the tokens that are asked for."""
         rotation = self.rotary(inputs.positions)
         x, residual = self.embed(inputs), None
-        for block in self.layers:
-            x, residual = block(x, residual, rotation, inputs)
-        x, _ = self.norm(x, residual)
+        *before, last = self.layers
+        of_all = replace(inputs, asked=None)
+        for block in before:
+            x, residual = block(x, residual, rotation, of_all)
+        x, residual = last(x, residual, rotation, inputs)
+        x, _ = self.norm(inputs.only_asked(x), inputs.only_asked(residual))
         return x
 
 

@@ -72,6 +72,8 @@ class Pass:
     ids: NDArray[np.int32]  # [4, T]
     layout: PagedLayout  # its slots are the page table
     last: I32 | None  # [m] the token of each sampled request, among the T; None: they are the T
+    # [w] ascending: tokens whose hidden states the batch asks for, one at least; None: of all T.
+    asked: I32 | None = None
 
     @property
     def requests(self) -> int:
@@ -80,6 +82,10 @@ class Pass:
     @property
     def tokens(self) -> int:
         return self.ids.shape[1]
+
+    def place(self, tokens: I32) -> I32:
+        """Where among those asked for these tokens, of the T, are found."""
+        return tokens if self.asked is None else np.searchsorted(self.asked, tokens).astype(np.int32)
 
 
 def of_nobody(ids: NDArray[np.int32], rows: Rows) -> None:
@@ -107,7 +113,12 @@ def describe(batch: Batch, rows: Rows) -> Pass:
         kv_starts=tuple((batch.rows.astype(np.int64) * rows.width).tolist()),
         shared=tuple(SharedPrefix(each.first, each.rows, each.tokens) for each in batch.shared),
     )
-    return Pass(ids, layout, None if all_last else (q_ends[batch.sampled] - 1).astype(np.int32))
+    if all_last:
+        return Pass(ids, layout, None)
+    last = (q_ends[batch.sampled] - 1).astype(np.int32)
+    of_prompt = () if batch.logprobs is None else batch.logprobs.input_index
+    asked = np.union1d(last, of_prompt).astype(np.int32)
+    return Pass(ids, layout, last, asked if asked.size else np.zeros(1, np.int32))
 
 
 def _ranges(first: NDArray[Any], lens: NDArray[Any], ends: NDArray[Any]) -> NDArray[Any]:

@@ -34,7 +34,8 @@ def attempt(compute: Callable[[], T]) -> T | None:
 def in_parts(compute: Callable[[Pass], Tensor], step: Pass, hidden: Tensor) -> list[int]:
     """Compute the pass in parts, and write the hidden states of its T tokens into `hidden` [T, size].
 
-    Returns which of its requests could not be computed; their hidden states are not written.
+    Returns which of its requests could not be computed; their hidden states are not written. A part's own
+    are those of all its tokens.
     """
     failed: set[int] = set()
     half = -(-step.tokens // 2)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Passes`: runs the model on a described pass, kernel by kernel.
 
-    ids [4, T] ──► page table, tokens ──► model over the KV pool ──► hidden states of the T tokens
+    ids [4, T] ──► page table, tokens ──► model over the KV pool ──► hidden states of tokens
 
 `graphs` captures what this launches. Who is sampled, and how, is not known here.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from sgl_kernels import AttentionBackend, AttentionSpec, PagedLayout
 from sgl_kernels.attention import Plan
@@ -18,7 +19,7 @@ from torch import Tensor
 from sgl_runtime.layers import Inputs, KVPool
 from sgl_runtime.profile.spans import OFF, Laps, Phase
 from sgl_runtime.runner.assemble import POSITION, SLOT, Pass, Rows
-from sgl_runtime.runner.transfer import aligned
+from sgl_runtime.runner.transfer import aligned, to_device
 
 
 class Passes:
@@ -41,12 +42,13 @@ class Passes:
         self.laps: Laps = OFF
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor]:
-        """Kernel by kernel: ids [4, T] on the device, and hidden states [T, hidden]."""
+        """Kernel by kernel: ids [4, T] on the device, and the hidden states [w, hidden] asked for."""
         device = self.rows.table.device
         wide = torch.empty(4, aligned(step.tokens), dtype=torch.int32, pin_memory=device.type == "cuda")
         wide.numpy()[:, : step.tokens] = step.ids
         ids = wide.to(device, non_blocking=True)[:, : step.tokens]
-        return ids, self.compute(ids, self.plan(ids, step.layout))
+        asked = None if step.asked is None else to_device({"asked": step.asked}, np.int32, device)["asked"]
+        return ids, self.compute(ids, self.plan(ids, step.layout), asked)
 
     def plan(
         self, ids: Tensor, layout: PagedLayout, into: Mapping[AttentionSpec, Plan] | None = None
@@ -61,8 +63,14 @@ class Passes:
         self.laps.lap(Phase.COPY)
         return plans
 
-    def compute(self, ids: Tensor, plans: Mapping[AttentionSpec, Plan]) -> Tensor:
-        """The planned pass, ids [4, T] -> [T, hidden]. Safe to capture in a CUDA graph."""
+    def compute(
+        self, ids: Tensor, plans: Mapping[AttentionSpec, Plan], asked: Tensor | None = None
+    ) -> Tensor:
+        """The planned pass, ids [4, T] -> [T, hidden], or [w, hidden] of those asked for.
+
+        Safe to capture in a CUDA graph.
+        """
         each = [plans[spec] for spec in self._specs]
         tokens = self.rows.tokens(ids)
-        return self._model(Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each))
+        inputs = Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each, asked)
+        return self._model(inputs)

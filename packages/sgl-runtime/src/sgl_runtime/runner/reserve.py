@@ -47,7 +47,7 @@ def measure_reserve(
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     _, hidden = Passes(model, rows, kv, attention, specs).run(describe(_prompts(requests), rows))
-    last = hidden[: rows_at_once(config, device.type)]
+    last = hidden[:1].expand(min(tokens, rows_at_once(config, device.type)), -1).contiguous()
     if model.answers == "text":
         arrays = sampling_arrays(len(last), 1.0, biased=1)
         sampler(model.logits(last), np.arange(len(last), dtype=np.int32), arrays)

@@ -48,7 +48,7 @@ class _Computed(NamedTuple):
     """What a pass left on the device."""
 
     rows: Tensor  # [T] int32: the page-table row of each token
-    hidden: Tensor  # [T, hidden]
+    hidden: Tensor  # [w, hidden] of the tokens that are asked for
     failed: list[int]  # requests of the batch for which memory did not suffice: their states mean nothing
 
 
@@ -201,13 +201,26 @@ class Runner:
             "memory of %s did not suffice for a pass of %d tokens: computed in parts, %d of %d requests not",
             self._tp.device, step.tokens, len(failed), step.requests,
         )  # fmt: skip
-        return _Computed(torch.from_numpy(step.ids[ROW].copy()).to(hidden.device), hidden, failed)
+        rows = torch.from_numpy(step.ids[ROW].copy()).to(hidden.device)
+        return _Computed(rows, self._asked(step, hidden), failed)
 
     def _run(self, step: Pass) -> tuple[Tensor, Tensor]:
-        """The row [T] and the hidden state [T, hidden] of each token; good until the next run."""
+        """The row of each token [T] and the hidden states asked for [w, hidden]; good until the next run."""
         replayed = None if self._graphs is None else self._graphs.run(step)
-        ids, hidden = self._passes.run(step) if replayed is None else replayed
-        return ids[ROW], hidden
+        if replayed is None:
+            ids, hidden = self._passes.run(step)
+            return ids[ROW], hidden
+        ids, hidden = replayed
+        return ids[ROW], self._asked(step, hidden)
+
+    def _asked(self, step: Pass, hidden: Tensor) -> Tensor:
+        """[T, hidden] -> [w, hidden]."""
+        if step.asked is None:
+            return hidden
+        return hidden.index_select(0, self._index(step.asked))
+
+    def _index(self, index: I32) -> Tensor:
+        return to_device({"index": index}, np.int32, self._tp.device)["index"]
 
     def _tell(
         self, batch: Batch, step: Pass, computed: _Computed, masks: Callable[[], Masks | None] | None
@@ -216,13 +229,13 @@ class Runner:
         rows, hidden, failed = computed
         of_prompt = None
         if batch.logprobs is not None and batch.logprobs.input_index.size:
-            of_prompt = self._of_prompt(batch.logprobs, hidden)
+            of_prompt = self._of_prompt(batch.logprobs, step, hidden)
         if step.last is not None:
-            last = to_device({"last": step.last}, np.int32, self._tp.device)["last"]
-            rows = rows.index_select(0, last)
+            rows = rows.index_select(0, self._index(step.last))
             if not batch.sampled.size:
                 return Pending(rows, None, of_prompt, failed=failed)
-            hidden = hidden.index_select(0, last)
+            if step.asked is None or not np.array_equal(step.last, step.asked):
+                hidden = hidden.index_select(0, self._index(step.place(step.last)))
         answers = self._answer(hidden)
         if not self._generates:
             return Pending(torch.zeros_like(rows), pooled=answers, failed=failed)
@@ -245,8 +258,8 @@ class Runner:
             tokens = torch.empty(batch.sampled.size, dtype=torch.int32, device=logits.device)
         return self._tp.broadcast(tokens)
 
-    def _of_prompt(self, wanted: LogprobArrays, hidden: Tensor) -> logprobs.Reported:
-        index, counts = np.unique(wanted.input_index, return_counts=True)
+    def _of_prompt(self, wanted: LogprobArrays, step: Pass, hidden: Tensor) -> logprobs.Reported:
+        index, counts = np.unique(step.place(wanted.input_index), return_counts=True)
         once = len(index) == len(wanted.input_index)
         arrays: dict[str, I32] = {"index": index, "targets": wanted.input_targets}
         on_device = to_device(arrays, np.int64, self._tp.device)
