@@ -133,7 +133,6 @@ class Decoder(nn.Module):
         return self.embed_tokens(inputs.tokens)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[T, hidden], or [w, hidden] of the tokens that are asked for."""
         rotation = self.rotary(inputs.positions)
         x, residual = self.embed(inputs), None
         *before, last = self.layers
@@ -141,7 +140,7 @@ class Decoder(nn.Module):
         for block in before:
             x, residual = block(x, residual, rotation, of_all)
         x, residual = last(x, residual, rotation, inputs)
-        x, _ = self.norm(inputs.only_asked(x), inputs.only_asked(residual))
+        x, _ = self.norm(x, residual)
         return x
 
 

@@ -73,4 +73,4 @@ class Passes:
         each = [plans[spec] for spec in self._specs]
         tokens = self.rows.tokens(ids)
         inputs = Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each, asked)
-        return self._model(inputs)
+        return inputs.only_asked(self._model(inputs))
