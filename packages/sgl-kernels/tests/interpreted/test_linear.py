@@ -15,7 +15,7 @@ TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 6e-3}
 
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(
-    rows=st.integers(1, 16),
+    rows=st.integers(1, 64),
     outputs=st.integers(1, 70),
     inputs=st.integers(1, 300),
     gap=st.sampled_from([0, 3]),
@@ -26,7 +26,9 @@ TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 6e-3}
 def test_any_size(
     rows: int, outputs: int, inputs: int, gap: int, bias: bool, dtype: torch.dtype, tile: Tile
 ) -> None:
-    if not tile.lanes:
+    if tile.lanes:
+        rows = min(rows, 16)
+    else:
         dtype = torch.float16  # the interpreter's tl.dot knows no bfloat16
     generator = torch.Generator().manual_seed(rows * outputs + inputs)
     x = torch.randn(rows, inputs + gap, generator=generator).to(dtype)[:, :inputs]

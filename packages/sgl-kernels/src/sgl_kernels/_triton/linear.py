@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of up to sixteen rows with a weight, bound by reading the weight once.
+"""Products of up to 64 rows with a weight, bound by reading the weight once.
 
 Two ways. By lanes: each thread multiplies eight neighbouring elements of a few rows of the weight with those
 of every input, and sums in registers; for one or two rows. By tensor cores: the weight is the left operand,
-the inputs, padded to sixteen, are the right one, and the loads of the next tiles are in flight meanwhile.
+the inputs, padded to 16, 32 or 64, are the right one, and the loads of next tiles are in flight meanwhile.
 Each output is summed by one program in one order that depends on the kernel alone.
 
 With `overlap` a program fetches its first weights before it waits for the end of the kernel ahead (see
@@ -128,7 +128,7 @@ def _by_tensor_cores(
 def small_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, overlap: bool, tile: Tile | None = None
 ) -> Tensor | None:
-    """x [m, K], weight [N, K], bias [N] or None -> [m, N]; m up to 16, rows contiguous.
+    """x [m, K], weight [N, K], bias [N] or None -> [m, N]; m up to 64, rows contiguous.
 
     None where the library's product was measured to be as fast. overlap: nothing that may still run writes
     the weight or the bias.
@@ -140,7 +140,8 @@ def small_linear(
         return None
     y = torch.empty(m, n, dtype=x.dtype, device=x.device)
     launch = overlapping(x.device) if overlap else {"OVERLAP": False}
-    kernel, rows = (_by_lanes, triton.next_power_of_2(m)) if tile.lanes else (_by_tensor_cores, 16)
+    kernel, rows = (_by_lanes, 1) if tile.lanes else (_by_tensor_cores, 16)
+    rows = max(rows, triton.next_power_of_2(m))
     kernel[(triton.cdiv(n, tile.outputs),)](
         x, weight, bias, y, m, n, k, x.stride(0), weight.stride(0), HAS_BIAS=bias is not None,
         EVEN=k % tile.inputs == 0, AHEAD=tile.ahead, M=rows, N=tile.outputs, K=tile.inputs,
@@ -165,6 +166,8 @@ def tile_for(m: int, n: int, k: int) -> Tile | None:
         return Tile(True, 1, 4096, 4, 1, ahead=1)
     if m == 2:
         return Tile(True, 2, 1024, 2, 1, ahead=1)
+    if m > 16:
+        return None
     if n >= 65536:
         return Tile(False, 128, 128, 4, 4, ahead=0)
     if n <= 5120 or (k > 8192 and m > 4):
