@@ -85,9 +85,9 @@ def test_the_edge_of_what_is_kept(limits: tuple[int, float]) -> None:
 def test_a_wrong_guess_changes_nothing(
     bounds: tuple[float, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = torch.randn(2, 900).to(dtype)
-    rows = [(1.0, 400, 0.6, 0.0, 3, 1), (0.9, 0, 0.7, 0.001, 5, 1)]
-    expected = both(logits, rows)
+    logits = torch.randn(1, 2100).to(dtype).expand(6, -1)
+    rows = [(1.0, 1000, 0.6, 0.0, seed, 1) for seed in range(3)]
+    rows += [(0.9, 0, 0.7, 0.001, seed, 1) for seed in range(3)]
 
     class Wrong:
         def __getitem__(self, grid: Any) -> Any:
@@ -95,7 +95,22 @@ def test_a_wrong_guess_changes_nothing(
 
     monkeypatch.setattr(sampling_read, "_guess", Wrong())
     for slots in (1, 8):
-        assert torch.equal(both(logits, rows, SHAPE._replace(slots=slots)), expected)
+        both(logits, rows, SHAPE._replace(slots=slots))
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0, 0.9, 0.0), (0.8, 1500, 0.97, 0.0), (1.0, 2500, 0.999, 1e-4)])
+@pytest.mark.parametrize("kind", ["heads in one group", "steep", "few values", "two levels"])
+def test_rows_that_a_sample_shows_wrongly(limits: tuple[Any, ...], kind: str) -> None:
+    logits = torch.randn(2, 5000)
+    if kind == "heads in one group":
+        logits[:, 3:8] += 9
+    elif kind == "steep":
+        logits *= 5
+    elif kind == "few values":
+        logits = logits.round()
+    else:
+        logits = torch.where(torch.arange(5000) % 125 == 9, logits + 4, logits * 0.1)
+    both(logits, [(*limits, seed, 0) for seed in range(2)])
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])

@@ -30,11 +30,12 @@ class Shape(NamedTuple):
     finish_warps: int = 8
     chunk: int = 1024  # logits that a search of a whole narrow row looks at at once
     narrow_room: int = 2048  # logits that may be copied of a narrow row
-    sample: int = 4096  # tokens of a wide row that the guess looks at
+    sample: int = 4096  # tokens of a wide row that guesses look at
     read_warps: int = 1  # of a program that reads a table
     decide_warps: int = 8
+    decide_registers: int = 128  # of a thread: two programs share a multiprocessor
     slots: int = 8  # logits of each lane that may be copied of a wide row
-    stages: int = 2  # reads of a wide row that are under way at once
+    runs: int = 8  # 1,024 logits each, that are on their way at once
 
 
 SHAPE = Shape()
@@ -65,7 +66,8 @@ def sample(logits: Tensor, parameters: SamplingParameters, shape: Shape = SHAPE)
     if parameters.wide:
         _decide[(rows,)](
             logits, packed, read.best, read.peak, read.mass, read.bounds, read.above, read.number, listed,
-            dense, tokens, rows, vocab, tables, stride, NG=ng, NT=nt, SLOTS=shape.slots, STAGES=shape.stages,
-            SHIFT=shift, num_warps=shape.decide_warps, **overlapping(device, rows),
+            dense, tokens, rows, vocab, tables, stride, NG=ng, NT=nt, SAMPLE=sampled, SLOTS=shape.slots,
+            RUNS=shape.runs, SHIFT=shift, num_warps=shape.decide_warps, maxnreg=shape.decide_registers,
+            **overlapping(device, rows),
         )  # fmt: skip
     return tokens

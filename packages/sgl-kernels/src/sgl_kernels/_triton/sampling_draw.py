@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The races of sampling, and the kernel of all rows but wide ones: a program a row, which knows what each group
-of the row holds.
+"""The races of sampling, and the kernel of all rows but wide ones: a program a row, which knows what each
+group of the row holds.
 
 `_finish` takes greedy rows, rows without limits, and narrow ones, of which what is kept lies in the groups of
 the top_k largest maxima: it reads these again."""

@@ -13,10 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
+from sgl_kernels._triton.sampling_guess import by_sample, sample_of
 from sgl_kernels._triton.sampling_row import (
-    DEVIATIONS,
     EACH,
-    FAINT,
     INFINITY,
     TABLE,
     limits_of,
@@ -27,9 +26,8 @@ from sgl_kernels.sampling import COLUMNS, ROWS, WIDE, SamplingParameters
 _ROWS = tl.constexpr(ROWS)
 _COLUMNS = tl.constexpr(COLUMNS)
 _WIDE = tl.constexpr(WIDE)
-_RUN = tl.constexpr(8)  # consecutive ids of a sample: 32 bytes of float32
-_BINS = tl.constexpr(256)
-_FEW = tl.constexpr(128)  # kept tokens in a sample that say too little
+_FEW = tl.constexpr(128)  # kept tokens in a sample: fewer say too little
+_SLACK = tl.constexpr(0.5)  # of a share: a larger one says too little
 _STATISTICS_WARPS = 1
 
 
@@ -44,34 +42,17 @@ def _guess(
     _narrow, wide, top_k, top_p, _min_p = limits_of(packed_ptr, row, rows, vocab)
     low = tl.full((), INFINITY, tl.float32)
     high = low
-    few = (top_k < vocab) & (top_k.to(tl.int64) * SAMPLE < _FEW * vocab)
-    if wide & (not few) & ((top_k < vocab) | (top_p < 1.0)):
-        place = tl.arange(0, SAMPLE)
-        first = (place // _RUN).to(tl.int64) * vocab // (SAMPLE // _RUN) // _RUN * _RUN
-        ids = first.to(tl.int32) + place % _RUN
-        x = tl.load(x_ptr + row * stride + ids, ids < vocab, other=-INFINITY).to(tl.float32)
-        there = tl.abs(x) < INFINITY
-        top = tl.max(tl.where(there, x, -INFINITY), 0)
+    count_share = tl.where(top_k < vocab, top_k.to(tl.float32) / vocab, INFINITY)
+    mass_share = tl.where(top_p < 1.0, top_p, INFINITY)
+    if wide & (count_share * SAMPLE >= _FEW) & ((top_k < vocab) | (top_p < 1.0)):
+        x = sample_of(x_ptr + row * stride, vocab, SAMPLE)
+        top = tl.max(x, 0)
         if top > -INFINITY:
-            # How many tokens lie in each bin below the largest, and their mass, as if in its middle.
-            scale = scale_of(packed_ptr, row)
-            below = tl.where(there, (top - x) * scale, 0.0)
-            width = tl.maximum(tl.minimum(tl.max(below, 0), FAINT), 1e-6) / _BINS
-            bins = tl.minimum(below / width, _BINS - 1.0).to(tl.int32)
-            numbers = tl.histogram(bins, _BINS, there).to(tl.float32)
-            weights = tl.exp2(-(tl.arange(0, _BINS) + 0.5) * width)
-            count, mass = tl.cumsum(numbers, 0), tl.cumsum(numbers * weights, 0)
-            total = tl.sum(numbers * weights, 0)
-            deviation = tl.sqrt(tl.sum(numbers * weights * weights, 0) * top_p * (1.0 - top_p))
-            k = top_k.to(tl.float32) * (tl.sum((ids < vocab).to(tl.float32), 0) / vocab)
-            k = tl.where(top_k < vocab, k, INFINITY)
-            wanted = tl.where(top_p < 1.0, top_p * total, INFINITY)
-            slack, slack_k = DEVIATIONS * deviation, DEVIATIONS * tl.sqrt(k)
-            beyond = tl.sum(((mass < wanted + slack) & (count < k + slack_k)).to(tl.int32), 0)
-            before = tl.sum(((mass < wanted - slack) & (count < k - slack_k)).to(tl.int32), 0)
-            if 4.0 * slack < total:
-                low = top - (beyond + 1) * width / scale
-                high = top - before * width / scale
+            first, second, slack = by_sample(
+                x, -INFINITY, top, scale_of(packed_ptr, row), mass_share, count_share
+            )
+            if slack < _SLACK:
+                low, high = first, second
     tl.store(bounds_ptr + row * 2, low)
     tl.store(bounds_ptr + row * 2 + 1, high)
 
@@ -108,14 +89,14 @@ def _statistics(
         tl.store(mass_ptr + group, _masses(tl.sum(weights, 0)))
         if BOUNDED and tl.load(bounds_ptr + row * 2) < INFINITY:
             for i in tl.static_range(2):
-                over = x > tl.load(bounds_ptr + row * 2 + i)
+                over = (x > tl.load(bounds_ptr + row * 2 + i)).to(tl.float32)
                 place = (row * 2 + i) * tables + table
-                tl.store(above_ptr + place, tl.sum(tl.sum(tl.where(over, weights, 0.0), 0), 0))
-                tl.store(number_ptr + place, tl.sum(tl.sum(over.to(tl.int32), 0), 0))
+                tl.store(above_ptr + place, tl.sum(tl.sum(over * weights, 0), 0))
+                tl.store(number_ptr + place, tl.sum(tl.sum(over, 0), 0))
 
 
 class Read:
-    """What is known of logits [m, V] at the temperatures of the parameters or at 1, all float32 but `number`.
+    """What is known of logits [m, V] at the temperatures of the parameters or at 1, all float32.
 
     best [m, groups], peak [m, tables]: the largest logits. mass [m, groups]: the sums of exponentials,
     relative to the largest of the table; not written without `masses`. bounds, above, number: as the kernels
@@ -135,7 +116,7 @@ class Read:
         if sample:
             self.bounds = torch.empty(rows, 2, dtype=torch.float32, device=device)
             self.above = torch.empty(rows, 2, tables, dtype=torch.float32, device=device)
-            self.number = torch.empty(rows, 2, tables, dtype=torch.int32, device=device)
+            self.number = torch.empty_like(self.above)
             _guess[(rows,)](
                 logits, packed, self.bounds, rows, vocab, logits.stride(0), SAMPLE=sample, num_warps=8,
                 **overlapping(device, rows),

@@ -16,8 +16,6 @@ EACH = tl.constexpr(COLUMNS // WIDE)  # groups of a table
 TABLE = tl.constexpr(ROWS * COLUMNS)
 GROUP = tl.constexpr(ROWS * WIDE)
 NO_KEY = tl.constexpr(-2147483648)  # below that of any logit
-FAINT = tl.constexpr(40.0)  # a token so many powers of two below the first decides no sum
-DEVIATIONS = tl.constexpr(3.5)  # how far from what is expected a guess looks
 _LOG2E = tl.constexpr(1.4426950408889634)
 _COLDEST = tl.constexpr(COLDEST)
 _LEAST = tl.constexpr(LEAST)
@@ -33,10 +31,16 @@ def first_of(group):
 
 
 @triton.jit
+def members():
+    """How far the tokens of a group [GROUP] lie from its first."""
+    member = tl.arange(0, GROUP)
+    return member // _WIDE * _COLUMNS + member % _WIDE
+
+
+@triton.jit
 def members_of(groups):
     """The ids of the tokens of groups [n] -> [n, GROUP]."""
-    member = tl.arange(0, GROUP)
-    return first_of(groups)[:, None] + (member // _WIDE * _COLUMNS + member % _WIDE)[None, :]
+    return first_of(groups)[:, None] + members()[None, :]
 
 
 @triton.jit

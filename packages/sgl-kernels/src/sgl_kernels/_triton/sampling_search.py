@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from sgl_kernels._triton.sampling_row import INFINITY, key_of, members_of
+
 _AT_ONCE = tl.constexpr(16)  # groups that are read at once
 
 
@@ -143,4 +144,3 @@ def between_keys(x_ptr, length, under, over, top, scale, CHUNK: tl.constexpr, SH
         count += inside.to(tl.int32)
         mass += tl.where(inside, tl.exp2((x - top) * scale), 0.0)
     return tl.sum(count, 0), tl.sum(mass, 0)
-

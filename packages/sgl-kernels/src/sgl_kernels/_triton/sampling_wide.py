@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wide rows: limited, but not to a small top_k. A program a row.
 
-Between two keys lies the least kept one: all above `over` are kept, none from `under` down is. Of a group are
-known the largest logit and the mass, so how it races is known to lie between two values; the few groups that
-may win are read, and race with what they keep at least and at most. Usually that is enough: the group that
-wins with the smaller mass against all others with the larger wins it wherever between the two keys the least
-kept one lies, and so does a token of it above both. A row where it is not enough, or of which nothing is known
-yet, is looked at between two keys inside these: what is above is summed, and what is between is copied aside,
-to be searched if it has room."""
+Between two keys lies the least kept one: all above `over` are kept, none from `under` down is. Of a group the
+largest logit and the mass are known, so how it races lies between two values; the few groups that may win are
+read, and race with what they keep at least and at most. Usually that is enough: the group that wins with the
+smaller mass against all others with the larger wins it wherever between the two keys the least kept one lies,
+and so does a token of it above both. A row where it is not enough, or of which too little is known, is looked
+at between two keys inside these: what lies above is summed, and what lies between is copied aside, to be
+searched if it has room."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ import triton.language as tl
 from sgl_kernels._triton.noise import exponential
 from sgl_kernels._triton.overlap import begin
 from sgl_kernels._triton.sampling_draw import draw_member
+from sgl_kernels._triton.sampling_guess import FAINT, by_groups, by_line, by_sample, sample_of
 from sgl_kernels._triton.sampling_row import (
-    DEVIATIONS,
     EACH,
-    FAINT,
-    GROUP,
     INFINITY,
     NO_KEY,
     column_of,
+    first_of,
     key_of,
     limits_of,
     logit_of,
+    members,
     members_of,
     rounded_up,
     scale_of,
     wanted_of,
 )
 from sgl_kernels._triton.sampling_search import search_tile, step
+from sgl_kernels.sampling import ROWS, WIDE
 
-_AT_ONCE = tl.constexpr(64)  # groups that are looked at at once
-LANES = 1024  # of a look's logits, each to copy to places of its own
+LANES = 1024  # of the logits that are looked at, each to copy to places of its own
 _LANES = tl.constexpr(LANES)
+_EACH = tl.constexpr(LANES // (ROWS * WIDE))  # groups, a logit of which is in each lane
 _RACING = tl.constexpr(16)  # groups that are read at once to race
-_HALVINGS = tl.constexpr(12)
+_WIDE = tl.constexpr(WIDE)
+_EVEN = tl.constexpr(1.0)  # powers of two, within which tokens lie about evenly
 
 
 @triton.jit
@@ -47,13 +49,13 @@ def _measured(
     bounds_ptr, above_ptr, number_ptr, unit, under, over, few, many, little, much, top_k, wanted, tables,
     NT: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """The two keys, with numbers and masses above each, after what was summed above the guessed bounds. unit
+    """The two keys, and numbers and masses above each, after what was summed above the guessed bounds. unit
     [NT]: that of the masses of a table."""
     table = tl.arange(0, NT)
     for i in tl.static_range(2):
         place = (1 - i) * tables + table  # the upper bound first: the lower one may say nothing then
         bound = key_of(tl.load(bounds_ptr + 1 - i), SHIFT)
-        number = tl.sum(tl.load(number_ptr + place, table < tables, other=0), 0)
+        number = tl.sum(tl.load(number_ptr + place, table < tables, other=0.0), 0).to(tl.int32)
         mass = tl.sum(unit * tl.load(above_ptr + place, table < tables, other=0.0), 0)
         if (under < bound) & (bound < over):
             under, over, few, many, little, much = step(
@@ -63,54 +65,42 @@ def _measured(
 
 
 @triton.jit
-def _around(best, masses, top, scale, top_k, wanted, groups):
-    """Two logits, from the first of which on more must be kept than is, from the second on less: by the
-    masses of groups, of which at most as many tokens as there are lie below; and by how many groups the
-    largest top_k tokens of a row lie in, if they lie at random."""
-    fill = top_k.to(tl.float32) / groups
-    empty = tl.exp(-fill)
-    reached = groups * (1.0 - empty)
-    slack = DEVIATIONS * tl.sqrt(groups * (empty - (1.0 + fill) * empty * empty)) + 1.0
-    least = tl.max(tl.where(best > -INFINITY, -best, -INFINITY), 0)
-    least = tl.maximum(-least, top - FAINT / scale)
-    low, beyond_low, high, beyond_high = least, top, least, top
-    for _ in range(_HALVINGS):
-        middle = 0.5 * low + 0.5 * beyond_low
-        surely = masses - (GROUP - 1) * tl.exp2((middle - top) * scale)
-        surely = tl.maximum(surely, tl.exp2((best - top) * scale))
-        there = best >= middle
-        enough = tl.sum(tl.where(there, surely, 0.0), 0) >= wanted
-        enough = enough | (tl.sum(there.to(tl.float32), 0) >= reached + slack)
-        low, beyond_low = tl.where(enough, middle, low), tl.where(enough, beyond_low, middle)
-        middle = 0.5 * high + 0.5 * beyond_high
-        there = best >= middle
-        enough = tl.sum(tl.where(there, masses, 0.0), 0) >= wanted
-        enough = enough | (tl.sum(there.to(tl.float32), 0) >= reached - slack)
-        high, beyond_high = tl.where(enough, middle, high), tl.where(enough, beyond_high, middle)
-    return tl.where(low > least, low, -INFINITY), beyond_high
-
-
-@triton.jit
-def _between(under, over, few, many, little, much, top_k, wanted, top, scale, turn, SHIFT: tl.constexpr):
-    """Two keys around where a line through both ends has what is wanted; every other turn the middle and the
-    upper end."""
-    part = (much - wanted) / tl.maximum(much - little, 1e-37)
-    part = tl.maximum((many - top_k).to(tl.float32) / tl.maximum(many - few, 1), part)
-    near = 0.02 + 2.0 / tl.sqrt(tl.maximum(many - few, 1).to(tl.float32))
+def _between(
+    x_ptr, under, over, few, many, little, much, top_k, wanted, top, scale, turn, vocab,
+    SAMPLE: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """Two keys, between which the least kept one should lie. Every other turn the middle and the upper end,
+    as the sample may have missed what counts; that of keys if need be, which ends with neighbours."""
     high = logit_of(over, SHIFT)
     low = tl.minimum(tl.maximum(logit_of(under, SHIFT), top - FAINT / scale), high)
-    first = key_of(low + (high - low) * tl.maximum(part - near, 0.0), SHIFT)
-    second = key_of(low + (high - low) * tl.minimum(part + near, 1.0), SHIFT)
-    middle = (under + (over.to(tl.int64) - under) // 2).to(tl.int32)
-    return tl.where(turn % 2 == 0, first, middle), tl.where(turn % 2 == 0, second, over)
+    mass_share = tl.where(wanted < INFINITY, (wanted - little) / tl.maximum(much - little, 1e-37), INFINITY)
+    number = tl.maximum(many - few, 1)
+    count_share = tl.where(top_k < vocab, (top_k - few).to(tl.float32) / number, INFINITY)
+    if turn % 8 == 7:
+        first, second = (under + (over.to(tl.int64) - under) // 2).to(tl.int32), over
+    elif turn % 2 == 1:
+        first, second = key_of(0.5 * low + 0.5 * high, SHIFT), over
+    else:
+        x = sample_of(x_ptr, vocab, SAMPLE)
+        there = (x > low) & (x <= high)
+        most, least = tl.max(tl.where(there, x, -INFINITY), 0), -tl.max(tl.where(there, -x, -INFINITY), 0)
+        if most == least:  # as if all were equal
+            first, second = key_of(most, SHIFT) - 1, key_of(most, SHIFT)
+        else:
+            if (high - low) * scale < _EVEN:
+                low, high = by_line(low, high, number, mass_share, count_share)
+            else:
+                low, high, _slack = by_sample(x, low, high, scale, mass_share, count_share)
+            first, second = key_of(low, SHIFT), key_of(high, SHIFT)
+    return first, second
 
 
 @triton.jit
-def _list(list_ptr, chosen, NG: tl.constexpr):
-    """Writes the chosen groups, ascending; how many there are."""
+def _list(list_ptr, values, chosen):
+    """Writes the chosen values side by side; how many there are."""
     chosen = chosen.to(tl.int32)
     tl.debug_barrier()  # what was listed before has been read
-    tl.store(list_ptr + tl.cumsum(chosen, 0) - 1, tl.arange(0, NG), chosen > 0)
+    tl.store(list_ptr + tl.cumsum(chosen, 0) - 1, values, chosen > 0)
     tl.debug_barrier()
     return tl.sum(chosen, 0)
 
@@ -118,32 +108,39 @@ def _list(list_ptr, chosen, NG: tl.constexpr):
 @triton.jit
 def _look(
     x_ptr, list_ptr, dense_ptr, reading, low, high, top, scale, vocab, SLOTS: tl.constexpr,
-    STAGES: tl.constexpr,
+    RUNS: tl.constexpr,
 ):  # fmt: skip
-    """Of the listed groups: how many logits are above `high`, and their mass; the same of those above `low` up
-    to `high`, which are copied to dense [SLOTS, _LANES], how many of each lane [_LANES], if they have room."""
+    """Of the groups whose first ids are listed: how many logits are above `high`, and their mass; that of
+    those above `low`; how many lie between [_LANES], copied to dense [SLOTS, _LANES] as far as they fit."""
     lane = tl.arange(0, _LANES)
-    above, inside = tl.zeros((_LANES,), tl.int32), tl.zeros((_LANES,), tl.int32)
-    much, between = tl.zeros((_LANES,), tl.float32), tl.zeros((_LANES,), tl.float32)
-    for start in tl.range(0, reading, _AT_ONCE, num_stages=STAGES):
-        which = start + tl.arange(0, _AT_ONCE)
-        ids = members_of(tl.load(list_ptr + which, which < reading, other=0))
-        x = tl.load(x_ptr + ids, (ids < vocab) & (which < reading)[:, None], other=-INFINITY)
-        x = tl.reshape(x.to(tl.float32), (_AT_ONCE * GROUP // _LANES, _LANES))
-        weight = tl.exp2((x - top) * scale)
-        over, taken = x > high, (x > low) & (x <= high)
-        order = inside[None, :] + tl.cumsum(taken.to(tl.int32), 0)
-        tl.store(dense_ptr + (order - 1) * _LANES + lane[None, :], x, taken & (order <= SLOTS))
-        above += tl.sum(over.to(tl.int32), 0)
-        inside += tl.sum(taken.to(tl.int32), 0)
-        much += tl.sum(tl.where(over, weight, 0.0), 0)
-        between += tl.sum(tl.where(taken, weight, 0.0), 0)
-    return tl.sum(above, 0), tl.sum(much, 0), tl.sum(between, 0), inside
+    place = lane  # the next of each lane
+    above = tl.zeros((_LANES,), tl.int32)
+    much, most = tl.zeros((_LANES,), tl.float32), tl.zeros((_LANES,), tl.float32)
+    for start in range(0, reading, RUNS * _EACH):
+        runs = tl.tuple([])  # all are on their way before the first is looked at
+        for i in tl.static_range(RUNS):
+            which = start + i * _EACH + tl.arange(0, _EACH)
+            first = tl.multiple_of(tl.load(list_ptr + which, which < reading, other=vocab), _WIDE)
+            ids = first[:, None] + members()[None, :]
+            runs += (tl.load(x_ptr + ids, ids < vocab, other=-INFINITY),)
+        for i in tl.static_range(RUNS):
+            # The four logits that a thread reads from one address are of lanes a quarter apart: what is
+            # written then lies side by side without a word between threads.
+            x = tl.permute(tl.reshape(runs[i].to(tl.float32), (_LANES // 4, 4)), (1, 0))
+            x = tl.reshape(x, (_LANES,))
+            weight = tl.exp2((x - top) * scale)
+            above += (x > high).to(tl.int32)
+            much += tl.where(x > high, weight, 0.0)
+            most += tl.where(x > low, weight, 0.0)
+            taken = (x > low) & (x <= high)
+            tl.store(dense_ptr + place, x, taken & (place < SLOTS * _LANES))
+            place += tl.where(taken, _LANES, 0)
+    return tl.sum(above, 0), tl.sum(much, 0), tl.sum(most, 0), place // _LANES
 
 
 @triton.jit
 def _search(
-    dense_ptr, inside, under, over, between, above, mass, top_k, wanted, top, scale, SLOTS: tl.constexpr,
+    dense_ptr, inside, under, over, above, mass, top_k, wanted, top, scale, SLOTS: tl.constexpr,
     SHIFT: tl.constexpr,
 ):  # fmt: skip
     """The largest key that is not kept, among what was copied."""
@@ -153,9 +150,8 @@ def _search(
     x = tl.load(dense_ptr + slot[:, None] * _LANES + lane[None, :], there, other=-INFINITY).to(tl.float32)
     keys = tl.reshape(tl.where(there, key_of(x, SHIFT), NO_KEY), (SLOTS * _LANES,))
     weights = tl.reshape(tl.where(there, tl.exp2((x - top) * scale), 0.0), (SLOTS * _LANES,))
-    return search_tile(
-        keys, weights, under, over, tl.sum(inside, 0), between, above, mass, top_k, wanted
-    )  # fmt: skip
+    number, between = tl.sum(inside, 0), tl.sum(weights, 0)
+    return search_tile(keys, weights, under, over, number, between, above, mass, top_k, wanted)
 
 
 @triton.jit
@@ -163,8 +159,8 @@ def _race(
     x_ptr, packed_ptr, list_ptr, best, masses, under, over, top, scale, row, rows, vocab, groups,
     NG: tl.constexpr, SHIFT: tl.constexpr,
 ):  # fmt: skip
-    """The token that is drawn if the least kept key is above `under`, and whether it is drawn as well if
-    that is above `over`. list [3, groups]: the groups that are read, and as bits their masses from each on."""
+    """The token that is drawn if all above `under` is kept, and whether it is drawn as well if only what is
+    above `over` is. list [3, groups]: the groups that are read; as bits, their masses above each."""
     group = tl.arange(0, NG)
     noise = exponential(
         column_of(packed_ptr, 4, row, rows), column_of(packed_ptr, 5, row, rows), -1 - group
@@ -173,7 +169,7 @@ def _race(
     surely = tl.where(keys > over, tl.exp2((best - top) * scale), 0.0)
     # A sum may be a little less than its largest term is by itself.
     may_win = (keys > under) & (masses / noise >= 0.999 * tl.max(surely / noise, 0))
-    racing = _list(list_ptr, may_win, NG)
+    racing = _list(list_ptr, group, may_win)
     for start in range(0, racing, _RACING):
         which = start + tl.arange(0, _RACING)
         some = tl.load(list_ptr + which, which < racing, other=0)
@@ -197,8 +193,8 @@ def _race(
 @triton.jit(do_not_specialize=["rows"])
 def _decide(
     x_ptr, packed_ptr, best_ptr, peak_ptr, mass_ptr, bounds_ptr, above_ptr, number_ptr, list_ptr, dense_ptr,
-    out_ptr, rows, vocab, tables, stride, NG: tl.constexpr, NT: tl.constexpr, SLOTS: tl.constexpr,
-    STAGES: tl.constexpr, SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
+    out_ptr, rows, vocab, tables, stride, NG: tl.constexpr, NT: tl.constexpr, SAMPLE: tl.constexpr,
+    SLOTS: tl.constexpr, RUNS: tl.constexpr, SHIFT: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """list [rows, 3, groups] and dense [rows, SLOTS, _LANES] are written over."""
     begin(OVERLAP)
@@ -225,8 +221,8 @@ def _decide(
             floor = nothing  # the largest key that min_p does not keep
             if min_p > 0.0:
                 floor = key_of(tl.minimum(rounded_up(top + tl.log2(min_p) / scale, SHIFT), top), SHIFT) - 1
-            # Above `over` are `few` tokens of mass `little`, too few for either limit; above `under` are `many`
-            # of mass `much`, enough for one, or all there are.
+            # Above `over` lie `few` tokens of mass `little`, too few for either limit; above `under` lie
+            # `many` of mass `much`, enough for one, or all there are.
             under, over = nothing, key_of(top, SHIFT)
             few, many, little, much = vocab * 0, vocab, total * 0.0, total
             known = (top_k >= vocab) & (top_p >= 1.0)  # enough to race
@@ -252,19 +248,20 @@ def _decide(
                 if pending:
                     if known:
                         first, second = _between(
-                            under, over, few, many, little, much, top_k, wanted, top, scale, turn, SHIFT
-                        )
+                            x_ptr, under, over, few, many, little, much, top_k, wanted, top, scale, turn,
+                            vocab, SAMPLE, SHIFT,
+                        )  # fmt: skip
                         turn += 1
                     else:
-                        low, high = _around(best, masses, top, scale, top_k, wanted, groups)
+                        low, high = by_groups(best, masses, top, scale, top_k, wanted, vocab, groups)
                         first, second = key_of(low, SHIFT) - 1, key_of(high, SHIFT)
                         known = True
                     second = tl.minimum(tl.maximum(second, under + 1), over)
                     first = tl.minimum(tl.maximum(first, under), second - 1)
-                    reading = _list(list_ptr, key_of(best, SHIFT) > first, NG)
-                    above, mass, between, inside = _look(
+                    reading = _list(list_ptr, first_of(group), key_of(best, SHIFT) > first)
+                    above, mass, most, inside = _look(
                         x_ptr, list_ptr, dense_ptr, reading, logit_of(first, SHIFT), logit_of(second, SHIFT),
-                        top, scale, vocab, SLOTS, STAGES,
+                        top, scale, vocab, SLOTS, RUNS,
                     )  # fmt: skip
                     number = above + tl.sum(inside, 0)
                     under, over, few, many, little, much = step(
@@ -272,12 +269,12 @@ def _decide(
                     )
                     if over == second:
                         under, over, few, many, little, much = step(
-                            under, over, few, many, little, much, first, number, mass + between, top_k, wanted
+                            under, over, few, many, little, much, first, number, most, top_k, wanted
                         )
                         if (under == first) & (tl.max(inside, 0) <= SLOTS):
                             under = _search(
-                                dense_ptr, inside, under, over, between, above, mass, top_k, wanted, top,
-                                scale, SLOTS, SHIFT,
+                                dense_ptr, inside, under, over, above, mass, top_k, wanted, top, scale,
+                                SLOTS, SHIFT,
                             )  # fmt: skip
                             over = under
                     if (over.to(tl.int64) - under <= 1) | (many - few <= 1):
