@@ -16,7 +16,7 @@ from sgl_kernels._triton import sampling, sampling_read
 # Numpy warns of infinity less infinity and of integers that wrap around; a GPU does not.
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
-SHAPE = sampling.SHAPE._replace(chunk=512, wide_chunk=512, room=128, narrow_room=64, sample=256)
+SHAPE = sampling.SHAPE._replace(chunk=512, narrow_room=64, sample=256, slots=2)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 ROW = st.tuples(
     st.sampled_from([0.0, 1e-38, 0.3, 1.0, 2.0]),  # temperature
@@ -61,7 +61,7 @@ def test_crafted_rows(limits: tuple[Any, ...], logits: str) -> None:
         "both zeros": lambda: torch.randint(0, 2, (1, 777)) * -0.0,
         "huge": lambda: torch.randn(1, 777) * 1e37,
     }[logits]()
-    both(x, [(*limits, 1, 2)], SHAPE._replace(room=1024))
+    both(x, [(*limits, 1, 2)])
 
 
 @pytest.mark.parametrize("limits", [(2, 1.0), (3, 1.0), (0, 0.0199), (99, 0.0199)])
@@ -74,27 +74,43 @@ def test_the_edge_of_what_is_kept(limits: tuple[int, float]) -> None:
 @pytest.mark.parametrize(
     ("bounds", "dtype"),
     [
-        ((-9.0, -5.0, -4.0, -3.5), torch.float32),  # too low
-        ((2.5, 5.0, 6.0, 7.0), torch.bfloat16),  # too high
-        ((1.0, 1.0, 1.0, 1.0), torch.float32),
-        ((float("inf"),) * 4, torch.bfloat16),  # there is none
-        ((-3.0, -0.5, 0.0, 3.0), torch.float32),  # far apart
+        ((-9.0, -5.0), torch.float32),  # too low
+        ((2.5, 7.0), torch.bfloat16),  # too high
+        ((1.0, 1.0), torch.float32),
+        ((float("inf"),) * 2, torch.bfloat16),  # there is none
+        ((-3.0, 3.0), torch.float32),  # far apart
+        ((-0.36, -0.34), torch.float16),
     ],
 )
 def test_a_wrong_guess_changes_nothing(
     bounds: tuple[float, ...], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = torch.randn(2, 900).to(dtype)
-    rows = [(1.0, 400, 0.6, 0.0, 3, 1), (0.9, 0, 0.7, 0.001, 5, 1)]
-    expected = both(logits, rows)
+    logits = torch.randn(1, 2100).to(dtype).expand(6, -1)
+    rows = [(1.0, 1000, 0.6, 0.0, seed, 1) for seed in range(3)]
+    rows += [(0.9, 0, 0.7, 0.001, seed, 1) for seed in range(3)]
 
     class Wrong:
         def __getitem__(self, grid: Any) -> Any:
             return lambda *arguments, **options: arguments[2].copy_(torch.tensor(bounds))
 
     monkeypatch.setattr(sampling_read, "_guess", Wrong())
-    for turns in (0, 2):
-        assert torch.equal(both(logits, rows, SHAPE._replace(turns=turns)), expected)
+    for slots in (1, 8):
+        both(logits, rows, SHAPE._replace(slots=slots))
+
+
+@pytest.mark.parametrize("limits", [(1.0, 0, 0.9, 0.0), (0.8, 1500, 0.97, 0.0), (1.0, 2500, 0.999, 1e-4)])
+@pytest.mark.parametrize("kind", ["heads in one group", "steep", "few values", "two levels"])
+def test_rows_that_a_sample_shows_wrongly(limits: tuple[Any, ...], kind: str) -> None:
+    logits = torch.randn(2, 5000)
+    if kind == "heads in one group":
+        logits[:, 3:8] += 9
+    elif kind == "steep":
+        logits *= 5
+    elif kind == "few values":
+        logits = logits.round()
+    else:
+        logits = torch.where(torch.arange(5000) % 125 == 9, logits + 4, logits * 0.1)
+    both(logits, [(*limits, seed, 0) for seed in range(2)])
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])

@@ -16,7 +16,6 @@ EACH = tl.constexpr(COLUMNS // WIDE)  # groups of a table
 TABLE = tl.constexpr(ROWS * COLUMNS)
 GROUP = tl.constexpr(ROWS * WIDE)
 NO_KEY = tl.constexpr(-2147483648)  # below that of any logit
-BOUNDS = 4  # logits from which on a row's mass is summed at once
 _LOG2E = tl.constexpr(1.4426950408889634)
 _COLDEST = tl.constexpr(COLDEST)
 _LEAST = tl.constexpr(LEAST)
@@ -32,10 +31,16 @@ def first_of(group):
 
 
 @triton.jit
+def members():
+    """How far the tokens of a group [GROUP] lie from its first."""
+    member = tl.arange(0, GROUP)
+    return member // _WIDE * _COLUMNS + member % _WIDE
+
+
+@triton.jit
 def members_of(groups):
     """The ids of the tokens of groups [n] -> [n, GROUP]."""
-    member = tl.arange(0, GROUP)
-    return first_of(groups)[:, None] + (member // _WIDE * _COLUMNS + member % _WIDE)[None, :]
+    return first_of(groups)[:, None] + members()[None, :]
 
 
 @triton.jit

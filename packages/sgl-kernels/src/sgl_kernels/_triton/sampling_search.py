@@ -10,13 +10,8 @@ import triton
 import triton.language as tl
 
 from sgl_kernels._triton.sampling_row import INFINITY, key_of, members_of
-from sgl_kernels.sampling import COLUMNS, WIDE
 
-_COLUMNS = tl.constexpr(COLUMNS)
-_WIDE = tl.constexpr(WIDE)
 _AT_ONCE = tl.constexpr(16)  # groups that are read at once
-_HALVINGS = tl.constexpr(12)
-_FAINT = tl.constexpr(40.0)  # a token so many powers of two below the first decides no sum
 
 
 @triton.jit
@@ -30,26 +25,6 @@ def kth_key(keys, k, under, over):
         under, over = tl.where(enough, middle, under), tl.where(enough, over, middle)
         number = tl.where(enough, beyond, number)
     return under
-
-
-@triton.jit
-def reached_by(best, masses, top, scale, top_k, wanted):
-    """A logit from which on the largest of each group are top_k or have the wanted mass; -inf if there is
-    none.
-
-    No token below it is kept, whatever else the groups hold. masses: of `best` alone.
-    """
-    found = top * 0.0 - INFINITY
-    low = tl.maximum(tl.min(tl.where(best > -INFINITY, best, top), 0), top - _FAINT / scale)
-    high = top
-    for _ in range(_HALVINGS):
-        middle = 0.5 * low + 0.5 * high
-        over = best >= middle
-        enough = tl.sum(tl.where(over, masses, 0.0), 0) >= wanted
-        enough = enough | (tl.sum(over.to(tl.int32), 0) >= top_k)
-        found = tl.where(enough, middle, found)
-        low, high = tl.where(enough, middle, low), tl.where(enough, high, middle)
-    return found
 
 
 @triton.jit
@@ -107,7 +82,7 @@ def search_row(
         while (over.to(tl.int64) - under > 1) & (many - few > 1):
             middle = _between(under, over, few, many, little, much, top_k - above, wanted - mass, turn)
             n, m = between_keys(x_ptr, length, middle, limit, top, scale, CHUNK, SHIFT)
-            under, over, few, many, little, much = _step(
+            under, over, few, many, little, much = step(
                 under, over, few, many, little, much, middle, n, m, top_k - above, wanted - mass
             )
             turn += 1
@@ -126,7 +101,7 @@ def search_tile(keys, weights, under, over, number, between, above, mass, top_k,
             middle = _between(under, over, few, many, little, much, top_k - above, wanted - mass, turn)
             n = tl.sum((keys > middle).to(tl.int32), 0)
             m = tl.sum(tl.where(keys > middle, weights, 0.0), 0)
-            under, over, few, many, little, much = _step(
+            under, over, few, many, little, much = step(
                 under, over, few, many, little, much, middle, n, m, top_k - above, wanted - mass
             )
             turn += 1
@@ -136,7 +111,7 @@ def search_tile(keys, weights, under, over, number, between, above, mass, top_k,
 
 
 @triton.jit
-def _step(under, over, few, many, little, much, middle, n, m, top_k, wanted):
+def step(under, over, few, many, little, much, middle, n, m, top_k, wanted):
     """The two ends of a search, and the numbers and masses above each, after a look at `middle`."""
     stays = (n < top_k) & (m < wanted)
     over, under = tl.where(stays, middle, over), tl.where(stays, under, middle)
@@ -169,15 +144,3 @@ def between_keys(x_ptr, length, under, over, top, scale, CHUNK: tl.constexpr, SH
         count += inside.to(tl.int32)
         mass += tl.where(inside, tl.exp2((x - top) * scale), 0.0)
     return tl.sum(count, 0), tl.sum(mass, 0)
-
-
-@triton.jit
-def masses_of(x_ptr, first, lengths, floor, min_p, top, scale, NG: tl.constexpr, SHIFT: tl.constexpr):
-    """The kept mass of each group [NG]: of each of its columns, `lengths` logits from `first` on."""
-    mass = tl.zeros((NG * _WIDE,), tl.float32)
-    for i in range(tl.max(lengths, 0)):
-        x = tl.load(x_ptr + first + i * _COLUMNS, i < lengths, other=-INFINITY).to(tl.float32)
-        weight = tl.exp2((x - top) * scale)
-        stays = (i < lengths) & (key_of(x, SHIFT) > floor) & (weight >= min_p)
-        mass += tl.where(stays, weight, 0.0)
-    return tl.sum(tl.reshape(mass, (NG, _WIDE)), 1)
