@@ -15,7 +15,7 @@ from torch import Tensor
 from sgl_kernels._backend import fast
 from sgl_kernels._check import check, require
 
-SMALL_BATCH = 64  # rows
+SMALL_BATCH = 32  # rows
 _HALVES = (torch.bfloat16, torch.float16)
 
 

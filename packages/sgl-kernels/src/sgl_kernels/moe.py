@@ -87,6 +87,9 @@ def with_shared_experts(
     require(count > 0, "count", "must be positive")
     if weight is not None:
         check("weight", weight, weights.shape[:1], like=weights)
+    if kernels := fast("route", weights.device):
+        more: tuple[Tensor, Tensor] = kernels.with_shared_experts(weights, experts, first, count, weight)
+        return more
     tokens = len(weights)
     ones = weights.new_ones(tokens, count) if weight is None else weight[:, None].expand(tokens, count)
     shared = torch.arange(first, first + count, dtype=experts.dtype, device=experts.device)

@@ -26,6 +26,9 @@ ERROR = {torch.float16: 1e-3, torch.bfloat16: 6e-3}
         (16, 66000, 96, 0, True, torch.bfloat16),
         (16, 6144, 64, 0, False, torch.bfloat16),
         (17, 4096, 512, 0, True, torch.bfloat16),
+        (29, 16500, 1000, 0, True, torch.float16),
+        (32, 4096, 4096, 8, False, torch.bfloat16),
+        (33, 4096, 512, 0, True, torch.bfloat16),
     ],
 )
 def test_product(rows: int, outputs: int, inputs: int, gap: int, bias: bool, dtype: torch.dtype) -> None:
@@ -38,7 +41,7 @@ def test_product(rows: int, outputs: int, inputs: int, gap: int, bias: bool, dty
         assert (y.double() - expected).norm() <= ERROR[dtype] * expected.norm()
 
 
-@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize("rows", [1, 8, 24])
 def test_a_chain_in_a_graph(rows: int) -> None:
     """Each product reads what the one before has written, also where launches overlap."""
     x = torch.zeros(rows, 1024, device="cuda", dtype=torch.bfloat16)

@@ -56,3 +56,21 @@ def test_what_is_not_a_number_stays_in_its_row() -> None:
     assert torch.equal(
         experts[[0, 2]], sgl_kernels.route(logits, 2, scoring="sigmoid", bias=bias, **arguments)[1][[0, 2]]
     )
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    tokens=st.integers(0, 70),
+    top_k=st.integers(1, 9),
+    count=st.integers(1, 4),
+    kind=st.sampled_from([torch.int32, torch.int64]),
+    gated=st.booleans(),
+)
+def test_shared_experts(tokens: int, top_k: int, count: int, kind: torch.dtype, gated: bool) -> None:
+    weights, experts = torch.rand(tokens, top_k), torch.randint(0, 60, (tokens, top_k)).to(kind)
+    gate = torch.rand(tokens, 2)[:, 1] if gated else None
+    more = route.with_shared_experts(weights, experts, 60, count, gate)
+    for ours, expected in zip(
+        more, sgl_kernels.with_shared_experts(weights, experts, 60, count, gate), strict=True
+    ):
+        assert ours.dtype == expected.dtype and torch.equal(ours, expected)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of up to 64 rows with a weight, bound by reading the weight once.
+"""Products of up to 32 rows with a weight, bound by reading the weight once.
 
 Two ways. By lanes: each thread multiplies eight neighbouring elements of a few rows of the weight with those
 of every input, and sums in registers; for one or two rows. By tensor cores: the weight is the left operand,
-the inputs, padded to 16, 32 or 64, are the right one, and the loads of next tiles are in flight meanwhile.
+the inputs, padded to 16 or 32, are the right one, and the loads of the next tiles are in flight meanwhile.
 Each output is summed by one program in one order that depends on the kernel alone.
 
 With `overlap` a program fetches its first weights before it waits for the end of the kernel ahead (see
@@ -39,7 +39,7 @@ class Tile(NamedTuple):
 
 
 _LINE = tl.constexpr(64)  # elements of a cache line
-_NEEDED = 160_000  # bytes of shared memory, for the largest of the tiles with tensor cores
+_NEEDED = 164_000  # bytes of shared memory, for the largest of the tiles with tensor cores
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def _by_tensor_cores(
 def small_linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, overlap: bool, tile: Tile | None = None
 ) -> Tensor | None:
-    """x [m, K], weight [N, K], bias [N] or None -> [m, N]; m up to 64, rows contiguous.
+    """x [m, K], weight [N, K], bias [N] or None -> [m, N]; m up to 32, rows contiguous.
 
     None where the library's product was measured to be as fast. overlap: nothing that may still run writes
     the weight or the bias.
@@ -166,8 +166,12 @@ def tile_for(m: int, n: int, k: int) -> Tile | None:
         return Tile(True, 1, 4096, 4, 1, ahead=1)
     if m == 2:
         return Tile(True, 2, 1024, 2, 1, ahead=1)
-    if m > 16:
+    if m > 32:
         return None
+    if m > 16:
+        if n >= 16384:
+            return Tile(False, 128, 128, 4, 4, ahead=0)
+        return Tile(False, 32, 256, 2, 5, ahead=2) if n <= 5120 and k <= 8192 else None
     if n >= 65536:
         return Tile(False, 128, 128, 4, 4, ahead=0)
     if n <= 5120 or (k > 8192 and m > 4):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routing: the scores, the choice of groups and of experts, and the weights of a few tokens in one warp.
+"""Routing: the scores, the choice of groups and of experts, and the weights of a few tokens in one warp; and
+the experts that every token goes to.
 
 Experts stand in a tile of groups x size, both rounded up to powers of two, so that any number of either has
 the same code. What does not exist is less than what may not be chosen, and that less than any score."""
@@ -104,3 +105,45 @@ def route(
         num_warps=1 if g * s <= _ELEMENTS else 4, **overlapping(logits.device, programs),
     )  # fmt: skip
     return weights, chosen
+
+
+@triton.jit
+def _append(
+    weights_ptr, experts_ptr, share_ptr, more_weights_ptr, more_experts_ptr, tokens, first, stride,
+    SHARED: tl.constexpr, TOP: tl.constexpr, COUNT: tl.constexpr, T: tl.constexpr, K: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):  # fmt: skip
+    begin(OVERLAP)
+    token = tl.program_id(0).to(tl.int64) * T + tl.arange(0, T)
+    which = tl.arange(0, K)
+    there = (token < tokens)[:, None]
+    routed = there & (which < TOP)[None, :]
+    at = token[:, None] * TOP + which[None, :]
+    weights = tl.load(weights_ptr + at, routed, other=1.0)
+    if SHARED:
+        share = tl.load(share_ptr + token * stride, token < tokens, other=0.0).to(tl.float32)
+        weights = tl.where(routed, weights, share[:, None])
+    experts = tl.load(experts_ptr + at, routed, other=0)
+    experts = tl.where(routed, experts, (first + which - TOP)[None, :].to(experts.dtype))
+    to = token[:, None] * (TOP + COUNT) + which[None, :]
+    written = there & (which < TOP + COUNT)[None, :]
+    tl.store(more_weights_ptr + to, weights, written)
+    tl.store(more_experts_ptr + to, experts, written)
+
+
+def with_shared_experts(
+    weights: Tensor, experts: Tensor, first: int, count: int, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    tokens, top_k = weights.shape
+    more = weights.new_empty(tokens, top_k + count), experts.new_empty(tokens, top_k + count)
+    if not tokens:
+        return more
+    width = triton.next_power_of_2(top_k + count)
+    each = max(1, _ELEMENTS // width)
+    programs = triton.cdiv(tokens, each)
+    _append[(programs,)](
+        weights.contiguous(), experts.contiguous(), weight, *more, tokens, first,
+        0 if weight is None else weight.stride(0), SHARED=weight is not None, TOP=top_k, COUNT=count,
+        T=each, K=width, num_warps=1, **overlapping(weights.device, programs),
+    )  # fmt: skip
+    return more

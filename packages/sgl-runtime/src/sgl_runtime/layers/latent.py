@@ -48,16 +48,18 @@ class HeadProjections(nn.Module):
         self.weight = Shard(((part,), (Part.whole(shape.rank),)), build.dtype, build.device)
         self._heads, self._nope = own.length, shape.nope
 
-    def query(self, q: Tensor) -> Tensor:
-        """What scores with keys q [T, heads, nope] -> what scores the same with latent vectors, [T, heads,
-        rank]."""
+    def query(self, q: Tensor, out: Tensor) -> None:
+        """What scores with keys q [T, heads, nope] -> what scores the same with latent vectors, in out [T,
+        heads, rank]."""
         keys = self.weight.unflatten(0, (self._heads, -1))[:, : self._nope]
-        return torch.bmm(q.transpose(0, 1), keys).transpose(0, 1)
+        torch.bmm(q.transpose(0, 1), keys, out=out.transpose(0, 1))
 
     def value(self, x: Tensor) -> Tensor:
         """Weighted latent vectors x [T, heads, rank] -> weighted values [T, heads x v]."""
         values = self.weight.unflatten(0, (self._heads, -1))[:, self._nope :]
-        return torch.bmm(x.transpose(0, 1), values.mT).transpose(0, 1).flatten(1)
+        out = x.new_empty(len(x), self._heads, values.shape[1])
+        torch.bmm(x.transpose(0, 1), values.mT, out=out.transpose(0, 1))
+        return out.flatten(1)
 
 
 class LatentAttention(nn.Module):
@@ -109,7 +111,9 @@ class LatentAttention(nn.Module):
         if self.q_a_layernorm is not None and self.q_b_proj is not None:
             q = self.q_b_proj(self.q_a_layernorm(q))
         q = q.unflatten(1, (-1, shape.nope + shape.rope))
-        query = torch.cat([self.kv_b_proj.query(q[..., : shape.nope]), q[..., shape.nope :]], dim=2)
+        query = q.new_empty(*q.shape[:2], shape.rank + shape.rope)
+        self.kv_b_proj.query(q[..., : shape.nope], out=query[..., : shape.rank])
+        query[..., shape.rank :] = q[..., shape.nope :]
         key[:, : shape.rank] = self.kv_a_layernorm(key[:, : shape.rank])
         key = key.unsqueeze(1)
         apply_rope(

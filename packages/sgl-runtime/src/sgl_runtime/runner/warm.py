@@ -27,8 +27,8 @@ from sgl_runtime.runner.sampler import Sampler
 from sgl_runtime.runner.stream import on_stream
 
 # (queries, tokens cached before them) of requests in one pass: tiles of every size, few queries after a long
-# prefix, and more than a graph is for.
-_PASSES = (((100, 0), (1, 9)), ((4, 2000), (1, 9)), ((8, 0), (1, 9)), ((2, 0),), ((1100, 0),))
+# prefix, and more than a graph is for; and products of every size.
+_PASSES = (((100, 0), (1, 9)), ((4, 2000), (1, 9)), ((8, 0), (1, 9)), ((2, 0),), ((20, 0),), ((1100, 0),))
 # Tokens of one prompt: the library has other products for other sizes, and loads each when it is first used.
 _SIZES = (1536, 2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336)
 ROWS, WIDTH = 2, max(_SIZES)  # of a page table that holds all of these
