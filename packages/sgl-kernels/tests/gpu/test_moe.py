@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sgl_kernels import fused_experts, route
+from sgl_kernels import fused_experts, route, with_shared_experts
 
 pytestmark = pytest.mark.gpu
 
@@ -87,3 +87,14 @@ def test_the_router(experts: int, biased: bool) -> None:
         assert (chosen.cpu() != expected[1]).float().mean() < 0.05
         same = (chosen.cpu() == expected[1]).all(1)
         torch.testing.assert_close(weights.cpu()[same], expected[0][same], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("tokens", [1, 300])
+@pytest.mark.parametrize("gated", [False, True])
+def test_shared_experts_stand_behind_the_chosen_ones(tokens: int, gated: bool) -> None:
+    weights, experts = route(torch.randn(tokens, 64, device="cuda"), 6)
+    gate = torch.rand(tokens, device="cuda") if gated else None
+    more_weights, more_experts = with_shared_experts(weights, experts, 64, 2, gate)
+    assert torch.equal(more_weights[:, :6], weights) and torch.equal(more_experts[:, :6], experts)
+    assert (more_experts[:, 6:] == torch.tensor([64, 65], device="cuda")).all()
+    assert (more_weights[:, 6:] == (1.0 if gate is None else gate[:, None])).all()
