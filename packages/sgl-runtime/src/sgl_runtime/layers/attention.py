@@ -27,8 +27,9 @@ class PagedAttention(nn.Module):
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor | None, inputs: Inputs, rotation: Rotation | None = None
     ) -> Tensor:
-        """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [T, q_heads *
-        v_dim]. With a rotation, q and k are used up. Of a latent spec v is None, being a part of k."""
+        """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [w, q_heads * v_dim]
+        of the tokens asked for. With a rotation, q and k are used up. Of a latent spec v is None, being a
+        part of k."""
         assert (v is None) == self.spec.latent
         k_cache, v_cache = inputs.kv[self.layer]
         store = None if v is None else v_cache
@@ -48,4 +49,5 @@ class PagedAttention(nn.Module):
                 positions=positions,
                 interleaved=interleaved,
             )
-        return inputs.attention.run(inputs.plans[self.layer], q, k_cache, v_cache).flatten(1)
+        plan = inputs.plans[self.layer]
+        return inputs.attention.run(plan, inputs.only_asked(q), k_cache, v_cache).flatten(1)

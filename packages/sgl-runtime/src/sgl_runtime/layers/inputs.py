@@ -22,10 +22,15 @@ class Inputs:
     kv: KVPool
     attention: AttentionBackend
     plans: Sequence[Plan]  # one per layer; layers of one spec share theirs
-    # [w] int32, ascending: the tokens whose hidden states anybody asks for. None: all, or nobody knows yet.
+    # [w] int32, ascending: tokens whose hidden states are asked for, where a layer is the last; None: all T.
     asked: Tensor | None = None
+    last: Inputs | None = None  # what a last layer gets instead; its plan is for the queries asked for
+
+    @property
+    def of_last_layer(self) -> Inputs:
+        """Of tokens that nobody asks for, keys and values are all that counts there."""
+        return self.last or self
 
     def only_asked(self, x: Tensor) -> Tensor:
-        """[T, …], or [w, …] already -> [w, …]: for a last layer whose attention is done. Of all other tokens,
-        keys and values are all that counts."""
+        """[T, …], or [w, …] already -> [w, …]."""
         return x if self.asked is None or len(x) == len(self.asked) else x.index_select(0, self.asked)

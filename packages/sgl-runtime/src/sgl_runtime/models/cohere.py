@@ -50,7 +50,7 @@ class Block(nn.Module):
         self, x: Tensor, residual: Tensor | None, rotation: Rotation, inputs: Inputs
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
-        attended = inputs.only_asked(self.self_attn(x, rotation, inputs))
+        attended = self.self_attn(x, rotation, inputs)
         return attended.add_(self.mlp(inputs.only_asked(x))), inputs.only_asked(residual)
 
 

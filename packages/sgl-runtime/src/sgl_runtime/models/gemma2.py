@@ -33,7 +33,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
         x, _ = self.post_attention_layernorm(self.self_attn(x, rotation, inputs), None)
-        x, residual = self.pre_feedforward_layernorm(inputs.only_asked(x), inputs.only_asked(residual))
+        x, residual = self.pre_feedforward_layernorm(x, inputs.only_asked(residual))
         x, _ = self.post_feedforward_layernorm(self.mlp(x), None)
         return x, residual
 

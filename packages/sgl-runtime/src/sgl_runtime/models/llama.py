@@ -9,7 +9,6 @@ share of a head that rotates follow the checkpoint's config. Other families are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from sgl_runtime.models.base import Model
 
 
 class Attention(nn.Module):
-    """[T, hidden] -> [T, hidden], summed over the ranks.
+    """[T, hidden] -> [T, hidden], summed over the ranks, of the tokens asked for.
 
     By default as the config says: biases by `attention_bias`, scores scaled by head_dim ** -0.5.
     """
@@ -105,7 +104,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
         x = self.self_attn(x, rotation, inputs)
-        x, residual = self.post_attention_layernorm(inputs.only_asked(x), inputs.only_asked(residual))
+        x, residual = self.post_attention_layernorm(x, inputs.only_asked(residual))
         return self.mlp(x), residual
 
 
@@ -136,10 +135,9 @@ class Decoder(nn.Module):
         rotation = self.rotary(inputs.positions)
         x, residual = self.embed(inputs), None
         *before, last = self.layers
-        of_all = replace(inputs, asked=None)
         for block in before:
-            x, residual = block(x, residual, rotation, of_all)
-        x, residual = last(x, residual, rotation, inputs)
+            x, residual = block(x, residual, rotation, inputs)
+        x, residual = last(x, residual, rotation, inputs.of_last_layer)
         x, _ = self.norm(x, residual)
         return x
 

@@ -30,7 +30,7 @@ class Block(llama.Block):
     ) -> tuple[Tensor, Tensor]:
         x, residual = self.input_layernorm(x, residual)
         x = self.self_attn(x, rotation, inputs).mul_(self._scale)
-        x, residual = self.post_attention_layernorm(inputs.only_asked(x), inputs.only_asked(residual))
+        x, residual = self.post_attention_layernorm(x, inputs.only_asked(residual))
         return self.mlp(x).mul_(self._scale), residual
 
 

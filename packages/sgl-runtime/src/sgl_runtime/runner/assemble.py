@@ -83,6 +83,14 @@ class Pass:
     def tokens(self) -> int:
         return self.ids.shape[1]
 
+    def layout_of(self, tokens: I32) -> PagedLayout:
+        """Of a query of each of these tokens, of the T, alone."""
+        assert self.layout.kv_starts is not None, "slots are those of a page table"
+        owner = np.searchsorted(np.cumsum(self.layout.q_lens), tokens, side="right")
+        kv_starts = tuple(self.layout.kv_starts[index] for index in owner.tolist())
+        kv_lens = tuple((self.ids[POSITION, tokens] + 1).tolist())
+        return PagedLayout(self.layout.kv_slots, (1,) * len(tokens), kv_lens, kv_starts)
+
     def place(self, tokens: I32) -> I32:
         """Where among those asked for these tokens, of the T, are found."""
         return tokens if self.asked is None else np.searchsorted(self.asked, tokens).astype(np.int32)

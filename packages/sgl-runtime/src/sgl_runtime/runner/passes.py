@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -47,8 +48,15 @@ class Passes:
         wide = torch.empty(4, aligned(step.tokens), dtype=torch.int32, pin_memory=device.type == "cuda")
         wide.numpy()[:, : step.tokens] = step.ids
         ids = wide.to(device, non_blocking=True)[:, : step.tokens]
-        asked = None if step.asked is None else to_device({"asked": step.asked}, np.int32, device)["asked"]
-        return ids, self.compute(ids, self.plan(ids, step.layout), asked)
+        inputs = self._inputs(ids, self.plan(ids, step.layout))
+        if step.asked is None:
+            return ids, self._model(inputs)
+        asked = to_device({"asked": step.asked}, np.int32, device)["asked"]
+        of_asked = replace(inputs, asked=asked)
+        if len(step.asked) <= step.requests:  # many of one request are better served by its own attention
+            plan = self._attention.plan(step.layout_of(step.asked), self._specs[-1])
+            inputs = replace(inputs, last=replace(of_asked, plans=[*inputs.plans[:-1], plan]))
+        return ids, of_asked.only_asked(self._model(inputs))
 
     def plan(
         self, ids: Tensor, layout: PagedLayout, into: Mapping[AttentionSpec, Plan] | None = None
@@ -63,14 +71,11 @@ class Passes:
         self.laps.lap(Phase.COPY)
         return plans
 
-    def compute(
-        self, ids: Tensor, plans: Mapping[AttentionSpec, Plan], asked: Tensor | None = None
-    ) -> Tensor:
-        """The planned pass, ids [4, T] -> [T, hidden], or [w, hidden] of those asked for.
+    def compute(self, ids: Tensor, plans: Mapping[AttentionSpec, Plan]) -> Tensor:
+        """The planned pass, ids [4, T] -> [T, hidden]. Safe to capture in a CUDA graph."""
+        return self._model(self._inputs(ids, plans))
 
-        Safe to capture in a CUDA graph.
-        """
+    def _inputs(self, ids: Tensor, plans: Mapping[AttentionSpec, Plan]) -> Inputs:
         each = [plans[spec] for spec in self._specs]
         tokens = self.rows.tokens(ids)
-        inputs = Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each, asked)
-        return inputs.only_asked(self._model(inputs))
+        return Inputs(tokens, ids[POSITION], ids[SLOT], self.kv, self._attention, each)
