@@ -40,7 +40,8 @@ Protocol: TypeAlias = "Http1 | Http2"
 
 class Http1(H11Protocol):
     """Looks for the preface of HTTP/2 alone, and writes the chunks of a stream itself: one changes nothing of
-    what h11 knows, and there is one for every token.
+    what h11 knows, and there is one for every token. The head of an answer whose length is known leaves with
+    the beginning of its body: one call of the kernel, and one packet.
 
     A request for a websocket is a request like any other: hypercorn would take the connection for one, and
     hold it for good if its handshake is wrong.
@@ -48,6 +49,8 @@ class Http1(H11Protocol):
 
     connection: h11.Connection
     _chunked = False  # the body under way
+    _framed = False  # its length is in its head
+    _head = b""  # which waits for it
 
     def __init__(self, app: AppWrapper, *rest: Any, transport: asyncio.WriteTransport) -> None:
         super().__init__(WithWrite(app, self.write), *rest)
@@ -65,9 +68,23 @@ class Http1(H11Protocol):
             await self.send(RawData(_chunk(event.data)))
             return
         if isinstance(event, Response):
-            framed = {b"content-length", b"transfer-encoding"} & {name.lower() for name, _ in event.headers}
-            self._chunked = not framed and self.connection.their_http_version == b"1.1"
+            names = {name.lower() for name, _ in event.headers}
+            self._framed = b"content-length" in names
+            plain = not self._framed and b"transfer-encoding" not in names
+            self._chunked = plain and self.connection.their_http_version == b"1.1"
         await super().stream_send(event)
+
+    async def _send_h11_event(self, event: h11.Event) -> None:
+        try:
+            data = self._head + (self.connection.send(event) or b"")
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+            return
+        waits = self._framed and isinstance(event, h11.Response)
+        self._head = data if waits else b""
+        if not waits:
+            await self.send(RawData(data))
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = [(name, value) for name, value in request.headers if name != b"upgrade"]
@@ -90,6 +107,7 @@ class Http1(H11Protocol):
             (b"connection", b"close"),
             *self.config.response_headers("h11"),
         ]
+        self._framed = True
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())

@@ -138,11 +138,10 @@ class _Choice:
     def __init__(self, prompt: Prompt, tokenizer: Tokenizer, *, top: int | None, echo: bool) -> None:
         skip_special = prompt.samples[0].text.skip_special
         self._prompt = prompt
-        self._echo = (
-            prompt.text
-            if prompt.text is not None
-            else tokenizer.decode(prompt.tokens, skip_special=skip_special)
-        )
+        self._echo = ""
+        if echo:
+            text = prompt.text
+            self._echo = tokenizer.decode(prompt.tokens, skip_special=skip_special) if text is None else text
         self._echoes = echo  # until the prompt has been shown
         self._logprobs = (
             None if top is None else CompletionLogprobs(tokenizer, top=top, skip_special=skip_special)

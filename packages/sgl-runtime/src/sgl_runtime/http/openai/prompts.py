@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from sgl_runtime.engine.prepare import check_count
 from sgl_runtime.errors import InvalidRequest
@@ -17,12 +17,12 @@ def prompts_of(given: Prompts, field: str) -> list[str | list[int]]:
     """
     if isinstance(given, str):
         return [given]
-    numbers = [entry for entry in given if isinstance(entry, int)]
-    texts = [entry for entry in given if isinstance(entry, str)]
-    lists = [entry for entry in given if isinstance(entry, list)]
-    if (bool(numbers), bool(texts), bool(lists)).count(True) > 1:
+    kinds = set(map(type, given))
+    if len(kinds) > 1:
         raise InvalidRequest(
             f"{field}: a list holds texts, token ids, or lists of token ids, not a mixture", param=field
         )
-    check_count(len(texts) + len(lists), field)
-    return [*texts] or [*lists] or [numbers]
+    if kinds <= {int}:
+        return [cast("list[int]", given)]
+    check_count(len(given), field)
+    return cast("list[str | list[int]]", given)
