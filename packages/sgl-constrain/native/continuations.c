@@ -5,10 +5,10 @@
 
 #include "native.h"
 
-// OPTIONS without any: no string. WORD is described for all its rests at once: they become WORDS.
+// OPTIONS without any: no string.
 #define EMPTY 1  // the expression
 
-enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD };
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE };
 
 struct Expression {
     int32_t *numbers;  // NULL: not described yet
@@ -101,22 +101,6 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
     return 0;
 }
 
-// A word from some byte on: (head, what follows it), ..., where all but the last are what is left of the word.
-static int remember_word(Continuations *self, int32_t expression, const int32_t *word, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i += 2) {
-        int32_t *numbers = malloc(3 * sizeof(int32_t));
-        if (numbers == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        numbers[0] = -1;
-        numbers[1] = word[i];
-        numbers[2] = word[i + 1];
-        if (remember(self, i ? word[i - 1] : expression, WORDS, numbers, 3) < 0) return -1;
-    }
-    return 0;
-}
-
 static int describe(Continuations *self, int32_t expression) {
     if (expression < self->described && self->expressions[expression].numbers != NULL) return 0;
     PyObject *answer = PyObject_CallFunction(self->describe, "i", (int)expression);
@@ -137,19 +121,16 @@ static int describe(Continuations *self, int32_t expression) {
     Py_DECREF(answer);
     // What `expand` relies on: the shape of each kind, and no expression or head below 0 but the first of WORDS.
     Py_ssize_t given = count - 1;
-    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= WORD &&
+    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= OPAQUE &&
                 (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3) &&
-                (kind != WORDS || given % 2 == 1) && (kind != WORD || (given > 0 && given % 2 == 0));
+                (kind != WORDS || given % 2 == 1);
     for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0;
     if (!right) {
         free(numbers);
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
         return -1;
     }
-    if (kind != WORD) return remember(self, expression, kind, numbers, given);
-    int failed = remember_word(self, expression, numbers, given);
-    free(numbers);
-    return failed;
+    return remember(self, expression, kind, numbers, given);
 }
 
 int character_of(Continuations *self, int32_t expression, int64_t *head) {
@@ -185,7 +166,7 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
         case SEQUENCE:
             for (int32_t i = node.count - 1; i >= 0 && rest >= 0; i--) rest = then(self, numbers[i], rest);
             return rest < 0 ? -1 : push(pending, rest);
-        case OPTIONS:  
+        case OPTIONS:
             for (int32_t i = 0; i < node.count && !failed; i++)
                 failed = numbers[i] == EMPTY ? push(pending, rest) : follow(self, pending, numbers[i], rest);
             return failed;
@@ -197,7 +178,7 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
         case WORDS:  // what follows the word that ends here, or -1; then heads, each with what follows it
             if (numbers[0] >= 0 && follow(self, pending, numbers[0], rest) < 0) return -1;
             for (int32_t i = 1; i < node.count && !failed; i += 2) {
-                int32_t after = then(self, numbers[i + 1], rest);
+                int32_t after = numbers[i + 1] == EMPTY ? rest : then(self, numbers[i + 1], rest);
                 failed = after < 0 ? -1 : push(items, (int64_t)numbers[i] << 32 | after);
             }
             return failed;

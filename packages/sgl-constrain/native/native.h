@@ -26,7 +26,8 @@
 #include <string.h>
 
 #define MOST_STATES (1 << 24)
-#define PRODUCTS ((int64_t)1 << 30)  // heads from here on are those of products
+#define TEXTS ((int64_t)1 << 29)     // heads from here on read texts: one byte, and then the next head
+#define PRODUCTS ((int64_t)1 << 30)  // and from here on they are those of products
 #define REST 0xFFFFFFFF              // of an item: its continuation; the head stands above
 #define DEAD 0
 #define DONE 1
@@ -196,6 +197,8 @@ int32_t edges_of(States *self, int64_t head);                    // the place in
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
+
+static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }
 
 static inline int open_state(States *self, int32_t state, Opened *opened) {
     if (self->opened[state].plan == NULL && know_plan(self, state) < 0) return -1;

@@ -83,6 +83,42 @@ int read_edges(PyObject *packed, Edges *edges) {
     return 0;
 }
 
+// Keeps the edges of a head, which become the place's, unless they are known; the place, or -1 with an exception.
+static int32_t keep_edges(States *self, int64_t head, Edges *edges) {
+    int32_t place = pool_find(&self->known, &head, 1);
+    if (place >= 0) return place;
+    Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges));
+    if (more == NULL) return -1;
+    self->edges = more;
+    if ((place = pool_add(&self->known, &head, 1)) < 0) return -1;
+    self->edges[place] = *edges;
+    edges->all = NULL;
+    return place;
+}
+
+// Keeps those of a text: each is that of a head of its own, and leads to the next.
+static int32_t keep_text(States *self, int64_t head, const Edges *edges) {
+    int32_t first = -1;
+    for (int32_t i = edges->count - 1; i >= 0; i--) {
+        int64_t next = (int64_t)(edges->all[i].code >> 33);
+        if (next && (next != head + i + 1 || next >= PRODUCTS)) {
+            PyErr_Format(PyExc_ValueError, "%lld is not what is left of a text", (long long)next);
+            return -1;
+        }
+        Edges one = {malloc(sizeof(Edge)), 1};
+        if (one.all == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        one.all[0] = edges->all[i];
+        first = keep_edges(self, head + i, &one);
+        free(one.all);
+        if (first < 0) return -1;
+    }
+    if (!edges->count) PyErr_Format(PyExc_ValueError, "%lld reads no text", (long long)head);
+    return first;
+}
+
 // The place of a head's edges in `edges`, or -1 with an exception.
 int32_t edges_of(States *self, int64_t head) {
     int32_t place = pool_find(&self->known, &head, 1);
@@ -97,17 +133,8 @@ int32_t edges_of(States *self, int64_t head) {
         Py_DECREF(answer);
         if (wrong) return -1;
     }
-    place = pool_find(&self->known, &head, 1);
-    if (place >= 0) goto done;  // it was asked for meanwhile
-    Edges *more = grown(self->edges, &self->edge_count, self->known.count + 1, sizeof(Edges));
-    if (more == NULL) goto done;
-    self->edges = more;
-    place = pool_add(&self->known, &head, 1);
-    if (place >= 0) {
-        self->edges[place] = edges;
-        edges.all = NULL;
-    }
-done:
+    // It may have been asked for meanwhile.
+    place = is_text(head) ? keep_text(self, head, &edges) : keep_edges(self, head, &edges);
     free(edges.all);
     return place;
 }

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits, Vocabulary
+from sgl_constrain.texts import TEXTS
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.utf8 import Edge, packed
 from sgl_constrain.ways import Ways
@@ -106,8 +107,8 @@ def tree(module: ModuleType) -> Any:
 
 def walking(module: ModuleType) -> tuple[Any, Any, int]:
     """States that read a, ab and aca with the tree's bytes, and the state before."""
-    host = Host(module, {2: (WORDS, -1, 97, 3), 3: (OPTIONS, EMPTY, 4, 5), 4: (WORD, 98, EMPTY)} | {
-        5: (WORD, 99, 6, 97, EMPTY), EMPTY: (OPTIONS, EMPTY),
+    host = Host(module, {2: (WORDS, -1, 97, 3), 3: (OPTIONS, EMPTY, 4, 5), 4: (WORDS, -1, 98, EMPTY)} | {
+        5: (WORDS, -1, 99, 6), 6: (WORDS, -1, 97, EMPTY), EMPTY: (OPTIONS, EMPTY),
     })  # fmt: skip
     host.answers["edges"] = lambda head: packed([Edge(1 << head, 0, True)])
     rest = host.continuations.then(3, 0)
@@ -307,7 +308,7 @@ def test_the_environment_asks_for_the_pure_engine() -> None:
         assert done.stdout.strip() == expected
 
 
-OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD = range(7)
+OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE = range(6)
 EMPTY = 1  # the expression; continuation 0 is the end
 
 
@@ -329,7 +330,6 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
             7: (WORDS, 3, 9, 2, 10, EMPTY),
             8: (OPAQUE,),
             9: (OPTIONS,),
-            12: (WORD, 20, 13, 21, 14, 22, 2),
             10: (OPTIONS, 9, 5, 6),
             11: (REPEAT, 2, 0, 6),
             EMPTY: (OPTIONS, EMPTY),
@@ -344,12 +344,10 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     assert made.closure(made.then(5, 0)) == (0, 8 << 32)
     assert made.closure(made.then(6, two)) == (7 << 32, 7 << 32 | two)
     word = made.closure(made.then(7, 0))
-    assert word == (8 << 32, 9 << 32 | two, 10 << 32 | pairs.index((EMPTY, 0), 1))
+    assert word == (8 << 32, 9 << 32 | two, 10 << 32)
     assert made.closure(made.then(9, 0)) == ()
     assert made.closure(made.then(10, 0)) == (0, 7 << 32, 8 << 32)
     assert made.closure(made.then(11, 0)) == (7 << 32 | pairs.index((6, 0)),)
-    assert made.closure(made.then(12, 0)) == (20 << 32 | pairs.index((13, 0)),)
-    assert made.closure(made.then(14, 0)) == (22 << 32 | two,), "told with the whole word"
     unknown = made.then(8, 0)
     assert made.closure(unknown) is None and made.closure(made.then(5, unknown)) is None
     made.learn(unknown, (5 << 32, 0, 5 << 32))
@@ -364,8 +362,7 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     [
         None, (), 5, [CHARACTER, 7], (7,), (-1,), (CHARACTER,), (CHARACTER, -1), (CHARACTER, 1, 2),
         (CHARACTER, "7"), (CHARACTER, 1 << 40), (CHARACTER, 1 << 70), (SEQUENCE, -1), (REPEAT, 2, 1),
-        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (7, 1),
-        (WORD,), (WORD, 1), (WORD, -1, 2), (WORD, 1, 2, 3), (WORD, 1, -1),
+        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (6, 1),
         ("1", 2),
     ],
 )  # fmt: skip
@@ -466,6 +463,38 @@ class Host:
 
     def uncounted(self, expression: int, most: int) -> Any:
         return self._note("uncounted", expression, most)
+
+
+def text_edges(text: bytes, *, from_head: int = TEXTS) -> list[Edge]:
+    """Those of the head that reads a text, and of what is left of it."""
+    last = len(text) - 1
+    return [Edge(1 << b, 0 if i == last else from_head + i + 1, i == last) for i, b in enumerate(text)]
+
+
+def test_the_heads_of_a_text_are_asked_for_once(native_module: ModuleType) -> None:
+    host = Host(native_module, {2: (CHARACTER, 8)}, edges=packed(text_edges(b"name")))
+    states = host.states
+    after = host.continuations.then(2, 0)
+    state = states.number([TEXTS << 32 | after])
+    for i, byte in enumerate(b"name"):
+        assert states.begins(state) == 1 << byte and states.step(state, byte + 1) == 0
+        assert host.list[state] == ((TEXTS + i) << 32 | after,)
+        state = states.step(state, byte)
+    assert host.list[state] == (8 << 32,) and host.asked.count(("edges", TEXTS)) == 1
+    assert [a for a in host.asked if a[0] == "edges"] == [("edges", TEXTS)]
+    product = states.product_head(False, states.number([TEXTS << 32]), 0)
+    assert states.is_live(product) and states.farthest() == 4, "its bytes are counted"
+
+
+@pytest.mark.parametrize(
+    "edges",
+    [[], [Edge(2, TEXTS, False)], text_edges(b"ab", from_head=TEXTS + 1), [Edge(2, (1 << 30) - 1, False)]],
+)
+def test_a_head_that_is_no_text_is_refused(native_module: ModuleType, edges: list[Edge]) -> None:
+    host = Host(native_module, {}, edges=packed(edges))
+    state = host.states.number([TEXTS << 32])
+    with pytest.raises(ValueError):
+        host.states.step(state, 1)
 
 
 def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -> None:

@@ -43,12 +43,14 @@ from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
 from sgl_constrain.readings import PRODUCTS, Reading, Readings
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
+from sgl_constrain.texts import TEXTS, Texts
 from sgl_constrain.twin import ENGINE, Continuations, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge, packed
 
 _END = 0  # the continuation after which nothing is left
 _NOTHING = -1  # instead of an expression
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE, _WORD = range(7)  # kinds, as the twin knows them
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
+_EDGES_AT_ONCE = 128  # of a text, told to the twin
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
@@ -68,6 +70,7 @@ class Automaton:
         self.states: list[tuple[int, ...]] = [(), (ACCEPT,)]
         self._continuations: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
+        self._texts = Texts()
         self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
         self._twin = ENGINE.continuations(self._describe, self.check, self._continuations)
         self._unbounded: dict[int, int] = {_END: _END}
@@ -78,7 +81,9 @@ class Automaton:
         self.table = self.twin_table or self._states()
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
         self.moves_on, self.begins = self.table.moves_on, self.table.begins
-        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
+        self._readings = Readings(
+            expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
+        )
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -350,9 +355,7 @@ class Automaton:
                 return _CHARACTER, head
             case Sequence(parts):
                 return _SEQUENCE, *parts
-            case Words(table, low, high, depth):
-                if high == low + 1 and len(self.expressions.tables[table].words[low]) > depth:
-                    return _WORD, *self.expressions.rests_of_word(table, low, depth)
+            case Words():
                 ended, edges = self._word_edges(expression, node)
                 return _WORDS, ended, *(number for edge in edges for number in edge)
             case Repeat(body, least, _):
@@ -396,7 +399,8 @@ class Automaton:
 
     def _expand_words(self, expression: int, node: Words, rest: int, items: set[int]) -> Iterable[int]:
         ended, edges = self._word_edges(expression, node)
-        items.update([head << 32 | self._then(following, rest) for head, following in edges])
+        for head, following in edges:
+            items.add(head << 32 | (rest if following == EMPTY else self._then(following, rest)))
         return () if ended == _NOTHING else (self._then(ended, rest),)
 
     def _word_edges(self, expression: int, node: Words) -> tuple[int, list[tuple[int, int]]]:
@@ -416,11 +420,11 @@ class Automaton:
             high = low + 1
             while high < node.high and words[high][depth] == byte:
                 high += 1
-            if high == low + 1 and len(words[low]) == depth + 1:
-                after = follow[low]
+            if high == low + 1:
+                edges.append((self._texts.head(words[low][depth:]), follow[low]))
             else:
                 after = self.expressions.rest_of_words(node.table, low, high, depth + 1)
-            edges.append((self.expressions.heads.of_bytes(1 << byte), after))
+                edges.append((self.expressions.heads.of_bytes(1 << byte), after))
             low = high
         self._words[expression] = ended, edges
         return ended, edges
@@ -478,17 +482,27 @@ class Automaton:
         return self._number(self._closure(self._then(expression, _END)))
 
     def _packed_edges(self, head: int) -> bytes:
-        return self.expressions.heads.packed(head) if head < PRODUCTS else packed(self._edges(head))
+        """Of a text also those of the heads after this one."""
+        if head < TEXTS:
+            return self.expressions.heads.packed(head)
+        texts = self._texts
+        return packed(map(texts.edge, range(head, head + min(texts.left(head), _EDGES_AT_ONCE))))
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
-        if head < PRODUCTS:
+        if head < TEXTS:
             return self.expressions.heads.edges[head]
+        if head < PRODUCTS:
+            return (self._texts.edge(head),)
         known = self._product_edges.get(head)
         if known is None:
             known = self._product_edges[head] = tuple(
                 self._compute_product_edges(self._products[head - PRODUCTS])
             )
         return known
+
+    def _first(self, head: int) -> int:
+        """The set of bytes with which a head begins that is not a product's."""
+        return self.expressions.heads.first(head) if head < TEXTS else self._texts.first(head)
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -542,7 +556,8 @@ class Automaton:
     def _shortest_item(self, item: int) -> int:
         if item >> 32 >= PRODUCTS:
             return FAR
-        head = self.expressions.heads.shortest(item >> 32)
+        head = item >> 32
+        before = self.expressions.heads.shortest(head) if head < TEXTS else self._texts.left(head)
         known = self._shortest
         continuation = item & CONTINUATION
         path: list[int] = []
@@ -553,7 +568,7 @@ class Automaton:
         for continuation in reversed(path):
             length = min(FAR, length + self.expressions.shortest(self._continuations[continuation][0]))
             known[continuation] = length
-        return min(FAR, head + length)
+        return min(FAR, before + length)
 
     def relaxed(self, state: int) -> tuple[int, int]:
         """The state without its large counts, and how many bytes none of them can run out in."""

@@ -20,7 +20,6 @@ from sgl_constrain.utf8 import NO_HEAD, Heads
 FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
-_BYTES_AT_ONCE = 32  # of a word
 _BYTES_PER_EXPRESSION, _BYTES_PER_WORD = 200, 150  # roughly
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
@@ -223,18 +222,6 @@ class Expressions:
         words, follow = self.tables[table]
         ends = len(words[low]) == depth and self._nullable[follow[low]]
         return self._intern(Words(table, low, high, depth), ends)
-
-    def rests_of_word(self, table: int, word: int, depth: int) -> list[int]:
-        """(head, expression after it) of the bytes of one word of a table, from `depth` on, as far as they
-        are few.
-        """
-        words, follow = self.tables[table]
-        text = words[word][depth : depth + _BYTES_AT_ONCE]
-        heads = [self.heads.of_bytes(1 << byte) for byte in text]
-        after = [self.rest_of_words(table, word, word + 1, depth + 1 + i) for i in range(len(text) - 1)]
-        whole = depth + len(text) == len(words[word])
-        after.append(follow[word] if whole else self.rest_of_words(table, word, word + 1, depth + len(text)))
-        return [number for pair in zip(heads, after, strict=True) for number in pair]
 
     # -- combinations ----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
+from sgl_constrain.texts import TEXTS
 
 PRODUCTS: Final = 1 << 30  # heads from here on are products
 
@@ -49,18 +50,22 @@ class _Way(NamedTuple):
 
 class Readings:
     """Of one automaton's states. continuations: (expression, rest) by number, as the automaton adds to them;
-    closure: the items with which a continuation may begin; number: that of the state with some items.
+    first: the set of bytes with which a head begins; closure: the items with which a continuation may begin;
+    number: that of the state with some items.
     """
 
     def __init__(
         self,
         expressions: Expressions,
         continuations: Sequence[tuple[int, int]],
+        *,
+        first: Callable[[int], int],
         closure: Callable[[int], frozenset[int]],
         number: Callable[[Collection[int]], int],
     ) -> None:
         self._expressions = expressions
         self._continuations = continuations
+        self._first = first
         self._closure = closure
         self._number = number
 
@@ -73,7 +78,7 @@ class Readings:
         ways = [self._way(item) for item in items if item >> 32 == head]
         if others:
             ways.append(_Way(0, 0, others))
-        first = self._expressions.heads.first(head)
+        first = self._first(head)
         points = {0}
         for least, most, after in ways:
             if not all(self._begins_otherwise(item, first) for item in after):
@@ -104,8 +109,8 @@ class Readings:
         size = 0
         for item in items:
             head = item >> 32
-            if head != best and self._is_repeated(item):
-                first = self._expressions.heads.first(head)
+            if head < TEXTS and head != best and self._is_repeated(item):
+                first = self._first(head)
                 if not first & _TAIL_BYTES and first.bit_count() > size:
                     best, size = head, first.bit_count()
         return best
@@ -122,7 +127,7 @@ class Readings:
 
     def _begins_otherwise(self, item: int, first: int) -> bool:
         head = item >> 32
-        return head < PRODUCTS and not self._expressions.heads.first(head) & first
+        return head < PRODUCTS and not self._first(head) & first
 
     def _way(self, item: int) -> _Way:
         """How characters of an item's head are read, and what then."""
