@@ -187,30 +187,63 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
     }
 }
 
-// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
-int find_items(Continuations *self, int32_t continuation) {
-    if (self->all[continuation].items != NULL) return 0;
-    if (self->all[continuation].expression < self->described) {
-        const Expression *node = &self->expressions[self->all[continuation].expression];
-        if (node->numbers != NULL && node->kind == CHARACTER) {  // most of them
-            int64_t *item = malloc(sizeof(int64_t));
-            if (item == NULL) {
-                PyErr_NoMemory();
-                return -1;
-            }
-            *item = (int64_t)node->numbers[0] << 32 | self->all[continuation].rest;
-            self->all[continuation].items = item;
-            self->all[continuation].count = 1;
-            return 0;
-        }
+// The items of a continuation, in order.
+static int keep_items(Continuations *self, int32_t continuation, const int64_t *items, Py_ssize_t count) {
+    int64_t *exact = malloc(((size_t)count + 1) * sizeof(int64_t));
+    if (exact == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
-    Numbers items = {0}, pending = {0}, seen = {0};
+    if (count) memcpy(exact, items, (size_t)count * sizeof(int64_t));
+    free(self->all[continuation].items);
+    self->all[continuation].items = exact;
+    self->all[continuation].count = (int32_t)count;
+    return 0;
+}
+
+static const Expression *described(const Continuations *self, int32_t expression) {
+    if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
+    return &self->expressions[expression];
+}
+
+// For a repetition of a character that may be left out: its items are one more than those of what comes after it, of
+// which there may be many, and which many such repetitions stand before. As `find_items`; 2: it is no such one.
+static int find_optional(Continuations *self, int32_t continuation) {
+    int32_t rest = self->all[continuation].rest;
+    const Expression *repeat = described(self, self->all[continuation].expression);
+    if (repeat == NULL || repeat->kind != REPEAT || !repeat->numbers[1]) return 2;
+    const Expression *body = described(self, repeat->numbers[0]), *next = described(self, self->all[rest].expression);
+    if (body == NULL || body->kind != CHARACTER) return 2;
+    const int32_t *numbers = repeat->numbers;  // they stay, descriptions may move
+    int64_t head = body->numbers[0];
+    if (self->all[rest].items == NULL) {
+        if (next == NULL || next->kind == REPEAT) return 2;  // one after another would be found one inside another
+        int unknown = find_items(self, rest);
+        if (unknown) return unknown;
+    }
+    int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
+    if (after < 0) return -1;
+    const Continuation known = self->all[rest];
+    Numbers items = {0};
+    int failed = push(&items, head << 32 | after);
+    for (int32_t i = 0; i < known.count && !failed; i++) failed = push(&items, known.items[i]);
+    if (!failed) {
+        sort_distinct(&items);
+        failed = keep_items(self, continuation, items.values, items.count);
+    }
+    free(items.values);
+    return failed;
+}
+
+// 1: something that only Python can read is among what a continuation may begin with; -1: an exception.
+static int gather(Continuations *self, int32_t continuation, Numbers *items) {
+    Numbers pending = {0}, seen = {0};
     int outcome = push(&pending, continuation) < 0 || add(&seen, continuation) < 0 ? -1 : 0;
     while (outcome == 0 && pending.count) {
         int32_t current = (int32_t)pending.values[--pending.count];
         const Continuation *known = &self->all[current];
         if (known->items != NULL) {
-            for (int32_t i = 0; i < known->count && outcome == 0; i++) outcome = push(&items, known->items[i]);
+            for (int32_t i = 0; i < known->count && outcome == 0; i++) outcome = push(items, known->items[i]);
             continue;
         }
         int32_t expression = known->expression, rest = known->rest;
@@ -218,7 +251,7 @@ int find_items(Continuations *self, int32_t continuation) {
         if (describe(self, expression) < 0) {
             outcome = -1;
         } else {
-            outcome = expand(self, expression, rest, &pending, &items);
+            outcome = expand(self, expression, rest, &pending, items);
         }
         Py_ssize_t kept = before;
         for (Py_ssize_t i = before; outcome == 0 && i < pending.count; i++) {
@@ -227,28 +260,34 @@ int find_items(Continuations *self, int32_t continuation) {
             pending.values[kept++] = pending.values[i];
         }
         pending.count = kept;
-        if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items.count > 64)) {  // limits of size and of time
-            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items.count);
+        if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items->count > 64)) {  // limits of size and of time
+            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items->count);
             if (none == NULL) outcome = -1;
             Py_XDECREF(none);
         }
     }
-    if (outcome == 0) {
-        sort_distinct(&items);
-        int64_t *exact = malloc(((size_t)items.count + 1) * sizeof(int64_t));
-        if (exact == NULL) {
-            PyErr_NoMemory();
-            outcome = -1;
-        } else {
-            if (items.count) memcpy(exact, items.values, (size_t)items.count * sizeof(int64_t));
-            free(self->all[continuation].items);
-            self->all[continuation].items = exact;
-            self->all[continuation].count = (int32_t)items.count;
-        }
-    }
-    free(items.values);
     free(pending.values);
     free(seen.values);
+    return outcome;
+}
+
+// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
+int find_items(Continuations *self, int32_t continuation) {
+    if (self->all[continuation].items != NULL) return 0;
+    const Expression *node = described(self, self->all[continuation].expression);
+    if (node != NULL && node->kind == CHARACTER) {  // most of them
+        int64_t item = (int64_t)node->numbers[0] << 32 | self->all[continuation].rest;
+        return keep_items(self, continuation, &item, 1);
+    }
+    int outcome = find_optional(self, continuation);
+    if (outcome != 2) return outcome;
+    Numbers items = {0};
+    outcome = gather(self, continuation, &items);
+    if (outcome == 0) {
+        sort_distinct(&items);
+        outcome = keep_items(self, continuation, items.values, items.count);
+    }
+    free(items.values);
     return outcome;
 }
 

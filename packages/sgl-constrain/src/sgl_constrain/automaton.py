@@ -51,6 +51,7 @@ _END = 0  # the continuation after which nothing is left
 _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
 _EDGES_AT_ONCE = 128  # of a text, told to the twin
+_UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
@@ -75,7 +76,7 @@ class Automaton:
         self._twin = ENGINE.continuations(self._describe, self.check, self._continuations)
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
-        self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
+        self._closures: dict[int, tuple[int, ...]] = {_END: (ACCEPT,)}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
         self.twin_table = None if self._twin is None else self._twin_states(self._twin)
         self.table = self.twin_table or self._states()
@@ -142,7 +143,7 @@ class Automaton:
         node = self.expressions.nodes[expression]
         if not isinstance(node, Repeat):
             return 0
-        if head << 32 | self._repeated(node, after) not in self._closure(rest):
+        if head << 32 | self._repeated(expression, node, after) not in self._closure(rest):
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
@@ -258,14 +259,15 @@ class Automaton:
         limit = ENDLESS if node.most > most else node.most
         return self.expressions.repeat(node.body, min(node.least, most), limit)
 
-    def _repeated(self, node: Repeat, after: int) -> int:
+    def _repeated(self, expression: int, node: Repeat, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
-        more = self._once_less(node)
+        more = self._once_less(expression, node)
         return after if more == EMPTY else self._then(more, after)
 
-    def _once_less(self, node: Repeat) -> int:
-        fewer = node.most if node.most == ENDLESS else node.most - 1
-        return self.expressions.repeat(node.body, max(node.least - 1, 0), fewer)
+    def _once_less(self, expression: int, node: Repeat) -> int:
+        if node.most == ENDLESS:
+            return self.expressions.repeat(node.body, node.least - 1) if node.least else expression
+        return self.expressions.repeat(node.body, max(node.least - 1, 0), node.most - 1)
 
     def only_byte(self, state: int) -> int | None:
         """The byte that every text goes on with, when there is one and the text may not end."""
@@ -305,8 +307,8 @@ class Automaton:
 
     # -- from continuations to items -------------------------------------------------------------------------
 
-    def _closure(self, continuation: int) -> frozenset[int]:
-        """The items with which `continuation` may begin; ACCEPT when it may be empty to the end of
+    def _closure(self, continuation: int) -> tuple[int, ...]:
+        """The items with which `continuation` may begin, each once; ACCEPT when it may be empty to the end of
         the text.
         """
         known = self._closures.get(continuation)
@@ -315,14 +317,21 @@ class Automaton:
         if self._twin is not None:
             found = self._twin.closure(continuation)
             if found is not None:
-                known = self._closures[continuation] = frozenset(found)
-                return known
+                self._closures[continuation] = found
+                return found
         nodes, continuations, closures = self.expressions.nodes, self._continuations, self._closures
         expression, rest = continuations[continuation]
         node = nodes[expression]
         if type(node) is Character:  # most of them
-            known = closures[continuation] = frozenset((node.head << 32 | rest,))
+            known = closures[continuation] = (node.head << 32 | rest,)
             return known
+        if type(node) is Repeat and node.least == 0:  # nearly all others
+            body = nodes[node.body]
+            if type(body) is Character and self._is_plain(rest):
+                once = body.head << 32 | self._repeated(expression, node, rest)
+                known = self._closure(rest)
+                known = closures[continuation] = known if once in known else (once, *known)
+                return known
         items: set[int] = set()
         seen = {continuation}
         pending = [continuation]
@@ -330,7 +339,7 @@ class Automaton:
             current = pending.pop()
             known = closures.get(current)
             if known is not None:
-                items |= known
+                items.update(known)
                 continue
             expression, rest = continuations[current]
             node = nodes[expression]
@@ -341,11 +350,17 @@ class Automaton:
                 if following not in seen:
                     seen.add(following)
                     pending.append(following)
-            self.check(len(seen) + len(items))
-        result = closures[continuation] = frozenset(items)
+            if len(seen) + len(items) > _UNCHECKED:
+                self.check(len(seen) + len(items))
+        result = closures[continuation] = tuple(items)
         if self._twin is not None:
-            self._twin.learn(continuation, tuple(items))
+            self._twin.learn(continuation, result)
         return result
+
+    def _is_plain(self, continuation: int) -> bool:
+        """Is its closure known, or not to be found by way of another one?"""
+        expression = self._continuations[continuation][0]
+        return continuation in self._closures or type(self.expressions.nodes[expression]) is not Repeat
 
     def _describe(self, expression: int) -> tuple[int, ...]:
         """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
@@ -359,7 +374,7 @@ class Automaton:
                 ended, edges = self._word_edges(expression, node)
                 return _WORDS, ended, *(number for edge in edges for number in edge)
             case Repeat(body, least, _):
-                return _REPEAT, body, int(least == 0), self._once_less(node)
+                return _REPEAT, body, int(least == 0), self._once_less(expression, node)
             case Choice(options):
                 return _OPTIONS, *options
             case Reference():
@@ -382,7 +397,7 @@ class Automaton:
             return self._expand_words(expression, cast(Words, node), rest, items)
         match node:
             case Repeat(body, least, _):
-                once = self._then(body, self._repeated(node, rest))
+                once = self._then(body, self._repeated(expression, node, rest))
                 return (once,) if least else (once, rest)
             case Choice(options):
                 return [self._then(option, rest) for option in options]

@@ -45,7 +45,7 @@ class _Way(NamedTuple):
 
     least: int
     most: int
-    after: frozenset[int]
+    after: tuple[int, ...]
 
 
 class Readings:
@@ -60,7 +60,7 @@ class Readings:
         continuations: Sequence[tuple[int, int]],
         *,
         first: Callable[[int], int],
-        closure: Callable[[int], frozenset[int]],
+        closure: Callable[[int], tuple[int, ...]],
         number: Callable[[Collection[int]], int],
     ) -> None:
         self._expressions = expressions
@@ -74,7 +74,7 @@ class Readings:
         head = self.repeated(items)
         if head is None:
             return None
-        others = frozenset([item for item in items if item >> 32 != head])
+        others = tuple([item for item in items if item >> 32 != head])
         ways = [self._way(item) for item in items if item >> 32 == head]
         if others:
             ways.append(_Way(0, 0, others))
@@ -92,7 +92,7 @@ class Readings:
             here: set[int] = set()
             for least, most, after in ways:
                 if least <= low <= most:
-                    here |= after
+                    here.update(after)
             here.discard(_ACCEPT)
             if here and here == before:
                 exits[-1] = exits[-1]._replace(most=beyond - 1)
@@ -137,6 +137,6 @@ class Readings:
         expression, after = self._continuations[rest]
         node = cast(Repeat, self._expressions.nodes[expression])
         if type(self._expressions.nodes[node.body]) is not Character:
-            return _Way(1, _NO_END, self._closure(rest) - {item})
+            return _Way(1, _NO_END, tuple([other for other in self._closure(rest) if other != item]))
         most = _NO_END if node.most == ENDLESS else node.most + 1
         return _Way(node.least + 1, most, self._closure(after))
