@@ -49,32 +49,20 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest) {
         int32_t known = self->slots[slot_of(self, expression, rest)];
         if (known) return known;
     }
-    // Making a tuple may run anything, by way of the garbage collector: nothing is remembered across it.
-    PyObject *pair = Py_BuildValue("ii", (int)expression, (int)rest);
-    if (pair == NULL) return -1;
-    int32_t number = -1;
-    if (2 * self->count >= self->slot_count && more_slots(self) < 0) goto done;
-    size_t slot = slot_of(self, expression, rest);
-    if (self->slots[slot]) {
-        number = self->slots[slot];
-        goto done;
-    }
+    if (2 * self->count >= self->slot_count && more_slots(self) < 0) return -1;
     if (self->count == self->capacity) {
         Continuation *grown = realloc(self->all, 2 * (size_t)self->capacity * sizeof(Continuation));
         if (grown == NULL || self->capacity > INT32_MAX / 4) {
             if (grown != NULL) self->all = grown;
             PyErr_NoMemory();
-            goto done;
+            return -1;
         }
         self->all = grown;
         self->capacity *= 2;
     }
-    if (PyList_Append(self->pairs, pair) < 0) goto done;
-    number = (int32_t)self->count++;
+    int32_t number = (int32_t)self->count++;
+    self->slots[slot_of(self, expression, rest)] = number;
     self->all[number] = (Continuation){NULL, 0, expression, rest};
-    self->slots[slot] = number;
-done:
-    Py_DECREF(pair);
     return number;
 }
 
@@ -101,8 +89,13 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
     return 0;
 }
 
+static const Expression *described(const Continuations *self, int32_t expression) {
+    if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
+    return &self->expressions[expression];
+}
+
 static int describe(Continuations *self, int32_t expression) {
-    if (expression < self->described && self->expressions[expression].numbers != NULL) return 0;
+    if (described(self, expression) != NULL) return 0;
     PyObject *answer = PyObject_CallFunction(self->describe, "i", (int)expression);
     if (answer == NULL) return -1;
     Py_ssize_t count = PyTuple_Check(answer) ? PyTuple_Size(answer) : 0;
@@ -119,12 +112,12 @@ static int describe(Continuations *self, int32_t expression) {
         }
     }
     Py_DECREF(answer);
-    // What `expand` relies on: the shape of each kind, and no expression or head below 0 but the first of WORDS.
+    // What is relied on: the shape of each kind, and no number below 0 but the first of WORDS and the last of REPEAT.
     Py_ssize_t given = count - 1;
     int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= OPAQUE &&
-                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3) &&
+                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3 || given == 5) &&
                 (kind != WORDS || given % 2 == 1);
-    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0;
+    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
     if (!right) {
         free(numbers);
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
@@ -138,6 +131,15 @@ int character_of(Continuations *self, int32_t expression, int64_t *head) {
     const Expression *node = &self->expressions[expression];
     if (node->kind != CHARACTER) return 0;
     *head = node->numbers[0];
+    return 1;
+}
+
+int told_counts(const Continuations *self, int32_t expression, Repetition *found) {
+    const Expression *node = described(self, expression);
+    if (node == NULL) return 0;
+    *found = (Repetition){-1, {0, 0}};
+    if (node->kind == REPEAT && node->count == 5)
+        *found = (Repetition){node->numbers[0], {node->numbers[3], node->numbers[4]}};
     return 1;
 }
 
@@ -170,7 +172,7 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
             for (int32_t i = 0; i < node.count && !failed; i++)
                 failed = numbers[i] == EMPTY ? push(pending, rest) : follow(self, pending, numbers[i], rest);
             return failed;
-        case REPEAT: {  // body, may it be left out, what is left of the repetition after one time
+        case REPEAT: {  // body, may it be left out, what is left of the repetition after one time; least and most
             int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
             if (after < 0 || follow(self, pending, numbers[0], after) < 0) return -1;
             return numbers[1] ? push(pending, rest) : 0;
@@ -199,11 +201,6 @@ static int keep_items(Continuations *self, int32_t continuation, const int64_t *
     self->all[continuation].items = exact;
     self->all[continuation].count = (int32_t)count;
     return 0;
-}
-
-static const Expression *described(const Continuations *self, int32_t expression) {
-    if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
-    return &self->expressions[expression];
 }
 
 // For a repetition of a character that may be left out: its items are one more than those of what comes after it, of
@@ -345,21 +342,27 @@ static PyObject *continuations_learn(PyObject *object, PyObject *args) {
     return NULL;
 }
 
+static Py_ssize_t continuations_length(PyObject *object) { return ((Continuations *)object)->count; }
+
+static PyObject *continuations_item(PyObject *object, Py_ssize_t number) {
+    const Continuations *self = (Continuations *)object;
+    int32_t continuation;
+    if (continuation_of(self, number, &continuation) < 0) return NULL;
+    return Py_BuildValue("ii", (int)self->all[continuation].expression, (int)self->all[continuation].rest);
+}
+
 static PyObject *continuations_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *describing, *checking, *pairs;
-    static char *names[] = {"describe", "check", "pairs", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!:Continuations", names, &describing, &checking, &PyList_Type,
-                                     &pairs))
-        return NULL;
-    if (!PyCallable_Check(describing) || !PyCallable_Check(checking) || PyList_Size(pairs) != 1) {
-        PyErr_SetString(PyExc_TypeError, "describe and check must be callable, pairs a list with the end alone");
+    PyObject *describing, *checking;
+    static char *names[] = {"describe", "check", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Continuations", names, &describing, &checking)) return NULL;
+    if (!PyCallable_Check(describing) || !PyCallable_Check(checking)) {
+        PyErr_SetString(PyExc_TypeError, "describe and check must be callable");
         return NULL;
     }
     Continuations *self = (Continuations *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL) return NULL;
     self->describe = Py_NewRef(describing);
     self->check = Py_NewRef(checking);
-    self->pairs = Py_NewRef(pairs);
     self->all = malloc(64 * sizeof(Continuation));
     int64_t *end_items = malloc(sizeof(int64_t));
     if (self->all == NULL || end_items == NULL) {
@@ -379,7 +382,6 @@ static int continuations_traverse(PyObject *object, visitproc visit, void *arg) 
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->describe);
     Py_VISIT(self->check);
-    Py_VISIT(self->pairs);
     return 0;
 }
 
@@ -387,7 +389,6 @@ static int continuations_forget(PyObject *object) {
     Continuations *self = (Continuations *)object;
     Py_CLEAR(self->describe);
     Py_CLEAR(self->check);
-    Py_CLEAR(self->pairs);
     return 0;
 }
 
@@ -412,12 +413,14 @@ static PyMethodDef continuations_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot continuations_slots[] = {
-    {Py_tp_doc, "Continuations(describe, check, pairs): continuations and their items; pairs is appended to."},
+    {Py_tp_doc, "Continuations(describe, check): a sequence of (expression, rest), the end first; and their items."},
     {Py_tp_new, continuations_new},
     {Py_tp_dealloc, continuations_dealloc},
     {Py_tp_traverse, continuations_traverse},
     {Py_tp_clear, continuations_forget},
     {Py_tp_methods, continuations_methods},
+    {Py_sq_length, continuations_length},
+    {Py_sq_item, continuations_item},
     {0, NULL},
 };
 PyType_Spec continuations_spec = {"sgl_constrain._native.Continuations", sizeof(Continuations), 0,

@@ -78,6 +78,15 @@ void pool_drop(Pool *pool);
 typedef struct Expression Expression;
 
 typedef struct {
+    int32_t least, most;  // most: -1 without an end
+} Count;
+
+typedef struct {
+    int32_t body;  // -1: no repetition; -2: not asked for yet
+    Count count;
+} Repetition;
+
+typedef struct {
     int64_t *items;  // in order; NULL: not known yet
     int32_t count;
     int32_t expression, rest;
@@ -85,7 +94,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *describe, *check, *pairs;
+    PyObject *describe, *check;
     Expression *expressions;
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
@@ -97,6 +106,7 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an 
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
 int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
 int32_t once_less(Continuations *self, int32_t continuation);
+int told_counts(const Continuations *self, int32_t expression, Repetition *found);  // 1: it was described before
 int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
 
 // -- states.c ---------------------------------------------------------------------------------------------------
@@ -141,26 +151,16 @@ typedef struct {
 } Opened;
 
 typedef struct {
-    int32_t least, most;  // most: -1 without an end
-} Count;
-
-typedef struct {
     int32_t skeleton;  // -1: not known yet
     int32_t count;
     Count *counts;  // innermost first
 } Shape;
-
-typedef struct {
-    int32_t body;  // -1: no repetition; -2: not asked for yet
-    Count count;
-} Repetition;
 
 enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
 typedef struct {
     PyObject_HEAD
     Continuations *continuations;
-    PyObject *list;  // of tuples of items, which is appended to
     PyObject *ask[QUESTIONS];
     Pool items;  // by state
     Opened *opened;
@@ -183,7 +183,7 @@ typedef struct {
     int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
     Py_ssize_t uncounted_count;
     Py_ssize_t held, most_states, most_held;
-    unsigned added;
+    double deadline;  // from then on Python is asked whether more states are admitted
 } States;
 
 void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
@@ -196,6 +196,7 @@ int32_t find_moves(States *self, int32_t state, const Bytes *among, int32_t *tar
 int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
 int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
 int counts_of(States *self, int32_t expression, Repetition *found);
+int accepts(const States *self, int32_t state);
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
 
 static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }

@@ -55,11 +55,6 @@ static int64_t product_number(States *self, int both, int32_t left, int32_t righ
     return number;
 }
 
-static int accepts(const States *self, int32_t state) {
-    const Sequence *items = &self->items.all[state];
-    return state == DONE || (items->count && items->values[0] == ACCEPT);
-}
-
 static int product_accepts(const States *self, Product product) {
     return accepts(self, product.left) && accepts(self, product.right) == product.both;
 }

@@ -3,14 +3,16 @@
 // they are first needed. A state's plan says which edges of its items are taken on which bytes.
 //
 // Python is asked for the edges of a head, the counts of a repetition, for what is left of more than two items that
-// differ in counts only, and, now and then and before a limit is passed, whether one more state is admitted.
+// differ in counts only, and, where a limit is near, whether one more state is admitted.
 
 #include "native.h"
+
+#include <time.h>
 
 #define UNMADE (-1)         // instead of a target
 #define COUNTS_COMPARED 8   // counts further out in a continuation must be equal for items to be compared
 #define OPAQUE_SKELETON 0   // stands for a whole continuation in a skeleton
-#define ADMITTED_AT_ONCE 64 // states between two questions whether more are admitted
+#define FEW_ITEMS 64        // of a state, up to which it is within any limit
 
 // `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
 void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
@@ -96,26 +98,29 @@ static int32_t keep_edges(States *self, int64_t head, Edges *edges) {
     return place;
 }
 
-// Keeps those of a text: each is that of a head of its own, and leads to the next.
-static int32_t keep_text(States *self, int64_t head, const Edges *edges) {
+// Keeps those of a text, all of whose bytes are given: each is the only one of a head, and leads to the next head.
+static int32_t keep_text(States *self, int64_t head, PyObject *text) {
     int32_t first = -1;
-    for (int32_t i = edges->count - 1; i >= 0; i--) {
-        int64_t next = (int64_t)(edges->all[i].code >> 33);
-        if (next && (next != head + i + 1 || next >= PRODUCTS)) {
-            PyErr_Format(PyExc_ValueError, "%lld is not what is left of a text", (long long)next);
-            return -1;
-        }
-        Edges one = {malloc(sizeof(Edge)), 1};
-        if (one.all == NULL) {
+    char *bytes;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(text, &bytes, &length) < 0) return -1;
+    if (length == 0 || length > PRODUCTS - head) {
+        PyErr_Format(PyExc_ValueError, "%lld reads no text", (long long)head);
+        return -1;
+    }
+    for (Py_ssize_t i = length - 1; i >= 0; i--) {
+        uint64_t after = i == length - 1 ? 1 : (uint64_t)(head + i + 1) << 1;  // nothing, and it is complete
+        Edges edges = {malloc(sizeof(Edge)), 1};
+        if (edges.all == NULL) {
             PyErr_NoMemory();
             return -1;
         }
-        one.all[0] = edges->all[i];
-        first = keep_edges(self, head + i, &one);
-        free(one.all);
+        edges.all[0] = (Edge){{{0}}, after << 32};
+        put(&edges.all[0].bytes, (unsigned char)bytes[i]);
+        first = keep_edges(self, head + i, &edges);
+        free(edges.all);
         if (first < 0) return -1;
     }
-    if (!edges->count) PyErr_Format(PyExc_ValueError, "%lld reads no text", (long long)head);
     return first;
 }
 
@@ -124,19 +129,20 @@ int32_t edges_of(States *self, int64_t head) {
     int32_t place = pool_find(&self->known, &head, 1);
     if (place >= 0) return place;
     Edges edges = {0};
+    int failed = 0;
     if (head >= PRODUCTS) {
-        if (product_edges(self, head, &edges) < 0) return -1;
+        failed = product_edges(self, head, &edges);
     } else {
         PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
         if (answer == NULL) return -1;
-        int wrong = read_edges(answer, &edges);
+        if (is_text(head)) place = keep_text(self, head, answer);
+        else failed = read_edges(answer, &edges);
         Py_DECREF(answer);
-        if (wrong) return -1;
+        if (is_text(head)) return place;
     }
-    // It may have been asked for meanwhile.
-    place = is_text(head) ? keep_text(self, head, &edges) : keep_edges(self, head, &edges);
+    if (!failed) place = keep_edges(self, head, &edges);  // it may have been asked for meanwhile
     free(edges.all);
-    return place;
+    return failed ? -1 : place;
 }
 
 // A part while a plan is made: it came of `before` by one more edge that is taken. `into` is the part that the edge
@@ -325,6 +331,7 @@ int know_plan(States *self, int32_t state) {
 
 // A repetition's body and counts, or -1 for other expressions; those with larger counts are not compared.
 int counts_of(States *self, int32_t expression, Repetition *found) {
+    if (told_counts(self->continuations, expression, found)) return 0;
     if (expression < self->repetition_count && self->repetitions[expression].body != -2) {
         *found = self->repetitions[expression];
         return 0;
@@ -487,11 +494,16 @@ static int uncover(States *self, Numbers *items) {
 
 // -- states -----------------------------------------------------------------------------------------------------
 
-// Asks Python whether one more state may be added, of `count` items: of the first in a call, and then seldom where no
-// limit is near.
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+// Asks Python whether one more state may be added, of `count` items, where a limit is near.
 static int admit(States *self, Py_ssize_t count) {
-    if (self->added++ % ADMITTED_AT_ONCE != 0 && count < ADMITTED_AT_ONCE && self->items.count < self->most_states &&
-        self->held + count <= self->most_held)
+    if (count < FEW_ITEMS && self->items.count < self->most_states && self->held + count <= self->most_held &&
+        seconds_now() < self->deadline)
         return 0;
     PyObject *none = PyObject_CallFunction(self->ask[ADMIT], "nn", count, self->held + count);
     Py_XDECREF(none);
@@ -517,30 +529,19 @@ int32_t number(States *self, Numbers *items) {
     int32_t state = pool_find(&self->items, items->values, items->count);
     if (state >= 0) return state;
     if (admit(self, items->count) < 0) return -1;
-    PyObject *tuple = tuple_of(items->values, items->count);
-    if (tuple == NULL) return -1;
-    state = pool_find(&self->items, items->values, items->count);
-    if (state < 0) {
-        Opened *more = grown(self->opened, &self->opened_count, self->items.count + 1, sizeof(Opened));
-        if (more != NULL) self->opened = more;
-        PyObject **moves = grown(self->moves, &self->move_count, self->items.count + 1, sizeof(PyObject *));
-        if (moves != NULL) self->moves = moves;
-        if (self->items.count >= MOST_STATES) {
-            PyErr_SetString(PyExc_OverflowError, "there are too many states");
-        } else if (more != NULL && moves != NULL && PyList_Append(self->list, tuple) == 0) {
-            state = pool_add(&self->items, items->values, items->count);
-            if (state >= 0) {
-                self->held += items->count;
-            } else {  // the list says how many there are
-                PyObject *type, *value, *trace;
-                PyErr_Fetch(&type, &value, &trace);
-                Py_ssize_t last = PyList_Size(self->list);
-                if (PyList_SetSlice(self->list, last - 1, last, NULL) < 0) PyErr_Clear();
-                PyErr_Restore(type, value, trace);
-            }
-        }
+    Opened *more = grown(self->opened, &self->opened_count, self->items.count + 1, sizeof(Opened));
+    if (more == NULL) return -1;
+    self->opened = more;
+    PyObject **moves = grown(self->moves, &self->move_count, self->items.count + 1, sizeof(PyObject *));
+    if (moves == NULL) return -1;
+    self->moves = moves;
+    if (self->items.count >= MOST_STATES) {
+        PyErr_SetString(PyExc_OverflowError, "there are too many states");
+        return -1;
     }
-    Py_DECREF(tuple);
+    Py_ssize_t before = self->items.count;
+    state = pool_add(&self->items, items->values, items->count);
+    if (self->items.count > before) self->held += items->count;
     return state;
 }
 
@@ -614,7 +615,6 @@ done:
 // -- what Python may ask ----------------------------------------------------------------------------------------
 
 int given_state(States *self, PyObject *given, int32_t *state) {
-    self->added = 0;
     long value = PyLong_AsLong(given);
     if (value == -1 && PyErr_Occurred()) return -1;
     if (value < 0 || value >= self->items.count) {
@@ -631,7 +631,6 @@ static int opened_state(States *self, PyObject *given, int32_t *state) {
 
 static PyObject *states_number(PyObject *object, PyObject *given) {
     Numbers items = {0};
-    ((States *)object)->added = 0;
     int32_t state = push_all(&items, given) < 0 ? -1 : number((States *)object, &items);
     free(items.values);
     return state < 0 ? NULL : PyLong_FromLong(state);
@@ -715,32 +714,57 @@ static PyObject *states_moves_on(PyObject *object, PyObject *const *args, Py_ssi
     return moves_among(self, state, &among);
 }
 
+static PyObject *states_start_clock(PyObject *object, PyObject *given) {
+    double seconds = PyFloat_AsDouble(given);
+    if (seconds == -1 && PyErr_Occurred()) return NULL;
+    ((States *)object)->deadline = seconds_now() + seconds;
+    Py_RETURN_NONE;
+}
+
 static PyObject *states_held(PyObject *object, PyObject *ignored) {
     (void)ignored;
     return PyLong_FromSsize_t(((States *)object)->held);
 }
 
+int accepts(const States *self, int32_t state) {
+    const Sequence *items = &self->items.all[state];
+    return state == DONE || (items->count && items->values[0] == ACCEPT);
+}
+
+static PyObject *states_accepts(PyObject *object, PyObject *argument) {
+    int32_t state;
+    if (given_state((States *)object, argument, &state) < 0) return NULL;
+    return PyBool_FromLong(accepts((States *)object, state));
+}
+
+static Py_ssize_t states_length(PyObject *object) { return ((States *)object)->items.count; }
+
+static PyObject *states_item(PyObject *object, Py_ssize_t state) {
+    static const int64_t end = ACCEPT;
+    const Pool *items = &((States *)object)->items;
+    if (state < 0 || state >= items->count) return PyErr_Format(PyExc_IndexError, "%zd is no state", state);
+    return state == DONE ? tuple_of(&end, 1) : tuple_of(items->all[state].values, items->all[state].count);
+}
+
 static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *continuations, *list, *ask[QUESTIONS];
+    PyObject *continuations, *ask[QUESTIONS];
     Py_ssize_t most_states, most_held;
-    static char *names[] = {"continuations", "states", "edges", "closure", "counts", "widest",
+    static char *names[] = {"continuations", "edges", "closure", "counts", "widest",
                             "admit", "shortest", "distance", "uncounted", "most_states", "most_held", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO!OOOOOOOOnn:States", names, &continuations, &PyList_Type, &list,
-                                     &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOOOnn:States", names, &continuations, &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
                                      &ask[SHORTEST], &ask[DISTANCE], &ask[UNCOUNTED], &most_states, &most_held))
         return NULL;
     int callable = 1;
     for (int i = 0; i < QUESTIONS; i++) callable &= PyCallable_Check(ask[i]);
     Types *types = PyType_GetModuleState(type);
     if (types == NULL) return NULL;
-    if (!callable || !PyObject_TypeCheck(continuations, types->continuations) || PyList_Size(list) != 2) {
-        PyErr_SetString(PyExc_TypeError, "States takes Continuations, a list of DEAD and DONE, and callables");
+    if (!callable || !PyObject_TypeCheck(continuations, types->continuations)) {
+        PyErr_SetString(PyExc_TypeError, "States takes Continuations and callables");
         return NULL;
     }
     States *self = (States *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL) return NULL;
     self->continuations = (Continuations *)Py_NewRef(continuations);
-    self->list = Py_NewRef(list);
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
     self->most_states = most_states;
     self->most_held = most_held;
@@ -759,7 +783,6 @@ static int states_traverse(PyObject *object, visitproc visit, void *arg) {
     States *self = (States *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->continuations);
-    Py_VISIT(self->list);
     for (int i = 0; i < QUESTIONS; i++) Py_VISIT(self->ask[i]);
     return 0;
 }
@@ -770,7 +793,6 @@ static void states_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     Py_CLEAR(self->continuations);
-    Py_CLEAR(self->list);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
     for (Py_ssize_t i = 0; i < self->items.count; i++) {
         free(self->opened[i].targets);
@@ -802,6 +824,7 @@ static void states_dealloc(PyObject *object) {
 static PyMethodDef states_methods[] = {
     {"number", states_number, METH_O, "number(items): of the state with these items."},
     {"step", (PyCFunction)(void (*)(void))states_step, METH_FASTCALL, "step(state, byte): the state after it."},
+    {"accepts", states_accepts, METH_O, "accepts(state): may the text end?"},
     {"begins", states_begins, METH_O, "begins(state): the set of bytes that edges take."},
     {"moves", states_moves, METH_O, "moves(state): disjoint (set of bytes, state after them)."},
     {"moves_on", (PyCFunction)(void (*)(void))states_moves_on, METH_FASTCALL,
@@ -813,16 +836,19 @@ static PyMethodDef states_methods[] = {
     {"everything", states_everything, METH_O, "everything(state): it reads any text."},
     {"unbounded", (PyCFunction)(void (*)(void))states_unbounded, METH_FASTCALL,
      "unbounded(state, most): a state that does not count beyond `most`; None where there are products."},
+    {"start_clock", states_start_clock, METH_O, "start_clock(seconds): for so long states are admitted without a question."},
     {"held", states_held, METH_NOARGS, "held(): how many items all states have together."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot states_slots[] = {
-    {Py_tp_doc, "States(continuations, states, edges, closure, counts, widest, admit, shortest, distance, uncounted, most_states, "
-                "most_held): states by number; `states` is appended to."},
+    {Py_tp_doc, "States(continuations, edges, closure, counts, widest, admit, shortest, distance, uncounted, most_states, "
+                "most_held): a sequence of the items of states, by number."},
     {Py_tp_new, states_new},
     {Py_tp_dealloc, states_dealloc},
     {Py_tp_traverse, states_traverse},
     {Py_tp_methods, states_methods},
+    {Py_sq_length, states_length},
+    {Py_sq_item, states_item},
     {0, NULL},
 };
 PyType_Spec states_spec = {"sgl_constrain._native.States", sizeof(States), 0,

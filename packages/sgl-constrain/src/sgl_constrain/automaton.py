@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import cast
 
-from sgl_constrain.covering import Covering
+from sgl_constrain.covering import LARGEST_COUNT, Covering
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.expression import (
     EMPTY,
@@ -44,13 +44,12 @@ from sgl_constrain.prune import prune
 from sgl_constrain.readings import PRODUCTS, Reading, Readings
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
 from sgl_constrain.texts import TEXTS, Texts
-from sgl_constrain.twin import ENGINE, Continuations, TwinStates
-from sgl_constrain.utf8 import NO_HEAD, Edge, packed
+from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
+from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
 _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
-_EDGES_AT_ONCE = 128  # of a text, told to the twin
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is large
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
@@ -67,21 +66,27 @@ class Automaton:
         self.expressions = expressions
         expressions.read_until(self.close)
         self.limits = expressions.limits
-        self.start_clock()
-        self.states: list[tuple[int, ...]] = [(), (ACCEPT,)]
-        self._continuations: list[tuple[int, int]] = [(EMPTY, _END)]
+        self._pairs: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
         self._texts = Texts()
         self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
-        self._twin = ENGINE.continuations(self._describe, self.check, self._continuations)
+        self._twin = ENGINE.continuations(self._describe, self.check)
+        self._continuations: Sequenced[tuple[int, int]] = self._pairs if self._twin is None else self._twin
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
         self._closures: dict[int, tuple[int, ...]] = {_END: (ACCEPT,)}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
         self.twin_table = None if self._twin is None else self._twin_states(self._twin)
-        self.table = self.twin_table or self._states()
+        self.start_clock()
+        self.table: States | TwinStates
+        self.states: Sequenced[tuple[int, ...]]  # their items
+        if self.twin_table is None:
+            self.table = self._states()
+            self.states = self.table.all
+        else:
+            self.table = self.states = self.twin_table
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
-        self.moves_on, self.begins = self.table.moves_on, self.table.begins
+        self.moves_on, self.begins, self.accepts = self.table.moves_on, self.table.begins, self.table.accepts
         self._readings = Readings(
             expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
         )
@@ -109,7 +114,10 @@ class Automaton:
         """What is made from now on may take `limits.seconds`, or `limits.step_seconds`."""
         limits = self.limits
         self._step = step and limits.step_seconds is not None
-        self._deadline = time.monotonic() + (limits.step_seconds or 0.0 if self._step else limits.seconds)
+        seconds = limits.step_seconds or 0.0 if self._step else limits.seconds
+        self._deadline = time.monotonic() + seconds
+        if self.twin_table is not None:
+            self.twin_table.start_clock(seconds)
 
     @property
     def nbytes(self) -> int:
@@ -119,10 +127,6 @@ class Automaton:
             + self.table.held() * _BYTES_PER_ITEM
             + len(self._continuations) * _BYTES_PER_CONTINUATION
         )
-
-    def accepts(self, state: int) -> bool:
-        items = self.states[state]
-        return bool(items) and items[0] == ACCEPT
 
     def loop(self, state: int) -> tuple[int, int] | None:
         """A head, if it is a large class, that can be read up to n times in a row; and n, or ENDLESS."""
@@ -287,12 +291,12 @@ class Automaton:
         key = (expression, rest)
         number = self._continuation_numbers.get(key)
         if number is None:
-            if len(self._continuations) >= self.limits.expressions:
+            if len(self._pairs) >= self.limits.expressions:
                 raise GrammarTooLarge(
                     f"more than {self.limits.expressions} continuations", limit="expressions"
                 )
-            self._continuations.append(key)
-            number = self._continuation_numbers[key] = len(self._continuations) - 1
+            self._pairs.append(key)
+            number = self._continuation_numbers[key] = len(self._pairs) - 1
         return number
 
     def _append(self, continuation: int, rest: int) -> int:
@@ -365,16 +369,19 @@ class Automaton:
     def _describe(self, expression: int) -> tuple[int, ...]:
         """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
         node = self.expressions.nodes[expression]
+        kind = type(node)  # asked in the order of how often it is what
+        if kind is Words:
+            ended, edges = self._word_edges(expression, cast(Words, node))
+            return _WORDS, ended, *[number for edge in edges for number in edge]
+        if kind is Sequence:
+            return _SEQUENCE, *cast(Sequence, node).parts
         match node:
             case Character(head):
                 return _CHARACTER, head
-            case Sequence(parts):
-                return _SEQUENCE, *parts
-            case Words():
-                ended, edges = self._word_edges(expression, node)
-                return _WORDS, ended, *(number for edge in edges for number in edge)
-            case Repeat(body, least, _):
-                return _REPEAT, body, int(least == 0), self._once_less(expression, node)
+            case Repeat(body, least, most):
+                less = self._once_less(expression, node)
+                counts = (least, most) if max(least, most) <= LARGEST_COUNT else ()
+                return _REPEAT, body, int(least == 0), less, *counts
             case Choice(options):
                 return _OPTIONS, *options
             case Reference():
@@ -464,7 +471,6 @@ class Automaton:
 
     def _states(self) -> States:
         return States(
-            self.states,
             self.limits,
             edges=self._edges,
             product_items=self._items_of,
@@ -476,8 +482,7 @@ class Automaton:
     def _twin_states(self, continuations: Continuations) -> TwinStates:
         return ENGINE.states(
             continuations,
-            self.states,
-            edges=self._packed_edges,
+            edges=self._told_edges,
             closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
@@ -496,12 +501,9 @@ class Automaton:
     def _start_of(self, expression: int) -> int:
         return self._number(self._closure(self._then(expression, _END)))
 
-    def _packed_edges(self, head: int) -> bytes:
-        """Of a text also those of the heads after this one."""
-        if head < TEXTS:
-            return self.expressions.heads.packed(head)
-        texts = self._texts
-        return packed(map(texts.edge, range(head, head + min(texts.left(head), _EDGES_AT_ONCE))))
+    def _told_edges(self, head: int) -> bytes:
+        """For the twin in C; of a head that reads a text the text."""
+        return self.expressions.heads.packed(head) if head < TEXTS else self._texts.text(head)
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
         if head < TEXTS:

@@ -8,12 +8,13 @@ the continuation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Final, NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
 from sgl_constrain.texts import TEXTS
+from sgl_constrain.twin import Sequenced
 
 PRODUCTS: Final = 1 << 30  # heads from here on are products
 
@@ -57,7 +58,7 @@ class Readings:
     def __init__(
         self,
         expressions: Expressions,
-        continuations: Sequence[tuple[int, int]],
+        continuations: Sequenced[tuple[int, int]],
         *,
         first: Callable[[int], int],
         closure: Callable[[int], tuple[int, ...]],

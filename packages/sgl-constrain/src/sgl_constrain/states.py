@@ -31,7 +31,7 @@ Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on e
 
 
 class States:
-    """The states of one automaton, by number. all: their items, which is appended to.
+    """The states of one automaton, by number. all: their items.
 
     edges: of a head; product_items: of a product's head and what comes after it; closure: the items with
     which a continuation may begin; uncovered: those items that no other makes superfluous; check: the limits
@@ -40,7 +40,6 @@ class States:
 
     def __init__(
         self,
-        all: list[tuple[int, ...]],
         limits: Limits,
         *,
         edges: Callable[[int], tuple[Edge, ...]],
@@ -49,7 +48,7 @@ class States:
         uncovered: Callable[[Collection[int]], Collection[int]],
         check: Callable[[int], None],
     ) -> None:
-        self._all = all
+        self.all: list[tuple[int, ...]] = [(), (ACCEPT,)]
         self._limits = limits
         self._edges = edges
         self._product_items = product_items
@@ -74,15 +73,19 @@ class States:
         kept = tuple(sorted(self._uncovered(items) if len(items) > 1 else items))
         number = self._numbers.get(kept)
         if number is None:
-            admit(self._limits, len(self._all), self._held + len(kept))
+            admit(self._limits, len(self.all), self._held + len(kept))
             self._check(len(kept))
             self._held += len(kept)
-            self._all.append(kept)
+            self.all.append(kept)
             self._moves.append(None)
             self._opened.append(None)
             self._places.append(0)
-            number = self._numbers[kept] = len(self._all) - 1
+            number = self._numbers[kept] = len(self.all) - 1
         return number
+
+    def accepts(self, state: int) -> bool:
+        items = self.all[state]
+        return bool(items) and items[0] == ACCEPT
 
     def moves(self, state: int) -> Moves:
         known = self._moves[state]
@@ -124,7 +127,7 @@ class States:
         return sum([mask for mask, _ in (self._open(state) if plan is None else plan)])
 
     def _open(self, state: int) -> Plan:
-        items = self._all[state]
+        items = self.all[state]
         if items and items[0] == ACCEPT:
             items = items[1:]
         heads = tuple([item >> 32 for item in items])
@@ -141,7 +144,7 @@ class States:
 
     def _take(self, state: int, place: int, taken: Taken) -> int:
         """The state after a byte on which edges are taken, whose place is among the targets."""
-        read = self._all[state]
+        read = self.all[state]
         first = 1 if read[0] == ACCEPT else 0
         key = tuple([code | read[first + i] & CONTINUATION for i, code in taken])
         target = self._targets.get(key)

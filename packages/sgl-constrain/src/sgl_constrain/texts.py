@@ -38,8 +38,13 @@ class Texts:
         more = self._left[place] > 1
         return Edge(1 << self._bytes[place], head + 1 if more else NO_HEAD, not more)
 
+    def text(self, head: int) -> bytes:
+        """What a head reads, with those after it."""
+        place = head - TEXTS
+        return bytes(self._bytes[place : place + self._left[place]])
+
     def left(self, head: int) -> int:
-        """How many bytes a head reads, with those after it."""
+        """How many bytes that has."""
         return self._left[head - TEXTS]
 
     def first(self, head: int) -> int:

@@ -45,7 +45,9 @@ class Ways:
         return np.frombuffer(key, dtype=np.uint8)
 
     def mask(self, state: int) -> Bits:
-        """[words * 4] uint8: the tokens whose text may come next, other than the end."""
+        """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
+        next one is asked for.
+        """
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
         if reading is not None and run is not None:
