@@ -147,7 +147,7 @@ class Automaton:
         node = self.expressions.nodes[expression]
         if not isinstance(node, Repeat):
             return 0
-        if head << 32 | self._repeated(expression, node, after) not in self._closure(rest):
+        if head << 32 | self._repeated(expression, after) not in self._closure(rest):
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
@@ -263,15 +263,10 @@ class Automaton:
         limit = ENDLESS if node.most > most else node.most
         return self.expressions.repeat(node.body, min(node.least, most), limit)
 
-    def _repeated(self, expression: int, node: Repeat, after: int) -> int:
+    def _repeated(self, expression: int, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
-        more = self._once_less(expression, node)
+        more = self.expressions.once_less(expression)
         return after if more == EMPTY else self._then(more, after)
-
-    def _once_less(self, expression: int, node: Repeat) -> int:
-        if node.most == ENDLESS:
-            return self.expressions.repeat(node.body, node.least - 1) if node.least else expression
-        return self.expressions.repeat(node.body, max(node.least - 1, 0), node.most - 1)
 
     def only_byte(self, state: int) -> int | None:
         """The byte that every text goes on with, when there is one and the text may not end."""
@@ -332,7 +327,7 @@ class Automaton:
         if type(node) is Repeat and node.least == 0:  # nearly all others
             body = nodes[node.body]
             if type(body) is Character and self._is_plain(rest):
-                once = body.head << 32 | self._repeated(expression, node, rest)
+                once = body.head << 32 | self._repeated(expression, rest)
                 known = self._closure(rest)
                 known = closures[continuation] = known if once in known else (once, *known)
                 return known
@@ -370,18 +365,18 @@ class Automaton:
         """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
         node = self.expressions.nodes[expression]
         kind = type(node)  # asked in the order of how often it is what
+        if kind is Sequence:
+            return _SEQUENCE, *cast(Sequence, node).parts
         if kind is Words:
             ended, edges = self._word_edges(expression, cast(Words, node))
             return _WORDS, ended, *[number for edge in edges for number in edge]
-        if kind is Sequence:
-            return _SEQUENCE, *cast(Sequence, node).parts
+        if kind is Repeat:
+            body, least, most = cast(Repeat, node)
+            counts = (least, most) if max(least, most) <= LARGEST_COUNT else ()
+            return _REPEAT, body, int(least == 0), self.expressions.once_less(expression), *counts
         match node:
             case Character(head):
                 return _CHARACTER, head
-            case Repeat(body, least, most):
-                less = self._once_less(expression, node)
-                counts = (least, most) if max(least, most) <= LARGEST_COUNT else ()
-                return _REPEAT, body, int(least == 0), less, *counts
             case Choice(options):
                 return _OPTIONS, *options
             case Reference():
@@ -404,7 +399,7 @@ class Automaton:
             return self._expand_words(expression, cast(Words, node), rest, items)
         match node:
             case Repeat(body, least, _):
-                once = self._then(body, self._repeated(expression, node, rest))
+                once = self._then(body, self._repeated(expression, rest))
                 return (once,) if least else (once, rest)
             case Choice(options):
                 return [self._then(option, rest) for option in options]

@@ -130,7 +130,7 @@ class Expressions:
         self.tables: list[WordTable] = []
         # By kind, because equal tuples of two kinds are equal; and so a plain tuple finds a node.
         self._interned: dict[type, dict[tuple[Any, ...], int]] = {kind: {} for kind in get_args(Node)}
-        self._sequences, self._choices = self._interned[Sequence], self._interned[Choice]
+        self._find_tables()
         self._literals: dict[str | bytes, int] = {}
         self._table_numbers: dict[WordTable, int] = {}
         self._word_bytes = 0
@@ -157,12 +157,17 @@ class Expressions:
         other.nodes, other._nullable = self.nodes.copy(), self._nullable.copy()
         other.tables, other._table_numbers = self.tables.copy(), self._table_numbers.copy()
         other._interned = {kind: known.copy() for kind, known in self._interned.items()}
-        other._sequences, other._choices = other._interned[Sequence], other._interned[Choice]
+        other._find_tables()
         other._literals, other._shortest = self._literals.copy(), self._shortest.copy()
         other._rules = self._rules.copy()
         other._sources, other._deferred, other.dead = [], {}, set()
         other._readers = []
         return other
+
+    def _find_tables(self) -> None:
+        interned = self._interned
+        self._sequences, self._choices = interned[Sequence], interned[Choice]
+        self._repeats, self._words = interned[Repeat], interned[Words]
 
     @property
     def nbytes(self) -> int:
@@ -219,6 +224,9 @@ class Expressions:
 
     def rest_of_words(self, table: int, low: int, high: int, depth: int) -> int:
         """The words low..high of a table, which are alike in their first `depth` bytes, from there on."""
+        known = self._words.get((table, low, high, depth))
+        if known is not None:
+            return known
         words, follow = self.tables[table]
         ends = len(words[low]) == depth and self._nullable[follow[low]]
         return self._intern(Words(table, low, high, depth), ends)
@@ -319,6 +327,14 @@ class Expressions:
             if inner.least == 0:  # (x{0,a}){0,b} is x{0,ab}
                 return self.repeat(inner.body, 0, ENDLESS if most == ENDLESS else inner.most * most)
         return self._intern(Repeat(body, least, most), least == 0)
+
+    def once_less(self, expression: int) -> int:
+        """What is left to read of a repetition after one time."""
+        body, least, most = cast(Repeat, self.nodes[expression])
+        if most == ENDLESS:
+            return self.repeat(body, least - 1) if least else expression
+        known = self._repeats.get((body, max(least - 1, 0), most - 1))
+        return self.repeat(body, max(least - 1, 0), most - 1) if known is None else known
 
     def both(self, left: int, right: int) -> int:
         if left == FAIL or right == FAIL:

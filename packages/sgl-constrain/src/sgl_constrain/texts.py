@@ -7,7 +7,6 @@ are those of one automaton; their numbers lie between those of characters and th
 
 from __future__ import annotations
 
-from array import array
 from typing import Final
 
 from sgl_constrain.utf8 import NO_HEAD, Edge
@@ -21,7 +20,7 @@ class Texts:
     def __init__(self) -> None:
         self._heads: dict[bytes, int] = {}
         self._bytes = bytearray()  # of all texts, one after another
-        self._left = array("i")  # how many bytes of its text begin with each
+        self._ends: list[int] = []  # where the text ends to which each belongs
 
     def head(self, text: bytes) -> int:
         """The head that reads a text, which is not empty."""
@@ -29,23 +28,23 @@ class Texts:
         if known is None:
             known = self._heads[text] = TEXTS + len(self._bytes)
             self._bytes += text
-            self._left.extend(range(len(text), 0, -1))
+            self._ends += [len(self._bytes)] * len(text)
         return known
 
     def edge(self, head: int) -> Edge:
         """The only one."""
         place = head - TEXTS
-        more = self._left[place] > 1
-        return Edge(1 << self._bytes[place], head + 1 if more else NO_HEAD, not more)
+        last = self._ends[place] == place + 1
+        return Edge(1 << self._bytes[place], NO_HEAD if last else head + 1, last)
 
     def text(self, head: int) -> bytes:
         """What a head reads, with those after it."""
         place = head - TEXTS
-        return bytes(self._bytes[place : place + self._left[place]])
+        return bytes(self._bytes[place : self._ends[place]])
 
     def left(self, head: int) -> int:
         """How many bytes that has."""
-        return self._left[head - TEXTS]
+        return self._ends[head - TEXTS] - (head - TEXTS)
 
     def first(self, head: int) -> int:
         """The byte with which a head begins, as a set."""
