@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.codepoints import ANY, matching, union
+from sgl_constrain.codepoints import ANY, ECMA_SPACE, complement, matching, union
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
 from sgl_constrain.utf8 import packed as packed_edges
@@ -140,7 +140,8 @@ class Runs:
         self._tables: dict[tuple[Edge, ...], NDArray[np.uint16]] = {}
         self._usual: dict[tuple[Edge, ...], int] = {}
         states: list[NDArray[np.uint8]] = []
-        for ranges in (ANY, matching(r"\w"), union((*matching(r"\w"), *matching(r"\s")))):
+        word, blank = matching(r"\w"), matching(r"\s")
+        for ranges in (ANY, word, union((*word, *blank)), complement(blank), complement(ECMA_SPACE)):
             beyond = _beyond_ascii(heads.edges[heads.of_characters(ranges)])
             self._usual[beyond] = len(states)
             states.append(np.minimum(self._read((Edge(_ASCII, NO_HEAD, True), *beyond)), 2).astype(np.uint8))
