@@ -51,7 +51,8 @@ _END = 0  # the continuation after which nothing is left
 _NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
-_LARGE_CLASS = 48  # first bytes from which on a class is large
+_LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
+_LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
 _TAIL_BYTES = ((1 << 64) - 1) << 0x80
@@ -167,7 +168,7 @@ class Automaton:
 
     def is_large(self, head: int) -> bool:
         """Does a class begin with many bytes?"""
-        return self.expressions.heads.first(head).bit_count() > _LARGE_CLASS
+        return self.expressions.heads.first(head).bit_count() > _LARGE_RUN
 
     def excluding(self, state: int) -> tuple[int, int, int] | None:
         """For a state that may read any number of characters of a large class as long as that is not what
