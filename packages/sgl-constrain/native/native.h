@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What grammars spend their time on, in C, with the same results as the Python it stands in for.
 //
-//     numbers.c        lists and sets of numbers, and sequences of them that are kept once
+//     numbers.c        arrays, lists and sets of numbers, and sequences of them that are kept once
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
+//     plans.c          which edges a state takes on which bytes
+//     covering.c       items that another one makes superfluous, the twin of `covering`
 //     products.c       products of states, and whether they can finish
 //     unbounded.c      states without counts that no token reaches
 //     loops.c          classes that a state reads over and over
@@ -32,6 +34,7 @@
 #define DEAD 0
 #define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
+#define UNMADE (-1)  // instead of a target
 #define MOST_USUAL 6
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
@@ -39,6 +42,8 @@
 #define MANY 24  // characters
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
+
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
 
 typedef struct {
     int64_t *values;
@@ -147,7 +152,7 @@ typedef struct {
 // What is known of a state. Both stay where they are as long as there are states.
 typedef struct {
     Plan *plan;  // NULL: not asked for yet
-    int32_t *targets;  // by part; -1: not made yet
+    int32_t *targets;  // by part; UNMADE: not made yet
 } Opened;
 
 typedef struct {
@@ -186,18 +191,19 @@ typedef struct {
     double deadline;  // from then on Python is asked whether more states are admitted
 } States;
 
-void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
-
 int32_t number(States *self, Numbers *items);  // of the state with these items, which may change; -1: an exception
-int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
-int know_plan(States *self, int32_t state);
+int given_state(States *self, PyObject *given, int32_t *state);  // -1: an exception
 int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
 int32_t find_moves(States *self, int32_t state, const Bytes *among, int32_t *targets, Bytes *sets);
-int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
-int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
-int counts_of(States *self, int32_t expression, Repetition *found);
 int accepts(const States *self, int32_t state);
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
+
+// -- plans.c ----------------------------------------------------------------------------------------------------
+
+int know_plan(States *self, int32_t state);
+int32_t edges_of(States *self, int64_t head);    // the place in `edges`; -1: an exception
+int read_edges(PyObject *packed, Edges *edges);  // as `utf8.packed` writes them
+void plan_free(Plan *plan);
 
 static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }
 
@@ -218,6 +224,11 @@ static inline int32_t state_after(States *self, int32_t state, const Opened *ope
     int16_t part = opened->plan->part_of[byte];
     return part < 0 ? DEAD : target_of(self, state, opened, part);
 }
+
+// -- covering.c -------------------------------------------------------------------------------------------------
+
+int counts_of(States *self, int32_t expression, Repetition *found);
+int uncover(States *self, Numbers *items);  // drops those that others make superfluous, of some in order
 
 // -- products.c -------------------------------------------------------------------------------------------------
 
