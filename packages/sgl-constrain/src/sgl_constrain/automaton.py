@@ -43,12 +43,11 @@ from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
 from sgl_constrain.readings import PRODUCTS, Reading, Readings
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
-from sgl_constrain.texts import TEXTS, Texts
+from sgl_constrain.texts import NOTHING, TEXTS, Texts
 from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_NOTHING = -1  # instead of an expression
 _OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
@@ -69,8 +68,7 @@ class Automaton:
         self.limits = expressions.limits
         self._pairs: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
-        self._texts = Texts()
-        self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        self._texts = Texts(expressions)
         self._twin = ENGINE.continuations(self._describe, self.check)
         self._continuations: Sequenced[tuple[int, int]] = self._pairs if self._twin is None else self._twin
         self._unbounded: dict[int, int] = {_END: _END}
@@ -369,7 +367,7 @@ class Automaton:
         if kind is Sequence:
             return _SEQUENCE, *cast(Sequence, node).parts
         if kind is Words:
-            ended, edges = self._word_edges(expression, cast(Words, node))
+            ended, edges = self._texts.begin(expression)
             return _WORDS, ended, *[number for edge in edges for number in edge]
         if kind is Repeat:
             body, least, most = cast(Repeat, node)
@@ -397,7 +395,7 @@ class Automaton:
                 rest = self._then(part, rest)
             return (rest,)
         if kind is Words:
-            return self._expand_words(expression, cast(Words, node), rest, items)
+            return self._expand_words(expression, rest, items)
         match node:
             case Repeat(body, least, _):
                 once = self._then(body, self._repeated(expression, rest))
@@ -415,37 +413,11 @@ class Automaton:
             case _:
                 return (rest,) if expression == EMPTY else ()
 
-    def _expand_words(self, expression: int, node: Words, rest: int, items: set[int]) -> Iterable[int]:
-        ended, edges = self._word_edges(expression, node)
+    def _expand_words(self, expression: int, rest: int, items: set[int]) -> Iterable[int]:
+        ended, edges = self._texts.begin(expression)
         for head, following in edges:
             items.add(head << 32 | (rest if following == EMPTY else self._then(following, rest)))
-        return () if ended == _NOTHING else (self._then(ended, rest),)
-
-    def _word_edges(self, expression: int, node: Words) -> tuple[int, list[tuple[int, int]]]:
-        """What follows the word that ends here, or _NOTHING; and heads, each with what follows it."""
-        known = self._words.get(expression)
-        if known is not None:
-            return known
-        words, follow = self.expressions.tables[node.table]
-        low, depth = node.low, node.depth
-        ended = _NOTHING
-        if len(words[low]) == depth:
-            ended = follow[low]
-            low += 1
-        edges: list[tuple[int, int]] = []
-        while low < node.high:
-            byte = words[low][depth]
-            high = low + 1
-            while high < node.high and words[high][depth] == byte:
-                high += 1
-            if high == low + 1:
-                edges.append((self._texts.head(words[low][depth:]), follow[low]))
-            else:
-                after = self.expressions.rest_of_words(node.table, low, high, depth + 1)
-                edges.append((self.expressions.heads.of_bytes(1 << byte), after))
-            low = high
-        self._words[expression] = ended, edges
-        return ended, edges
+        return () if ended == NOTHING else (self._then(ended, rest),)
 
     def _expand_product(self, both: bool, left: int, right: int, rest: int, items: set[int]) -> Iterable[int]:
         product = Product(both, self._start_of(left), self._start_of(right))
