@@ -5,10 +5,10 @@
 
 #include "native.h"
 
-// OPTIONS without any: no string. WORD is described for all its rests at once: they become WORDS.
+// OPTIONS without any: no string.
 #define EMPTY 1  // the expression
 
-enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD };
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE };
 
 struct Expression {
     int32_t *numbers;  // NULL: not described yet
@@ -49,32 +49,20 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest) {
         int32_t known = self->slots[slot_of(self, expression, rest)];
         if (known) return known;
     }
-    // Making a tuple may run anything, by way of the garbage collector: nothing is remembered across it.
-    PyObject *pair = Py_BuildValue("ii", (int)expression, (int)rest);
-    if (pair == NULL) return -1;
-    int32_t number = -1;
-    if (2 * self->count >= self->slot_count && more_slots(self) < 0) goto done;
-    size_t slot = slot_of(self, expression, rest);
-    if (self->slots[slot]) {
-        number = self->slots[slot];
-        goto done;
-    }
+    if (2 * self->count >= self->slot_count && more_slots(self) < 0) return -1;
     if (self->count == self->capacity) {
         Continuation *grown = realloc(self->all, 2 * (size_t)self->capacity * sizeof(Continuation));
         if (grown == NULL || self->capacity > INT32_MAX / 4) {
             if (grown != NULL) self->all = grown;
             PyErr_NoMemory();
-            goto done;
+            return -1;
         }
         self->all = grown;
         self->capacity *= 2;
     }
-    if (PyList_Append(self->pairs, pair) < 0) goto done;
-    number = (int32_t)self->count++;
+    int32_t number = (int32_t)self->count++;
+    self->slots[slot_of(self, expression, rest)] = number;
     self->all[number] = (Continuation){NULL, 0, expression, rest};
-    self->slots[slot] = number;
-done:
-    Py_DECREF(pair);
     return number;
 }
 
@@ -101,24 +89,13 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
     return 0;
 }
 
-// A word from some byte on: (head, what follows it), ..., where all but the last are what is left of the word.
-static int remember_word(Continuations *self, int32_t expression, const int32_t *word, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i += 2) {
-        int32_t *numbers = malloc(3 * sizeof(int32_t));
-        if (numbers == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        numbers[0] = -1;
-        numbers[1] = word[i];
-        numbers[2] = word[i + 1];
-        if (remember(self, i ? word[i - 1] : expression, WORDS, numbers, 3) < 0) return -1;
-    }
-    return 0;
+static const Expression *described(const Continuations *self, int32_t expression) {
+    if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
+    return &self->expressions[expression];
 }
 
 static int describe(Continuations *self, int32_t expression) {
-    if (expression < self->described && self->expressions[expression].numbers != NULL) return 0;
+    if (described(self, expression) != NULL) return 0;
     PyObject *answer = PyObject_CallFunction(self->describe, "i", (int)expression);
     if (answer == NULL) return -1;
     Py_ssize_t count = PyTuple_Check(answer) ? PyTuple_Size(answer) : 0;
@@ -135,21 +112,18 @@ static int describe(Continuations *self, int32_t expression) {
         }
     }
     Py_DECREF(answer);
-    // What `expand` relies on: the shape of each kind, and no expression or head below 0 but the first of WORDS.
+    // What is relied on: the shape of each kind, and no number below 0 but the first of WORDS and the last of REPEAT.
     Py_ssize_t given = count - 1;
-    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= WORD &&
-                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3) &&
-                (kind != WORDS || given % 2 == 1) && (kind != WORD || (given > 0 && given % 2 == 0));
-    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0;
+    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= OPAQUE &&
+                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3 || given == 5) &&
+                (kind != WORDS || given % 2 == 1);
+    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
     if (!right) {
         free(numbers);
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
         return -1;
     }
-    if (kind != WORD) return remember(self, expression, kind, numbers, given);
-    int failed = remember_word(self, expression, numbers, given);
-    free(numbers);
-    return failed;
+    return remember(self, expression, kind, numbers, given);
 }
 
 int character_of(Continuations *self, int32_t expression, int64_t *head) {
@@ -157,6 +131,15 @@ int character_of(Continuations *self, int32_t expression, int64_t *head) {
     const Expression *node = &self->expressions[expression];
     if (node->kind != CHARACTER) return 0;
     *head = node->numbers[0];
+    return 1;
+}
+
+int told_counts(const Continuations *self, int32_t expression, Repetition *found) {
+    const Expression *node = described(self, expression);
+    if (node == NULL) return 0;
+    *found = (Repetition){-1, {0, 0}};
+    if (node->kind == REPEAT && node->count == 5)
+        *found = (Repetition){node->numbers[0], {node->numbers[3], node->numbers[4]}};
     return 1;
 }
 
@@ -185,11 +168,11 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
         case SEQUENCE:
             for (int32_t i = node.count - 1; i >= 0 && rest >= 0; i--) rest = then(self, numbers[i], rest);
             return rest < 0 ? -1 : push(pending, rest);
-        case OPTIONS:  
+        case OPTIONS:
             for (int32_t i = 0; i < node.count && !failed; i++)
                 failed = numbers[i] == EMPTY ? push(pending, rest) : follow(self, pending, numbers[i], rest);
             return failed;
-        case REPEAT: {  // body, may it be left out, what is left of the repetition after one time
+        case REPEAT: {  // body, may it be left out, what is left of the repetition after one time; least and most
             int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
             if (after < 0 || follow(self, pending, numbers[0], after) < 0) return -1;
             return numbers[1] ? push(pending, rest) : 0;
@@ -197,7 +180,7 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
         case WORDS:  // what follows the word that ends here, or -1; then heads, each with what follows it
             if (numbers[0] >= 0 && follow(self, pending, numbers[0], rest) < 0) return -1;
             for (int32_t i = 1; i < node.count && !failed; i += 2) {
-                int32_t after = then(self, numbers[i + 1], rest);
+                int32_t after = numbers[i + 1] == EMPTY ? rest : then(self, numbers[i + 1], rest);
                 failed = after < 0 ? -1 : push(items, (int64_t)numbers[i] << 32 | after);
             }
             return failed;
@@ -206,30 +189,58 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
     }
 }
 
-// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
-int find_items(Continuations *self, int32_t continuation) {
-    if (self->all[continuation].items != NULL) return 0;
-    if (self->all[continuation].expression < self->described) {
-        const Expression *node = &self->expressions[self->all[continuation].expression];
-        if (node->numbers != NULL && node->kind == CHARACTER) {  // most of them
-            int64_t *item = malloc(sizeof(int64_t));
-            if (item == NULL) {
-                PyErr_NoMemory();
-                return -1;
-            }
-            *item = (int64_t)node->numbers[0] << 32 | self->all[continuation].rest;
-            self->all[continuation].items = item;
-            self->all[continuation].count = 1;
-            return 0;
-        }
+// The items of a continuation, in order.
+static int keep_items(Continuations *self, int32_t continuation, const int64_t *items, Py_ssize_t count) {
+    int64_t *exact = malloc(((size_t)count + 1) * sizeof(int64_t));
+    if (exact == NULL) {
+        PyErr_NoMemory();
+        return -1;
     }
-    Numbers items = {0}, pending = {0}, seen = {0};
+    if (count) memcpy(exact, items, (size_t)count * sizeof(int64_t));
+    free(self->all[continuation].items);
+    self->all[continuation].items = exact;
+    self->all[continuation].count = (int32_t)count;
+    return 0;
+}
+
+// For a repetition of a character that may be left out: its items are one more than those of what comes after it, of
+// which there may be many, and which many such repetitions stand before. As `find_items`; 2: it is no such one.
+static int find_optional(Continuations *self, int32_t continuation) {
+    int32_t rest = self->all[continuation].rest;
+    const Expression *repeat = described(self, self->all[continuation].expression);
+    if (repeat == NULL || repeat->kind != REPEAT || !repeat->numbers[1]) return 2;
+    const Expression *body = described(self, repeat->numbers[0]), *next = described(self, self->all[rest].expression);
+    if (body == NULL || body->kind != CHARACTER) return 2;
+    const int32_t *numbers = repeat->numbers;  // they stay, descriptions may move
+    int64_t head = body->numbers[0];
+    if (self->all[rest].items == NULL) {
+        if (next == NULL || next->kind == REPEAT) return 2;  // one after another would be found one inside another
+        int unknown = find_items(self, rest);
+        if (unknown) return unknown;
+    }
+    int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
+    if (after < 0) return -1;
+    const Continuation known = self->all[rest];
+    Numbers items = {0};
+    int failed = push(&items, head << 32 | after);
+    for (int32_t i = 0; i < known.count && !failed; i++) failed = push(&items, known.items[i]);
+    if (!failed) {
+        sort_distinct(&items);
+        failed = keep_items(self, continuation, items.values, items.count);
+    }
+    free(items.values);
+    return failed;
+}
+
+// 1: something that only Python can read is among what a continuation may begin with; -1: an exception.
+static int gather(Continuations *self, int32_t continuation, Numbers *items) {
+    Numbers pending = {0}, seen = {0};
     int outcome = push(&pending, continuation) < 0 || add(&seen, continuation) < 0 ? -1 : 0;
     while (outcome == 0 && pending.count) {
         int32_t current = (int32_t)pending.values[--pending.count];
         const Continuation *known = &self->all[current];
         if (known->items != NULL) {
-            for (int32_t i = 0; i < known->count && outcome == 0; i++) outcome = push(&items, known->items[i]);
+            for (int32_t i = 0; i < known->count && outcome == 0; i++) outcome = push(items, known->items[i]);
             continue;
         }
         int32_t expression = known->expression, rest = known->rest;
@@ -237,7 +248,7 @@ int find_items(Continuations *self, int32_t continuation) {
         if (describe(self, expression) < 0) {
             outcome = -1;
         } else {
-            outcome = expand(self, expression, rest, &pending, &items);
+            outcome = expand(self, expression, rest, &pending, items);
         }
         Py_ssize_t kept = before;
         for (Py_ssize_t i = before; outcome == 0 && i < pending.count; i++) {
@@ -246,28 +257,34 @@ int find_items(Continuations *self, int32_t continuation) {
             pending.values[kept++] = pending.values[i];
         }
         pending.count = kept;
-        if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items.count > 64)) {  // limits of size and of time
-            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items.count);
+        if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items->count > 64)) {  // limits of size and of time
+            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items->count);
             if (none == NULL) outcome = -1;
             Py_XDECREF(none);
         }
     }
-    if (outcome == 0) {
-        sort_distinct(&items);
-        int64_t *exact = malloc(((size_t)items.count + 1) * sizeof(int64_t));
-        if (exact == NULL) {
-            PyErr_NoMemory();
-            outcome = -1;
-        } else {
-            if (items.count) memcpy(exact, items.values, (size_t)items.count * sizeof(int64_t));
-            free(self->all[continuation].items);
-            self->all[continuation].items = exact;
-            self->all[continuation].count = (int32_t)items.count;
-        }
-    }
-    free(items.values);
     free(pending.values);
     free(seen.values);
+    return outcome;
+}
+
+// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
+int find_items(Continuations *self, int32_t continuation) {
+    if (self->all[continuation].items != NULL) return 0;
+    const Expression *node = described(self, self->all[continuation].expression);
+    if (node != NULL && node->kind == CHARACTER) {  // most of them
+        int64_t item = (int64_t)node->numbers[0] << 32 | self->all[continuation].rest;
+        return keep_items(self, continuation, &item, 1);
+    }
+    int outcome = find_optional(self, continuation);
+    if (outcome != 2) return outcome;
+    Numbers items = {0};
+    outcome = gather(self, continuation, &items);
+    if (outcome == 0) {
+        sort_distinct(&items);
+        outcome = keep_items(self, continuation, items.values, items.count);
+    }
+    free(items.values);
     return outcome;
 }
 
@@ -325,21 +342,27 @@ static PyObject *continuations_learn(PyObject *object, PyObject *args) {
     return NULL;
 }
 
+static Py_ssize_t continuations_length(PyObject *object) { return ((Continuations *)object)->count; }
+
+static PyObject *continuations_item(PyObject *object, Py_ssize_t number) {
+    const Continuations *self = (Continuations *)object;
+    int32_t continuation;
+    if (continuation_of(self, number, &continuation) < 0) return NULL;
+    return Py_BuildValue("ii", (int)self->all[continuation].expression, (int)self->all[continuation].rest);
+}
+
 static PyObject *continuations_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    PyObject *describing, *checking, *pairs;
-    static char *names[] = {"describe", "check", "pairs", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!:Continuations", names, &describing, &checking, &PyList_Type,
-                                     &pairs))
-        return NULL;
-    if (!PyCallable_Check(describing) || !PyCallable_Check(checking) || PyList_Size(pairs) != 1) {
-        PyErr_SetString(PyExc_TypeError, "describe and check must be callable, pairs a list with the end alone");
+    PyObject *describing, *checking;
+    static char *names[] = {"describe", "check", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO:Continuations", names, &describing, &checking)) return NULL;
+    if (!PyCallable_Check(describing) || !PyCallable_Check(checking)) {
+        PyErr_SetString(PyExc_TypeError, "describe and check must be callable");
         return NULL;
     }
     Continuations *self = (Continuations *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
     if (self == NULL) return NULL;
     self->describe = Py_NewRef(describing);
     self->check = Py_NewRef(checking);
-    self->pairs = Py_NewRef(pairs);
     self->all = malloc(64 * sizeof(Continuation));
     int64_t *end_items = malloc(sizeof(int64_t));
     if (self->all == NULL || end_items == NULL) {
@@ -359,7 +382,6 @@ static int continuations_traverse(PyObject *object, visitproc visit, void *arg) 
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->describe);
     Py_VISIT(self->check);
-    Py_VISIT(self->pairs);
     return 0;
 }
 
@@ -367,7 +389,6 @@ static int continuations_forget(PyObject *object) {
     Continuations *self = (Continuations *)object;
     Py_CLEAR(self->describe);
     Py_CLEAR(self->check);
-    Py_CLEAR(self->pairs);
     return 0;
 }
 
@@ -392,12 +413,14 @@ static PyMethodDef continuations_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot continuations_slots[] = {
-    {Py_tp_doc, "Continuations(describe, check, pairs): continuations and their items; pairs is appended to."},
+    {Py_tp_doc, "Continuations(describe, check): a sequence of (expression, rest), the end first; and their items."},
     {Py_tp_new, continuations_new},
     {Py_tp_dealloc, continuations_dealloc},
     {Py_tp_traverse, continuations_traverse},
     {Py_tp_clear, continuations_forget},
     {Py_tp_methods, continuations_methods},
+    {Py_sq_length, continuations_length},
+    {Py_sq_item, continuations_item},
     {0, NULL},
 };
 PyType_Spec continuations_spec = {"sgl_constrain._native.Continuations", sizeof(Continuations), 0,

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What grammars spend their time on, in C, with the same results as the Python it stands in for.
 //
-//     numbers.c        lists and sets of numbers, and sequences of them that are kept once
+//     numbers.c        arrays, lists and sets of numbers, and sequences of them that are kept once
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
+//     plans.c          which edges a state takes on which bytes
+//     covering.c       items that another one makes superfluous, the twin of `covering`
 //     products.c       products of states, and whether they can finish
 //     unbounded.c      states without counts that no token reaches
 //     loops.c          classes that a state reads over and over
@@ -26,11 +28,13 @@
 #include <string.h>
 
 #define MOST_STATES (1 << 24)
-#define PRODUCTS ((int64_t)1 << 30)  // heads from here on are those of products
+#define TEXTS ((int64_t)1 << 29)     // heads from here on read texts: one byte, and then the next head
+#define PRODUCTS ((int64_t)1 << 30)  // and from here on they are those of products
 #define REST 0xFFFFFFFF              // of an item: its continuation; the head stands above
 #define DEAD 0
 #define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
+#define UNMADE (-1)  // instead of a target
 #define MOST_USUAL 6
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
@@ -38,6 +42,8 @@
 #define MANY 24  // characters
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
+
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
 
 typedef struct {
     int64_t *values;
@@ -77,6 +83,15 @@ void pool_drop(Pool *pool);
 typedef struct Expression Expression;
 
 typedef struct {
+    int32_t least, most;  // most: -1 without an end
+} Count;
+
+typedef struct {
+    int32_t body;  // -1: no repetition; -2: not asked for yet
+    Count count;
+} Repetition;
+
+typedef struct {
     int64_t *items;  // in order; NULL: not known yet
     int32_t count;
     int32_t expression, rest;
@@ -84,7 +99,7 @@ typedef struct {
 
 typedef struct {
     PyObject_HEAD
-    PyObject *describe, *check, *pairs;
+    PyObject *describe, *check;
     Expression *expressions;
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
@@ -96,6 +111,7 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an 
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
 int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
 int32_t once_less(Continuations *self, int32_t continuation);
+int told_counts(const Continuations *self, int32_t expression, Repetition *found);  // 1: it was described before
 int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
 
 // -- states.c ---------------------------------------------------------------------------------------------------
@@ -136,12 +152,8 @@ typedef struct {
 // What is known of a state. Both stay where they are as long as there are states.
 typedef struct {
     Plan *plan;  // NULL: not asked for yet
-    int32_t *targets;  // by part; -1: not made yet
+    int32_t *targets;  // by part; UNMADE: not made yet
 } Opened;
-
-typedef struct {
-    int32_t least, most;  // most: -1 without an end
-} Count;
 
 typedef struct {
     int32_t skeleton;  // -1: not known yet
@@ -149,17 +161,11 @@ typedef struct {
     Count *counts;  // innermost first
 } Shape;
 
-typedef struct {
-    int32_t body;  // -1: no repetition; -2: not asked for yet
-    Count count;
-} Repetition;
-
 enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
 typedef struct {
     PyObject_HEAD
     Continuations *continuations;
-    PyObject *list;  // of tuples of items, which is appended to
     PyObject *ask[QUESTIONS];
     Pool items;  // by state
     Opened *opened;
@@ -182,20 +188,24 @@ typedef struct {
     int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
     Py_ssize_t uncounted_count;
     Py_ssize_t held, most_states, most_held;
-    unsigned added;
+    double deadline;  // from then on Python is asked whether more states are admitted
 } States;
 
-void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size);
-
 int32_t number(States *self, Numbers *items);  // of the state with these items, which may change; -1: an exception
-int given_state(States *self, PyObject *given, int32_t *state);  // begins what Python asked for
-int know_plan(States *self, int32_t state);
+int given_state(States *self, PyObject *given, int32_t *state);  // -1: an exception
 int32_t make_target(States *self, int32_t state, int32_t part);  // -1: an exception
 int32_t find_moves(States *self, int32_t state, const Bytes *among, int32_t *targets, Bytes *sets);
-int32_t edges_of(States *self, int64_t head);                    // the place in `edges`; -1: an exception
-int read_edges(PyObject *packed, Edges *edges);                  // as `utf8.packed` writes them
-int counts_of(States *self, int32_t expression, Repetition *found);
+int accepts(const States *self, int32_t state);
 int push_items(States *self, int32_t continuation, Numbers *items);  // those with which it may begin
+
+// -- plans.c ----------------------------------------------------------------------------------------------------
+
+int know_plan(States *self, int32_t state);
+int32_t edges_of(States *self, int64_t head);    // the place in `edges`; -1: an exception
+int read_edges(PyObject *packed, Edges *edges);  // as `utf8.packed` writes them
+void plan_free(Plan *plan);
+
+static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }
 
 static inline int open_state(States *self, int32_t state, Opened *opened) {
     if (self->opened[state].plan == NULL && know_plan(self, state) < 0) return -1;
@@ -214,6 +224,11 @@ static inline int32_t state_after(States *self, int32_t state, const Opened *ope
     int16_t part = opened->plan->part_of[byte];
     return part < 0 ? DEAD : target_of(self, state, opened, part);
 }
+
+// -- covering.c -------------------------------------------------------------------------------------------------
+
+int counts_of(States *self, int32_t expression, Repetition *found);
+int uncover(States *self, Numbers *items);  // drops those that others make superfluous, of some in order
 
 // -- products.c -------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Lists and sets of numbers, and sequences of numbers that are kept once. Know nothing of what they number.
+// Arrays that grow, lists and sets of numbers, and sequences of numbers that are kept once. Know nothing of what they
+// number.
 
 #include "native.h"
+
+// `array` with room for `count` of `size` bytes, where there was room for `*room`; what is new is zero.
+void *grown(void *array, Py_ssize_t *room, Py_ssize_t count, size_t size) {
+    if (count <= *room) return array;
+    Py_ssize_t more = *room ? *room : 32;
+    while (more < count) more *= 2;
+    char *made = realloc(array, (size_t)more * size);
+    if (made == NULL) return PyErr_NoMemory();
+    memset(made + (size_t)*room * size, 0, (size_t)(more - *room) * size);
+    *room = more;
+    return made;
+}
 
 int push(Numbers *numbers, int64_t value) {
     if (numbers->count == numbers->capacity) {

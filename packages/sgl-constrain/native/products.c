@@ -55,11 +55,6 @@ static int64_t product_number(States *self, int both, int32_t left, int32_t righ
     return number;
 }
 
-static int accepts(const States *self, int32_t state) {
-    const Sequence *items = &self->items.all[state];
-    return state == DONE || (items->count && items->values[0] == ACCEPT);
-}
-
 static int product_accepts(const States *self, Product product) {
     return accepts(self, product.left) && accepts(self, product.right) == product.both;
 }
@@ -72,19 +67,24 @@ static int right_no_longer_matters(const States *self, Product product) {
 
 static int64_t sum_of(int64_t a, int64_t b) { return a + b < FAR ? a + b : FAR; }
 
-// Bytes of the shortest character that a head reads, or -1 with an exception. deep: bytes before it.
+// Bytes of the shortest character that a head reads, or of its text; -1 with an exception. deep: bytes before it.
 static int64_t shortest_of_head(States *self, int64_t head, int deep) {
     if (deep > MOST_BYTES) return FAR;
+    int64_t bytes = 1, least = FAR;
     int32_t place = edges_of(self, head);
+    for (; place >= 0 && is_text(head); bytes++) {
+        head = (int64_t)(self->edges[place].all[0].code >> 33);
+        if (!head) return bytes;
+        place = edges_of(self, head);
+    }
     if (place < 0) return -1;
     const Edges edges = self->edges[place];
-    int64_t least = FAR;
     for (int32_t e = 0; e < edges.count; e++)
-        if (edges.all[e].code >> 32 & 1) return 1;
+        if (edges.all[e].code >> 32 & 1) return bytes;
     for (int32_t e = 0; e < edges.count; e++) {
         int64_t after = shortest_of_head(self, (int64_t)(edges.all[e].code >> 33), deep + 1);
         if (after < 0) return -1;
-        if (sum_of(after, 1) < least) least = after + 1;
+        if (sum_of(after, bytes) < least) least = sum_of(after, bytes);
     }
     return least;
 }

@@ -278,6 +278,7 @@ static PyObject *tree_do(PyObject *self, PyTypeObject *type, PyObject *const *ar
         return NULL;
     Pair *room = malloc(((size_t)tree->depth + 2) * sizeof(Pair));  // a level has less, and a path a byte
     int failed = -1;
+    if (what == FILL) memset(out.buf, 0, (size_t)out.len);
     if (room == NULL) PyErr_NoMemory();
     else if (what == CORRECT) failed = correct(states, tree, room, state, other, out.buf);
     else if (what == FILL) failed = fill_mask(states, tree, (Level *)room, (uint8_t *)((Level *)room + tree->depth + 2), state, out.buf);
@@ -303,20 +304,26 @@ static PyObject *tree_correct(PyObject *self, PyTypeObject *type, PyObject *cons
     return tree_do(self, type, args, count, names, CORRECT);
 }
 
+static void mix(uint64_t sums[4], const uint8_t *bytes) {
+    uint64_t words[4];
+    memcpy(words, bytes, sizeof words);
+    for (int w = 0; w < 4; w++) {
+        sums[w] = (sums[w] ^ words[w]) * 0x9E3779B97F4A7C15u;
+        sums[w] ^= sums[w] >> 29;
+    }
+}
+
 static PyObject *tree_digest(PyObject *self, PyObject *given) {
     Py_buffer view;
     (void)self;
     if (PyObject_GetBuffer(given, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
     const uint8_t *bytes = view.buf;
     uint64_t sums[4] = {1, 2, 3, (uint64_t)view.len};
-    for (Py_ssize_t i = 0; i < view.len; i += 32) {
-        uint64_t words[4] = {0};
-        memcpy(words, bytes + i, view.len - i < 32 ? (size_t)(view.len - i) : 32);
-        for (int w = 0; w < 4; w++) {
-            sums[w] = (sums[w] ^ words[w]) * 0x9E3779B97F4A7C15u;
-            sums[w] ^= sums[w] >> 29;
-        }
-    }
+    Py_ssize_t whole = view.len & ~(Py_ssize_t)31;
+    for (Py_ssize_t i = 0; i < whole; i += 32) mix(sums, bytes + i);
+    uint8_t rest[32] = {0};
+    memcpy(rest, bytes + whole, (size_t)(view.len - whole));
+    mix(sums, rest);
     PyBuffer_Release(&view);
     for (int w = 0; w < 4; w++) {
         uint64_t before = sums[(w + 3) & 3];
@@ -348,7 +355,7 @@ static PyMethodDef tree_methods[] = {
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "walk(states, state, out): set the bits of the tokens that may come next."},
     {"fill", (PyCFunction)(void (*)(void))tree_fill_mask, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "fill(states, state, out): the same with what is known of tokens."},
+     "fill(states, state, out): the bits of the tokens that may come next, with what is known of tokens."},
     {"correct", (PyCFunction)(void (*)(void))tree_correct, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "correct(states, state, out, other): the bits, which are those of another state, become those of the state. False "
      "where there is too much to do: `out` is spoilt then."},

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits, Vocabulary
+from sgl_constrain.texts import TEXTS
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.utf8 import Edge, packed
 from sgl_constrain.ways import Ways
@@ -106,8 +107,8 @@ def tree(module: ModuleType) -> Any:
 
 def walking(module: ModuleType) -> tuple[Any, Any, int]:
     """States that read a, ab and aca with the tree's bytes, and the state before."""
-    host = Host(module, {2: (WORDS, -1, 97, 3), 3: (OPTIONS, EMPTY, 4, 5), 4: (WORD, 98, EMPTY)} | {
-        5: (WORD, 99, 6, 97, EMPTY), EMPTY: (OPTIONS, EMPTY),
+    host = Host(module, {2: (WORDS, -1, 97, 3), 3: (OPTIONS, EMPTY, 4, 5), 4: (WORDS, -1, 98, EMPTY)} | {
+        5: (WORDS, -1, 99, 6), 6: (WORDS, -1, 97, EMPTY), EMPTY: (OPTIONS, EMPTY),
     })  # fmt: skip
     host.answers["edges"] = lambda head: packed([Edge(1 << head, 0, True)])
     rest = host.continuations.then(3, 0)
@@ -307,18 +308,16 @@ def test_the_environment_asks_for_the_pure_engine() -> None:
         assert done.stdout.strip() == expected
 
 
-OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, WORD = range(7)
+OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE = range(6)
 EMPTY = 1  # the expression; continuation 0 is the end
 
 
-def continuations(module: ModuleType, described: dict[int, Any]) -> tuple[Any, list[tuple[int, int]]]:
-    pairs = [(EMPTY, 0)]
-    made = module.Continuations(described.__getitem__, lambda size: None, pairs)
-    return made, pairs
+def continuations(module: ModuleType, described: dict[int, Any]) -> Any:
+    return module.Continuations(described.__getitem__, lambda size: None)
 
 
 def test_continuations_begin_with_the_items_that_their_expressions_say(native_module: ModuleType) -> None:
-    made, pairs = continuations(
+    made = continuations(
         native_module,
         {
             2: (CHARACTER, 7),
@@ -329,7 +328,6 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
             7: (WORDS, 3, 9, 2, 10, EMPTY),
             8: (OPAQUE,),
             9: (OPTIONS,),
-            12: (WORD, 20, 13, 21, 14, 22, 2),
             10: (OPTIONS, 9, 5, 6),
             11: (REPEAT, 2, 0, 6),
             EMPTY: (OPTIONS, EMPTY),
@@ -337,26 +335,24 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     )
     assert made.closure(0) == (0,)
     two = made.then(2, 0)
-    assert made.then(2, 0) == two == 1 and pairs == [(EMPTY, 0), (2, 0)]
+    assert made.then(2, 0) == two == 1 and list(made) == [(EMPTY, 0), (2, 0)]
     assert made.closure(two) == (7 << 32,)
     sequence = made.closure(made.then(4, 0))
-    assert sequence == (7 << 32 | pairs.index((3, 0)),)
+    assert sequence == (7 << 32 | list(made).index((3, 0)),)
     assert made.closure(made.then(5, 0)) == (0, 8 << 32)
     assert made.closure(made.then(6, two)) == (7 << 32, 7 << 32 | two)
     word = made.closure(made.then(7, 0))
-    assert word == (8 << 32, 9 << 32 | two, 10 << 32 | pairs.index((EMPTY, 0), 1))
+    assert word == (8 << 32, 9 << 32 | two, 10 << 32)
     assert made.closure(made.then(9, 0)) == ()
     assert made.closure(made.then(10, 0)) == (0, 7 << 32, 8 << 32)
-    assert made.closure(made.then(11, 0)) == (7 << 32 | pairs.index((6, 0)),)
-    assert made.closure(made.then(12, 0)) == (20 << 32 | pairs.index((13, 0)),)
-    assert made.closure(made.then(14, 0)) == (22 << 32 | two,), "told with the whole word"
+    assert made.closure(made.then(11, 0)) == (7 << 32 | list(made).index((6, 0)),)
     unknown = made.then(8, 0)
     assert made.closure(unknown) is None and made.closure(made.then(5, unknown)) is None
     made.learn(unknown, (5 << 32, 0, 5 << 32))
     assert made.closure(unknown) == (0, 5 << 32)
     for number in range(2000):  # the tables grow
-        assert made.then(2, made.then(3, number)) < len(pairs)
-    assert len(set(pairs[1:])) == len(pairs) - 1 and made.then(2, 0) == two
+        assert made.then(2, made.then(3, number)) < len(made)
+    assert len(set(list(made)[1:])) == len(made) - 1 and made.then(2, 0) == two
 
 
 @pytest.mark.parametrize(
@@ -364,14 +360,13 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     [
         None, (), 5, [CHARACTER, 7], (7,), (-1,), (CHARACTER,), (CHARACTER, -1), (CHARACTER, 1, 2),
         (CHARACTER, "7"), (CHARACTER, 1 << 40), (CHARACTER, 1 << 70), (SEQUENCE, -1), (REPEAT, 2, 1),
-        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (7, 1),
-        (WORD,), (WORD, 1), (WORD, -1, 2), (WORD, 1, 2, 3), (WORD, 1, -1),
+        (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (6, 1),
         ("1", 2),
     ],
 )  # fmt: skip
 def test_a_wrong_description_is_refused(native_module: ModuleType, description: object) -> None:
     described = {2: description}
-    made, _ = continuations(native_module, described)
+    made = continuations(native_module, described)
     number = made.then(2, 0)
     for _ in range(2):
         with pytest.raises((TypeError, ValueError, OverflowError)):
@@ -381,20 +376,19 @@ def test_a_wrong_description_is_refused(native_module: ModuleType, description: 
 
 
 def test_wrong_arguments_of_continuations_are_refused(native_module: ModuleType) -> None:
-    made, pairs = continuations(native_module, {2: (CHARACTER, 7)})
+    made = continuations(native_module, {2: (CHARACTER, 7)})
     for call in (
         lambda: made.then(2, 1), lambda: made.then(2, -1), lambda: made.then(-1, 0),
         lambda: made.then(1 << 40, 0), lambda: made.then("2", 0), lambda: made.then(2),
         lambda: made.closure(1), lambda: made.closure(-1),
         lambda: made.closure(None), lambda: made.closure(1 << 70), lambda: made.learn(1, ()),
         lambda: made.learn(0, [0]), lambda: made.learn(0, (None,)), lambda: made.learn(0, (1 << 70,)),
-        lambda: native_module.Continuations(None, print, [0]),
-        lambda: native_module.Continuations(print, print, []),
-        lambda: native_module.Continuations(print, print, (0,)),
+        lambda: native_module.Continuations(None, print), lambda: native_module.Continuations(print, 5),
+        lambda: made[2], lambda: made[-3], lambda: made["0"],
     ):  # fmt: skip
         with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
             call()
-    assert made.then(2, 0) == 1 and made.closure(0) == (0,) and len(pairs) == 2
+    assert made.then(2, 0) == 1 and made.closure(0) == (0,) and len(made) == 2
 
 
 def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
@@ -406,8 +400,7 @@ def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) ->
             made.closure(made.then(expression + 1, 0))  # the tables move meanwhile
         return described[expression]
 
-    pairs = [(EMPTY, 0)]
-    made = native_module.Continuations(describe, lambda size: None, pairs)
+    made = native_module.Continuations(describe, lambda size: None)
     items = made.closure(made.then(2, 0))
     assert len(items) == 1 and items[0] >> 32 == 7
 
@@ -415,7 +408,7 @@ def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) ->
         raise GrammarTooLarge("too large", limit="items")
 
     many = {2: (OPTIONS, *range(3, 200))} | {n: (CHARACTER, n) for n in range(3, 200)}
-    tight = native_module.Continuations(many.__getitem__, failing, [(EMPTY, 0)])
+    tight = native_module.Continuations(many.__getitem__, failing)
     with pytest.raises(GrammarTooLarge):
         tight.closure(tight.then(2, 0))
 
@@ -427,13 +420,12 @@ class Host:
     """Head h takes bytes h and h + 1, and then is complete; head 20 goes on as 21. What is asked is noted."""
 
     def __init__(self, module: ModuleType, described: dict[int, Any], **other: Any) -> None:
-        self.continuations, _ = continuations(module, described)
+        self.continuations = continuations(module, described)
         self.asked: list[Any] = []
-        self.list: list[tuple[int, ...]] = [(), (0,)]
         self.answers = dict.fromkeys(QUESTIONS)
         questions = [getattr(self, name) for name in self.answers]
         self.answers |= other
-        self.states = module.States(self.continuations, self.list, *questions, 1000, 5000)
+        self.states = module.States(self.continuations, *questions, 1000, 5000)
 
     def _note(self, name: str, *arguments: Any) -> Any:
         self.asked.append((name, *arguments))
@@ -468,31 +460,58 @@ class Host:
         return self._note("uncounted", expression, most)
 
 
+def test_the_heads_of_a_text_are_asked_for_once(native_module: ModuleType) -> None:
+    host = Host(native_module, {2: (CHARACTER, 8)}, edges=b"name")
+    states = host.states
+    after = host.continuations.then(2, 0)
+    state = states.number([TEXTS << 32 | after])
+    for i, byte in enumerate(b"name"):
+        assert states.begins(state) == 1 << byte and states.step(state, byte + 1) == 0
+        assert states[state] == ((TEXTS + i) << 32 | after,)
+        state = states.step(state, byte)
+    assert states[state] == (8 << 32,)
+    assert [a for a in host.asked if a[0] == "edges"] == [("edges", TEXTS)]
+    product = states.product_head(False, states.number([TEXTS << 32]), 0)
+    assert states.is_live(product) and states.farthest() == 4, "its bytes are counted"
+
+
+@pytest.mark.parametrize("text", [b"", None, "ab", b"abc"])
+def test_a_head_that_is_no_text_is_refused(native_module: ModuleType, text: Any) -> None:
+    host = Host(native_module, {})
+    host.edges = lambda head: text  # type: ignore[method-assign]
+    questions = [getattr(host, name) for name in QUESTIONS]
+    states = native_module.States(host.continuations, *questions, 9, 9)
+    state = states.number([((1 << 30) - 2) << 32])  # two bytes before the heads of products
+    for _ in range(2):
+        with pytest.raises((ValueError, TypeError)):
+            states.step(state, 97)
+
+
 def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -> None:
     host = Host(native_module, {2: (CHARACTER, 30), 3: (CHARACTER, 31), 8: (OPAQUE,)})
     states, made = host.states, host.continuations
     two, three = made.then(2, 0), made.then(3, 0)
     start = states.number({20 << 32 | two, 21 << 32 | three})
-    assert start == 2 and host.list[2] == (20 << 32 | two, 21 << 32 | three)
+    assert start == 2 and host.states[2] == (20 << 32 | two, 21 << 32 | three)
     assert states.number([21 << 32 | three, 20 << 32 | two]) == start and states.number(()) == 0
     assert states.begins(start) == 7 << 20 and states.begins(0) == states.begins(1) == 0
     one = states.step(start, 20)
-    assert host.list[one] == (21 << 32 | two,)
-    assert host.list[states.step(start, 21)] == (21 << 32 | two, 31 << 32)
-    assert host.list[states.step(start, 22)] == (31 << 32,)
+    assert host.states[one] == (21 << 32 | two,)
+    assert host.states[states.step(start, 21)] == (21 << 32 | two, 31 << 32)
+    assert host.states[states.step(start, 22)] == (31 << 32,)
     assert states.step(start, 23) == states.step(0, 20) == states.step(1, 20) == 0
-    assert {mask: host.list[to] for mask, to in states.moves(start)} == {
+    assert {mask: host.states[to] for mask, to in states.moves(start)} == {
         1 << 20: (21 << 32 | two,), 1 << 21: (21 << 32 | two, 31 << 32), 1 << 22: (31 << 32,),
     }  # fmt: skip
     assert states.moves(start) is states.moves(start) and states.moves(0) == states.moves(1) == ()
     assert states.moves_on(start, 1 << 20 | 1 << 90) == ((1 << 20, one),)
     ended = states.step(states.step(one, 21), 30)
-    assert host.list[ended] == (0,) and ended != 1 and states.moves(ended) == ()
-    assert states.held() == sum(map(len, host.list[2:]))
+    assert host.states[ended] == (0,) and ended != 1 and states.moves(ended) == ()
+    assert states.held() == sum(map(len, list(states)[2:]))
     unknown = made.then(8, 0)
     host.answers["closure"] = (7 << 32, 0)
     after = states.step(states.number([40 << 32 | unknown]), 40)
-    assert host.list[after] == (0, 7 << 32) and ("closure", unknown) in host.asked
+    assert host.states[after] == (0, 7 << 32) and ("closure", unknown) in host.asked
 
 
 def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
@@ -510,10 +529,10 @@ def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
     state = states.number([states.product_head(True, left, right) << 32 | two])
     assert states.begins(state) == 3 << 20
     after = states.step(state, 20)
-    [item] = host.list[after]
+    [item] = host.states[after]
     assert states.product(item >> 32) == (True, states.step(left, 20), states.step(right, 20))
     end = states.step(states.step(after, 21), 31)
-    assert host.list[end] == host.list[states.number([30 << 32])], "both read 31, and then comes the rest"
+    assert host.states[end] == host.states[states.number([30 << 32])], "both read 31, and then comes the rest"
     state = states.number([states.product_head(False, left, right) << 32 | two])
     assert states.step(state, 25) == states.number([30 << 32])
     after = states.step(states.step(states.step(state, 20), 21), 30)
@@ -542,7 +561,7 @@ def test_counts_that_no_token_reaches_are_taken_off(native_module: ModuleType) -
     state = states.number([7 << 32 | then(10, then(11, 0)), 8 << 32])
     host.answers["uncounted"] = 12
     simpler = states.unbounded(state, 20)
-    assert host.list[simpler] == (7 << 32 | then(12, then(11, 0)), 8 << 32)
+    assert host.states[simpler] == (7 << 32 | then(12, then(11, 0)), 8 << 32)
     assert states.unbounded(state, 90) == state and states.unbounded(simpler, 20) == simpler
     assert [asked[1:] for asked in host.asked if asked[0] == "uncounted"] == [(10, 20)]
     assert states.unbounded(states.number([states.product_head(True, state, state) << 32]), 20) is None
@@ -564,7 +583,7 @@ def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> No
     items = {n: 7 << 32 | then(20, then(n, 0)) for n in counts}
 
     def kept(*numbers: int) -> set[int]:
-        left = host.list[host.states.number([items[n] for n in numbers])]
+        left = host.states[host.states.number([items[n] for n in numbers])]
         return {n for n in numbers if items[n] in left}
 
     assert kept(10, 12) == kept(12, 10) == kept(11, 12) == {12}
@@ -575,7 +594,7 @@ def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> No
     deep = [then(10, then(n, 0)) for n in (11, 12)]
     for _ in range(8):
         deep = [then(10, c) for c in deep]
-    left = host.list[host.states.number([7 << 32 | c for c in deep])]
+    left = host.states[host.states.number([7 << 32 | c for c in deep])]
     assert len(left) == 2, "counts far out are not compared"
 
 
@@ -602,7 +621,7 @@ def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question
     if question == "edges" and answer is None:
         host.edges = lambda head: None  # type: ignore[method-assign]
         questions = [getattr(host, name) for name in QUESTIONS]
-        host.states = native_module.States(host.continuations, host.list, *questions, 9, 9)
+        host.states = native_module.States(host.continuations, *questions, 9, 9)
     items = [7 << 32 | host.continuations.then(n, 0) for n in counts]
 
     def use() -> int:
@@ -625,19 +644,20 @@ def test_wrong_arguments_of_states_are_refused(native_module: ModuleType) -> Non
         lambda: states.step(0, 256), lambda: states.step(0, -1), lambda: states.step(0),
         lambda: states.step("0", 0), lambda: states.begins(2), lambda: states.moves(2),
         lambda: states.moves_on(2, 1), lambda: states.moves_on(0, "1"), lambda: states.moves_on(0),
-        lambda: native_module.States(*[print] * 10, 9, 9),
-        lambda: native_module.States(host.continuations, [()], *[print] * 8, 9, 9),
-        lambda: native_module.States(host.continuations, [(), (0,)], *[print] * 7, None, 9, 9),
+        lambda: native_module.States(*[print] * 9, 9, 9),
+        lambda: native_module.States(host.continuations, *[print] * 7, None, 9, 9),
+        lambda: states[2], lambda: states[-3], lambda: states["0"], lambda: states.accepts(2),
+        lambda: states.start_clock("soon"),
         lambda: tree(native_module).walk(states, 2, np.zeros(2, dtype=np.uint8)),
     ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, OverflowError)):
+        with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
             call()
-    assert len(host.list) == 2
+    assert len(host.states) == 2 and list(host.states) == [(), (0,)]
 
 
 def test_states_ask_before_a_limit_is_passed(native_module: ModuleType) -> None:
     def failing(size: int, items: int) -> None:
-        if len(host.list) >= 1000 or items > 5000:
+        if len(host.states) >= 1000 or items > 5000:
             raise GrammarTooLarge("too large", limit="states")
 
     host = Host(native_module, {}, admit=failing)
@@ -646,11 +666,20 @@ def test_states_ask_before_a_limit_is_passed(native_module: ModuleType) -> None:
     for _ in range(2):
         with pytest.raises(GrammarTooLarge):
             host.states.number([2000 << 32])
-    assert len(host.list) == 1000 and host.states.number([5 << 32]) == 5
+    assert len(host.states) == 1000 and host.states.number([5 << 32]) == 5
     host = Host(native_module, {}, admit=failing)
     with pytest.raises(GrammarTooLarge):
         host.states.number([n << 32 for n in range(1, 5002)])
     assert host.states.held() == 0
+
+
+def test_states_ask_when_their_time_is_over(native_module: ModuleType) -> None:
+    host = Host(native_module, {})
+    for seconds, asks in ((0.0, True), (600.0, False), (-1.0, True)):
+        host.asked.clear()
+        host.states.start_clock(seconds)
+        host.states.number([len(host.states) << 32])
+        assert ("admit" in [name for name, *_ in host.asked]) == asks
 
 
 def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
@@ -681,11 +710,11 @@ def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
     start = host.states.number([9 << 32 | host.continuations.then(8, 0), 7 << 32])
     host.answers |= {name: busy(answer) for name, answer in (quiet | {"admit": None}).items()}
     after = host.states.step(start, 0)
-    assert host.list[after] == (0, items[2], 7 << 32) and fresh > 1000
+    assert host.states[after] == (0, items[2], 7 << 32) and fresh > 1000
     head = host.states.product_head(True, after, after)
     assert host.states.is_live(head) and host.states.begins(host.states.number([head << 32])) == 3
     simpler = host.states.unbounded(after, 4)
-    assert host.list[simpler] == (0, 6 << 32 | host.continuations.then(12, 0), 7 << 32)
+    assert host.states[simpler] == (0, 6 << 32 | host.continuations.then(12, 0), 7 << 32)
 
 
 def test_states_are_freed_with_their_cycle(native_module: ModuleType) -> None:

@@ -87,7 +87,7 @@ def begun(data: bytes) -> str:
     return EVERY_CHARACTER[max(low << width, (0x80, 0x800, 0x10000)[size - 2]) : (low + 1) << width]
 
 
-@pytest.mark.parametrize("ranges", ["ab", '^"', "^ ab", r"\w", "é日", r"\w\s"])
+@pytest.mark.parametrize("ranges", ["ab", r"\S", '^"', "^ ab", r"\w", "é日", r"\w\s"])
 def test_the_runs_of_a_class_are_what_re_says(runs: Vocabulary, ranges: str) -> None:
     characters = re.compile(f"(?![\ud800-\udfff])[{ranges}]")
     spans = [match.span() for match in re.finditer(f"[{ranges}]+", EVERY_CHARACTER)]

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import cast
 
-from sgl_constrain.covering import Covering
+from sgl_constrain.covering import LARGEST_COUNT, Covering
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.expression import (
     EMPTY,
@@ -43,13 +43,15 @@ from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
 from sgl_constrain.readings import PRODUCTS, Reading, Readings
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
-from sgl_constrain.twin import ENGINE, Continuations, TwinStates
-from sgl_constrain.utf8 import NO_HEAD, Edge, packed
+from sgl_constrain.texts import NOTHING, TEXTS, Texts
+from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
+from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_NOTHING = -1  # instead of an expression
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE, _WORD = range(7)  # kinds, as the twin knows them
-_LARGE_CLASS = 48  # first bytes from which on a class is large
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
+_UNCHECKED = 64  # items and ways to them up to which limits are not asked
+_LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
+_LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
 _LARGE_COUNT = 100  # repetitions from which on a product is first searched without counting them
 _BYTES_PER_STATE, _BYTES_PER_ITEM, _BYTES_PER_CONTINUATION = 400, 40, 350  # roughly, beside rows and masks
 _TAIL_BYTES = ((1 << 64) - 1) << 0x80
@@ -64,21 +66,29 @@ class Automaton:
         self.expressions = expressions
         expressions.read_until(self.close)
         self.limits = expressions.limits
-        self.start_clock()
-        self.states: list[tuple[int, ...]] = [(), (ACCEPT,)]
-        self._continuations: list[tuple[int, int]] = [(EMPTY, _END)]
+        self._pairs: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
-        self._words: dict[int, tuple[int, list[tuple[int, int]]]] = {}
-        self._twin = ENGINE.continuations(self._describe, self.check, self._continuations)
+        self._texts = Texts(expressions)
+        self._twin = ENGINE.continuations(self._describe, self.check)
+        self._continuations: Sequenced[tuple[int, int]] = self._pairs if self._twin is None else self._twin
         self._unbounded: dict[int, int] = {_END: _END}
         self._unbounded_from = 0
-        self._closures: dict[int, frozenset[int]] = {_END: frozenset((ACCEPT,))}
+        self._closures: dict[int, tuple[int, ...]] = {_END: (ACCEPT,)}
         self._covering = Covering(expressions, self._continuations, self._then, self.check)
         self.twin_table = None if self._twin is None else self._twin_states(self._twin)
-        self.table = self.twin_table or self._states()
+        self.start_clock()
+        self.table: States | TwinStates
+        self.states: Sequenced[tuple[int, ...]]  # their items
+        if self.twin_table is None:
+            self.table = self._states()
+            self.states = self.table.all
+        else:
+            self.table = self.states = self.twin_table
         self._number, self.step, self.moves = self.table.number, self.table.step, self.table.moves
-        self.moves_on, self.begins = self.table.moves_on, self.table.begins
-        self._readings = Readings(expressions, self._continuations, self._closure, self._number)
+        self.moves_on, self.begins, self.accepts = self.table.moves_on, self.table.begins, self.table.accepts
+        self._readings = Readings(
+            expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
+        )
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -103,7 +113,10 @@ class Automaton:
         """What is made from now on may take `limits.seconds`, or `limits.step_seconds`."""
         limits = self.limits
         self._step = step and limits.step_seconds is not None
-        self._deadline = time.monotonic() + (limits.step_seconds or 0.0 if self._step else limits.seconds)
+        seconds = limits.step_seconds or 0.0 if self._step else limits.seconds
+        self._deadline = time.monotonic() + seconds
+        if self.twin_table is not None:
+            self.twin_table.start_clock(seconds)
 
     @property
     def nbytes(self) -> int:
@@ -113,10 +126,6 @@ class Automaton:
             + self.table.held() * _BYTES_PER_ITEM
             + len(self._continuations) * _BYTES_PER_CONTINUATION
         )
-
-    def accepts(self, state: int) -> bool:
-        items = self.states[state]
-        return bool(items) and items[0] == ACCEPT
 
     def loop(self, state: int) -> tuple[int, int] | None:
         """A head, if it is a large class, that can be read up to n times in a row; and n, or ENDLESS."""
@@ -137,7 +146,7 @@ class Automaton:
         node = self.expressions.nodes[expression]
         if not isinstance(node, Repeat):
             return 0
-        if head << 32 | self._repeated(node, after) not in self._closure(rest):
+        if head << 32 | self._repeated(expression, after) not in self._closure(rest):
             return 0
         return ENDLESS if node.most == ENDLESS else node.most + 1
 
@@ -157,7 +166,7 @@ class Automaton:
 
     def is_large(self, head: int) -> bool:
         """Does a class begin with many bytes?"""
-        return self.expressions.heads.first(head).bit_count() > _LARGE_CLASS
+        return self.expressions.heads.first(head).bit_count() > _LARGE_RUN
 
     def excluding(self, state: int) -> tuple[int, int, int] | None:
         """For a state that may read any number of characters of a large class as long as that is not what
@@ -253,14 +262,10 @@ class Automaton:
         limit = ENDLESS if node.most > most else node.most
         return self.expressions.repeat(node.body, min(node.least, most), limit)
 
-    def _repeated(self, node: Repeat, after: int) -> int:
+    def _repeated(self, expression: int, after: int) -> int:
         """What is left to read after one time of a repetition that stands before `after`."""
-        more = self._once_less(node)
+        more = self.expressions.once_less(expression)
         return after if more == EMPTY else self._then(more, after)
-
-    def _once_less(self, node: Repeat) -> int:
-        fewer = node.most if node.most == ENDLESS else node.most - 1
-        return self.expressions.repeat(node.body, max(node.least - 1, 0), fewer)
 
     def only_byte(self, state: int) -> int | None:
         """The byte that every text goes on with, when there is one and the text may not end."""
@@ -280,12 +285,12 @@ class Automaton:
         key = (expression, rest)
         number = self._continuation_numbers.get(key)
         if number is None:
-            if len(self._continuations) >= self.limits.expressions:
+            if len(self._pairs) >= self.limits.expressions:
                 raise GrammarTooLarge(
                     f"more than {self.limits.expressions} continuations", limit="expressions"
                 )
-            self._continuations.append(key)
-            number = self._continuation_numbers[key] = len(self._continuations) - 1
+            self._pairs.append(key)
+            number = self._continuation_numbers[key] = len(self._pairs) - 1
         return number
 
     def _append(self, continuation: int, rest: int) -> int:
@@ -300,8 +305,8 @@ class Automaton:
 
     # -- from continuations to items -------------------------------------------------------------------------
 
-    def _closure(self, continuation: int) -> frozenset[int]:
-        """The items with which `continuation` may begin; ACCEPT when it may be empty to the end of
+    def _closure(self, continuation: int) -> tuple[int, ...]:
+        """The items with which `continuation` may begin, each once; ACCEPT when it may be empty to the end of
         the text.
         """
         known = self._closures.get(continuation)
@@ -310,14 +315,21 @@ class Automaton:
         if self._twin is not None:
             found = self._twin.closure(continuation)
             if found is not None:
-                known = self._closures[continuation] = frozenset(found)
-                return known
+                self._closures[continuation] = found
+                return found
         nodes, continuations, closures = self.expressions.nodes, self._continuations, self._closures
         expression, rest = continuations[continuation]
         node = nodes[expression]
         if type(node) is Character:  # most of them
-            known = closures[continuation] = frozenset((node.head << 32 | rest,))
+            known = closures[continuation] = (node.head << 32 | rest,)
             return known
+        if type(node) is Repeat and node.least == 0:  # nearly all others
+            body = nodes[node.body]
+            if type(body) is Character and self._is_plain(rest):
+                once = body.head << 32 | self._repeated(expression, rest)
+                known = self._closure(rest)
+                known = closures[continuation] = known if once in known else (once, *known)
+                return known
         items: set[int] = set()
         seen = {continuation}
         pending = [continuation]
@@ -325,7 +337,7 @@ class Automaton:
             current = pending.pop()
             known = closures.get(current)
             if known is not None:
-                items |= known
+                items.update(known)
                 continue
             expression, rest = continuations[current]
             node = nodes[expression]
@@ -336,27 +348,34 @@ class Automaton:
                 if following not in seen:
                     seen.add(following)
                     pending.append(following)
-            self.check(len(seen) + len(items))
-        result = closures[continuation] = frozenset(items)
+            if len(seen) + len(items) > _UNCHECKED:
+                self.check(len(seen) + len(items))
+        result = closures[continuation] = tuple(items)
         if self._twin is not None:
-            self._twin.learn(continuation, tuple(items))
+            self._twin.learn(continuation, result)
         return result
+
+    def _is_plain(self, continuation: int) -> bool:
+        """Is its closure known, or not to be found by way of another one?"""
+        expression = self._continuations[continuation][0]
+        return continuation in self._closures or type(self.expressions.nodes[expression]) is not Repeat
 
     def _describe(self, expression: int) -> tuple[int, ...]:
         """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
         node = self.expressions.nodes[expression]
+        kind = type(node)  # asked in the order of how often it is what
+        if kind is Sequence:
+            return _SEQUENCE, *cast(Sequence, node).parts
+        if kind is Words:
+            ended, edges = self._texts.begin(expression)
+            return _WORDS, ended, *[number for edge in edges for number in edge]
+        if kind is Repeat:
+            body, least, most = cast(Repeat, node)
+            counts = (least, most) if max(least, most) <= LARGEST_COUNT else ()
+            return _REPEAT, body, int(least == 0), self.expressions.once_less(expression), *counts
         match node:
             case Character(head):
                 return _CHARACTER, head
-            case Sequence(parts):
-                return _SEQUENCE, *parts
-            case Words(table, low, high, depth):
-                if high == low + 1 and len(self.expressions.tables[table].words[low]) > depth:
-                    return _WORD, *self.expressions.rests_of_word(table, low, depth)
-                ended, edges = self._word_edges(expression, node)
-                return _WORDS, ended, *(number for edge in edges for number in edge)
-            case Repeat(body, least, _):
-                return _REPEAT, body, int(least == 0), self._once_less(node)
             case Choice(options):
                 return _OPTIONS, *options
             case Reference():
@@ -376,10 +395,10 @@ class Automaton:
                 rest = self._then(part, rest)
             return (rest,)
         if kind is Words:
-            return self._expand_words(expression, cast(Words, node), rest, items)
+            return self._expand_words(expression, rest, items)
         match node:
             case Repeat(body, least, _):
-                once = self._then(body, self._repeated(node, rest))
+                once = self._then(body, self._repeated(expression, rest))
                 return (once,) if least else (once, rest)
             case Choice(options):
                 return [self._then(option, rest) for option in options]
@@ -394,36 +413,11 @@ class Automaton:
             case _:
                 return (rest,) if expression == EMPTY else ()
 
-    def _expand_words(self, expression: int, node: Words, rest: int, items: set[int]) -> Iterable[int]:
-        ended, edges = self._word_edges(expression, node)
-        items.update([head << 32 | self._then(following, rest) for head, following in edges])
-        return () if ended == _NOTHING else (self._then(ended, rest),)
-
-    def _word_edges(self, expression: int, node: Words) -> tuple[int, list[tuple[int, int]]]:
-        """What follows the word that ends here, or _NOTHING; and heads, each with what follows it."""
-        known = self._words.get(expression)
-        if known is not None:
-            return known
-        words, follow = self.expressions.tables[node.table]
-        low, depth = node.low, node.depth
-        ended = _NOTHING
-        if len(words[low]) == depth:
-            ended = follow[low]
-            low += 1
-        edges: list[tuple[int, int]] = []
-        while low < node.high:
-            byte = words[low][depth]
-            high = low + 1
-            while high < node.high and words[high][depth] == byte:
-                high += 1
-            if high == low + 1 and len(words[low]) == depth + 1:
-                after = follow[low]
-            else:
-                after = self.expressions.rest_of_words(node.table, low, high, depth + 1)
-            edges.append((self.expressions.heads.of_bytes(1 << byte), after))
-            low = high
-        self._words[expression] = ended, edges
-        return ended, edges
+    def _expand_words(self, expression: int, rest: int, items: set[int]) -> Iterable[int]:
+        ended, edges = self._texts.begin(expression)
+        for head, following in edges:
+            items.add(head << 32 | (rest if following == EMPTY else self._then(following, rest)))
+        return () if ended == NOTHING else (self._then(ended, rest),)
 
     def _expand_product(self, both: bool, left: int, right: int, rest: int, items: set[int]) -> Iterable[int]:
         product = Product(both, self._start_of(left), self._start_of(right))
@@ -445,7 +439,6 @@ class Automaton:
 
     def _states(self) -> States:
         return States(
-            self.states,
             self.limits,
             edges=self._edges,
             product_items=self._items_of,
@@ -457,8 +450,7 @@ class Automaton:
     def _twin_states(self, continuations: Continuations) -> TwinStates:
         return ENGINE.states(
             continuations,
-            self.states,
-            edges=self._packed_edges,
+            edges=self._told_edges,
             closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
@@ -477,18 +469,25 @@ class Automaton:
     def _start_of(self, expression: int) -> int:
         return self._number(self._closure(self._then(expression, _END)))
 
-    def _packed_edges(self, head: int) -> bytes:
-        return self.expressions.heads.packed(head) if head < PRODUCTS else packed(self._edges(head))
+    def _told_edges(self, head: int) -> bytes:
+        """For the twin in C; of a head that reads a text the text."""
+        return self.expressions.heads.packed(head) if head < TEXTS else self._texts.text(head)
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
-        if head < PRODUCTS:
+        if head < TEXTS:
             return self.expressions.heads.edges[head]
+        if head < PRODUCTS:
+            return (self._texts.edge(head),)
         known = self._product_edges.get(head)
         if known is None:
             known = self._product_edges[head] = tuple(
                 self._compute_product_edges(self._products[head - PRODUCTS])
             )
         return known
+
+    def _first(self, head: int) -> int:
+        """The set of bytes with which a head begins that is not a product's."""
+        return self.expressions.heads.first(head) if head < TEXTS else self._texts.first(head)
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -542,7 +541,8 @@ class Automaton:
     def _shortest_item(self, item: int) -> int:
         if item >> 32 >= PRODUCTS:
             return FAR
-        head = self.expressions.heads.shortest(item >> 32)
+        head = item >> 32
+        before = self.expressions.heads.shortest(head) if head < TEXTS else self._texts.left(head)
         known = self._shortest
         continuation = item & CONTINUATION
         path: list[int] = []
@@ -553,7 +553,7 @@ class Automaton:
         for continuation in reversed(path):
             length = min(FAR, length + self.expressions.shortest(self._continuations[continuation][0]))
             known[continuation] = length
-        return min(FAR, head + length)
+        return min(FAR, before + length)
 
     def relaxed(self, state: int) -> tuple[int, int]:
         """The state without its large counts, and how many bytes none of them can run out in."""

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, Expressions, Repeat
+from sgl_constrain.twin import Sequenced
 
 Counts = tuple[tuple[int, int], ...]  # (least, most) of each repetition in a continuation
 
 _END = 0  # the continuation after which nothing is left
 _CONTINUATION = (1 << 32) - 1  # of an item: its head stands above
 _COUNTS_COMPARED = 8  # counts further out in a continuation must be equal for items to be compared
-_LARGEST = (1 << 31) - 1  # count that the twin in C compares
+LARGEST_COUNT = (1 << 31) - 1  # that the twin in C compares
 _OPAQUE = 0  # FAIL, which no continuation contains, marks a skeleton that stands for a whole continuation
 
 
@@ -38,7 +39,7 @@ class Covering:
     def __init__(
         self,
         expressions: Expressions,
-        continuations: list[tuple[int, int]],
+        continuations: Sequenced[tuple[int, int]],
         then: Callable[[int, int], int],
         check: Callable[[int], None],
     ) -> None:
@@ -88,7 +89,7 @@ class Covering:
         beyond those that the twin in C compares.
         """
         node = self._expressions.nodes[expression]
-        counted = type(node) is Repeat and max(node.least, node.most) <= _LARGEST
+        counted = type(node) is Repeat and max(node.least, node.most) <= LARGEST_COUNT
         return cast(Repeat, node) if counted else ()
 
     def _join_neighbours(self, counts: dict[int, Counts]) -> dict[int, Counts]:

@@ -34,7 +34,7 @@ class NativeWays:
         self._automaton = automaton
         assert automaton.twin_table is not None, "the twin came after the automaton"
         self._states = automaton.twin_table
-        self._bytes = vocabulary.words * 4
+        self._mask = np.empty(vocabulary.words * 4, dtype=np.uint8)
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
 
     def key(self, mask: Bits) -> bytes:
@@ -44,13 +44,12 @@ class NativeWays:
         return self._tree.equal(one, other)
 
     def kept(self, key: bytes, mask: Bits) -> Bits:
-        return mask
+        return mask.copy()
 
     def mask(self, state: int) -> Bits:
-        out = np.zeros(self._bytes, dtype=np.uint8)
+        out = self._mask
         more = self._automaton.without_exceptions(state)
         self._tree.fill(self._states, more, out)
         if more != state and not self._tree.correct(self._states, state, out, more):
-            out[:] = 0
             self._tree.fill(self._states, state, out)
         return out

@@ -20,7 +20,6 @@ from sgl_constrain.utf8 import NO_HEAD, Heads
 FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
-_BYTES_AT_ONCE = 32  # of a word
 _BYTES_PER_EXPRESSION, _BYTES_PER_WORD = 200, 150  # roughly
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
@@ -131,7 +130,7 @@ class Expressions:
         self.tables: list[WordTable] = []
         # By kind, because equal tuples of two kinds are equal; and so a plain tuple finds a node.
         self._interned: dict[type, dict[tuple[Any, ...], int]] = {kind: {} for kind in get_args(Node)}
-        self._sequences, self._choices = self._interned[Sequence], self._interned[Choice]
+        self._find_tables()
         self._literals: dict[str | bytes, int] = {}
         self._table_numbers: dict[WordTable, int] = {}
         self._word_bytes = 0
@@ -158,12 +157,17 @@ class Expressions:
         other.nodes, other._nullable = self.nodes.copy(), self._nullable.copy()
         other.tables, other._table_numbers = self.tables.copy(), self._table_numbers.copy()
         other._interned = {kind: known.copy() for kind, known in self._interned.items()}
-        other._sequences, other._choices = other._interned[Sequence], other._interned[Choice]
+        other._find_tables()
         other._literals, other._shortest = self._literals.copy(), self._shortest.copy()
         other._rules = self._rules.copy()
         other._sources, other._deferred, other.dead = [], {}, set()
         other._readers = []
         return other
+
+    def _find_tables(self) -> None:
+        interned = self._interned
+        self._sequences, self._choices = interned[Sequence], interned[Choice]
+        self._repeats, self._words = interned[Repeat], interned[Words]
 
     @property
     def nbytes(self) -> int:
@@ -220,21 +224,12 @@ class Expressions:
 
     def rest_of_words(self, table: int, low: int, high: int, depth: int) -> int:
         """The words low..high of a table, which are alike in their first `depth` bytes, from there on."""
+        known = self._words.get((table, low, high, depth))
+        if known is not None:
+            return known
         words, follow = self.tables[table]
         ends = len(words[low]) == depth and self._nullable[follow[low]]
         return self._intern(Words(table, low, high, depth), ends)
-
-    def rests_of_word(self, table: int, word: int, depth: int) -> list[int]:
-        """(head, expression after it) of the bytes of one word of a table, from `depth` on, as far as they
-        are few.
-        """
-        words, follow = self.tables[table]
-        text = words[word][depth : depth + _BYTES_AT_ONCE]
-        heads = [self.heads.of_bytes(1 << byte) for byte in text]
-        after = [self.rest_of_words(table, word, word + 1, depth + 1 + i) for i in range(len(text) - 1)]
-        whole = depth + len(text) == len(words[word])
-        after.append(follow[word] if whole else self.rest_of_words(table, word, word + 1, depth + len(text)))
-        return [number for pair in zip(heads, after, strict=True) for number in pair]
 
     # -- combinations ----------------------------------------------------------------------------------------
 
@@ -332,6 +327,14 @@ class Expressions:
             if inner.least == 0:  # (x{0,a}){0,b} is x{0,ab}
                 return self.repeat(inner.body, 0, ENDLESS if most == ENDLESS else inner.most * most)
         return self._intern(Repeat(body, least, most), least == 0)
+
+    def once_less(self, expression: int) -> int:
+        """What is left to read of a repetition after one time."""
+        body, least, most = cast(Repeat, self.nodes[expression])
+        if most == ENDLESS:
+            return self.repeat(body, least - 1) if least else expression
+        known = self._repeats.get((body, max(least - 1, 0), most - 1))
+        return self.repeat(body, max(least - 1, 0), most - 1) if known is None else known
 
     def both(self, left: int, right: int) -> int:
         if left == FAIL or right == FAIL:

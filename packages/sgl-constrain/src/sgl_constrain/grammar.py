@@ -184,7 +184,9 @@ class Grammar:
         if known is None:
             if len(self._walked) == _MOST_WALKED:
                 self._walked.clear()
-            known = self._walked[state] = self._ways.mask(state)
+            mask = self._ways.mask(state)
+            self._walked[state] = mask.copy()
+            return mask
         return known.copy()
 
     def _shared(self, packed: Bits) -> _Mask:

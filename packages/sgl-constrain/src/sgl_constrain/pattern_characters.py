@@ -19,21 +19,6 @@ _ASCII, _IGNORECASE = int(re.ASCII), int(re.IGNORECASE)  # see `regex`
 _CONTROL = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _HEXADECIMAL = frozenset(string.hexdigits)
 _HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
-_ECMA_SPACE: Ranges = union(
-    (ord(first), ord(last))
-    for first, last in (
-        "\t\r",
-        "  ",
-        "\xa0\xa0",
-        "\u1680\u1680",
-        "\u2000\u200a",
-        "\u2028\u2029",
-        "\u202f\u202f",
-        "\u205f\u205f",
-        "\u3000\u3000",
-        "\ufeff\ufeff",
-    )
-)
 _LONG_CATEGORIES = {
     "Letter": "L",
     "Lowercase_Letter": "Ll",
@@ -69,7 +54,7 @@ class Characters:
         self._cursor.at += 1
         small = letter.lower()
         if self._ecma or flags & _ASCII:
-            space = _ECMA_SPACE if self._ecma else codepoints.ASCII_SPACE
+            space = codepoints.ECMA_SPACE if self._ecma else codepoints.ASCII_SPACE
             ranges = {"d": codepoints.ASCII_DIGIT, "w": codepoints.ASCII_WORD, "s": space}[small]
         else:
             ranges = codepoints.matching("\\" + small)

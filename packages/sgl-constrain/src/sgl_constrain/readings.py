@@ -8,11 +8,13 @@ the continuation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Final, NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
+from sgl_constrain.texts import TEXTS
+from sgl_constrain.twin import Sequenced
 
 PRODUCTS: Final = 1 << 30  # heads from here on are products
 
@@ -44,23 +46,27 @@ class _Way(NamedTuple):
 
     least: int
     most: int
-    after: frozenset[int]
+    after: tuple[int, ...]
 
 
 class Readings:
     """Of one automaton's states. continuations: (expression, rest) by number, as the automaton adds to them;
-    closure: the items with which a continuation may begin; number: that of the state with some items.
+    first: the set of bytes with which a head begins; closure: the items with which a continuation may begin;
+    number: that of the state with some items.
     """
 
     def __init__(
         self,
         expressions: Expressions,
-        continuations: Sequence[tuple[int, int]],
-        closure: Callable[[int], frozenset[int]],
+        continuations: Sequenced[tuple[int, int]],
+        *,
+        first: Callable[[int], int],
+        closure: Callable[[int], tuple[int, ...]],
         number: Callable[[Collection[int]], int],
     ) -> None:
         self._expressions = expressions
         self._continuations = continuations
+        self._first = first
         self._closure = closure
         self._number = number
 
@@ -69,11 +75,11 @@ class Readings:
         head = self.repeated(items)
         if head is None:
             return None
-        others = frozenset([item for item in items if item >> 32 != head])
+        others = tuple([item for item in items if item >> 32 != head])
         ways = [self._way(item) for item in items if item >> 32 == head]
         if others:
             ways.append(_Way(0, 0, others))
-        first = self._expressions.heads.first(head)
+        first = self._first(head)
         points = {0}
         for least, most, after in ways:
             if not all(self._begins_otherwise(item, first) for item in after):
@@ -87,7 +93,7 @@ class Readings:
             here: set[int] = set()
             for least, most, after in ways:
                 if least <= low <= most:
-                    here |= after
+                    here.update(after)
             here.discard(_ACCEPT)
             if here and here == before:
                 exits[-1] = exits[-1]._replace(most=beyond - 1)
@@ -104,8 +110,8 @@ class Readings:
         size = 0
         for item in items:
             head = item >> 32
-            if head != best and self._is_repeated(item):
-                first = self._expressions.heads.first(head)
+            if head < TEXTS and head != best and self._is_repeated(item):
+                first = self._first(head)
                 if not first & _TAIL_BYTES and first.bit_count() > size:
                     best, size = head, first.bit_count()
         return best
@@ -122,7 +128,7 @@ class Readings:
 
     def _begins_otherwise(self, item: int, first: int) -> bool:
         head = item >> 32
-        return head < PRODUCTS and not self._expressions.heads.first(head) & first
+        return head < PRODUCTS and not self._first(head) & first
 
     def _way(self, item: int) -> _Way:
         """How characters of an item's head are read, and what then."""
@@ -132,6 +138,6 @@ class Readings:
         expression, after = self._continuations[rest]
         node = cast(Repeat, self._expressions.nodes[expression])
         if type(self._expressions.nodes[node.body]) is not Character:
-            return _Way(1, _NO_END, self._closure(rest) - {item})
+            return _Way(1, _NO_END, tuple([other for other in self._closure(rest) if other != item]))
         most = _NO_END if node.most == ENDLESS else node.most + 1
         return _Way(node.least + 1, most, self._closure(after))

@@ -12,12 +12,15 @@ Knows a trie and classes, and nothing of grammars.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_constrain.codepoints import ANY, matching, union
+from sgl_constrain.codepoints import ANY, ECMA_SPACE, complement, matching, union
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
 from sgl_constrain.utf8 import packed as packed_edges
@@ -25,10 +28,14 @@ from sgl_constrain.utf8 import packed as packed_edges
 _DEAD, _BETWEEN = 0, 1  # states of a class: left it, between two of its characters; others are inside of one
 _WORD = (1 << 64) - 1
 _ASCII = (1 << 128) - 1
+_BYTES = (1 << 256) - 1
 _MOST_TABLES = 32  # of classes beyond ASCII, remembered
 _AT_ONCE = 1 << 15  # nodes gone through at once: temporary arrays beyond that are pages to be cleared first
 
 Words = NDArray[np.uint64]
+
+
+Inside = Callable[[Ints], Bools]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +44,9 @@ class Run:
 
     tokens: [size + 1], those that are a run as a whole, up to a last character that may be incomplete;
     lengths: [size + 1], how many characters begin in each token; longest: the most in one of `tokens`.
-    nodes: where tokens leave the class, in the order of the bytes that lead there and, for each byte, of the
-    `run_lengths` in characters; starts: [257], where those of a byte begin; leaving: the bytes as a set.
-    large: most of the trie is inside.
+    leaving: the bytes with which no character of the class begins; exits: the nodes where one of them leaves
+    the class, in the order of the characters before them, and how many these are. large: most tokens are
+    inside.
     """
 
     size: int
@@ -47,10 +54,8 @@ class Run:
     lengths: Ints
     longest: int
     large: bool
-    nodes: Ints
-    run_lengths: Ints
-    starts: Ints
     leaving: int
+    exits: Callable[[int], tuple[Ints, list[int]]]
     _masks: dict[int, Bits] = field(default_factory=dict)
     _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)
 
@@ -71,13 +76,47 @@ class Run:
         return mask
 
     def after(self, byte: int, least: int, most: int) -> Ints:
-        """The nodes that `byte` leads to after runs of least..most characters."""
+        """The nodes that `byte`, one of those that leave, leads to after runs of least..most characters."""
         known = self._after.get(byte)
         if known is None:
-            here = slice(*self.starts[byte : byte + 2].tolist())
-            known = self._after[byte] = self.nodes[here], self.run_lengths[here].tolist()
+            known = self._after[byte] = self.exits(byte)
         nodes, lengths = known
         return nodes[bisect_left(lengths, least) if least else 0 : bisect_right(lengths, most)]
+
+
+class _Paths:
+    """What stands on the way to each of some nodes: ASCII character b is bit b of `low`, or bit b - 64 of
+    `high`; `ascii`: and nothing else. states: of the usual classes beyond ASCII, as far as 2.
+    """
+
+    def __init__(self, low: Words, high: Words, ascii: Bools, states: list[NDArray[np.uint8]]) -> None:
+        self.low = low
+        self.high = high
+        self.ascii = ascii
+        self.states = states
+
+    def of(self, nodes: Ints) -> _Paths:
+        """The same of some of them."""
+        states = [states[nodes] for states in self.states]
+        return _Paths(self.low[nodes], self.high[nodes], self.ascii[nodes], states)
+
+    def inside(self, low: int, high: int, usual: int | None, *, whole: bool = False) -> Bools:
+        """[nodes]: no ASCII character of a set is on the way, and beyond ASCII those of a usual class only,
+        if any. whole: and the last one is complete.
+        """
+        inside = np.empty(self.low.size, dtype=np.bool_)
+        for start in range(0, inside.size, _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            foreign = self.low[part] & np.uint64(low)
+            foreign |= self.high[part] & np.uint64(high)
+            np.equal(foreign, 0, out=inside[part])
+        if usual is None:
+            inside &= self.ascii
+        elif whole:
+            inside &= self.states[usual] == _BETWEEN
+        else:
+            inside &= self.states[usual] != _DEAD
+        return inside
 
 
 class Runs:
@@ -87,36 +126,43 @@ class Runs:
         self._heads = heads
         self._trie = trie
         self._size = size
-        self._roots = trie.levels[0].stop if trie.levels else 0
         self._parent = np.full(trie.nodes, -1, dtype=np.int32)
-        # Which ASCII characters stand on the way to a node: bit b of `low`, or bit b - 64 of `high`.
-        self._low = np.zeros(trie.nodes, dtype=np.uint64)
-        self._high = np.zeros(trie.nodes, dtype=np.uint64)
-        self._ascii = np.zeros(trie.nodes, dtype=np.bool_)  # and nothing else
-        low = high = np.zeros(1, dtype=np.uint64)
-        ascii_only = np.ones(1, dtype=np.bool_)
-        low_bits, high_bits = np.zeros((2, 256), dtype=np.uint64)  # of each byte
-        low_bits[:64] = high_bits[64:128] = np.uint64(1) << np.arange(64, dtype=np.uint64)
-        start = 0
-        for level in trie.levels:
-            here = slice(level.start, level.stop)
-            if level.start:
-                self._parent[here] = level.parent + start
-            low = self._low[here] = low[level.parent] | low_bits[level.byte]
-            high = self._high[here] = high[level.parent] | high_bits[level.byte]
-            ascii_only = self._ascii[here] = ascii_only[level.parent] & (level.byte < 0x80)
-            start = level.start
+        for above, level in pairwise(trie.levels):
+            self._parent[level.start : level.stop] = level.parent + above.start
+        self._by_byte = np.argsort(trie.byte.astype(np.uint8), kind="stable").astype(np.int32)
+        self._starts = [0, *np.cumsum(np.bincount(trie.byte, minlength=256)).tolist()]
         self._node_of = np.full(size + 1, trie.nodes, dtype=np.int32)  # of each token; none is past the last
         ends = np.flatnonzero(trie.token_at >= 0)
         self._node_of[trie.token_at[ends]] = ends
         self._node_of[trie.alias] = self._node_of[trie.aliased]
+        self._count = np.count_nonzero(self._node_of < trie.nodes)
         self._lengths = np.append(trie.characters, np.int32(0))[self._node_of]
         self._tables: dict[tuple[Edge, ...], NDArray[np.uint16]] = {}
-        self._texts: dict[tuple[Edge, ...], NDArray[np.uint8]] = {}
-        for ranges in (ANY, matching(r"\w"), union((*matching(r"\w"), *matching(r"\s")))):
+        self._usual: dict[tuple[Edge, ...], int] = {}
+        states: list[NDArray[np.uint8]] = []
+        word, blank = matching(r"\w"), matching(r"\s")
+        for ranges in (ANY, word, union((*word, *blank)), complement(blank), complement(ECMA_SPACE)):
             beyond = _beyond_ascii(heads.edges[heads.of_characters(ranges)])
-            states = self._read((Edge(_ASCII, NO_HEAD, True), *beyond))
-            self._texts[beyond] = np.minimum(states, 2).astype(np.uint8)
+            self._usual[beyond] = len(states)
+            states.append(np.minimum(self._read((Edge(_ASCII, NO_HEAD, True), *beyond)), 2).astype(np.uint8))
+        self._paths = self._find_paths(states)
+        self._token_paths = self._paths.of(self._node_of)
+
+    def _find_paths(self, states: list[NDArray[np.uint8]]) -> _Paths:
+        """To every node, and to none, which is outside of all classes."""
+        trie = self._trie
+        low_of, high_of = np.zeros((2, trie.nodes + 1), dtype=np.uint64)
+        ascii_of = np.zeros(trie.nodes + 1, dtype=np.bool_)
+        low = high = np.zeros(1, dtype=np.uint64)
+        ascii_only = np.ones(1, dtype=np.bool_)
+        low_bits, high_bits = np.zeros((2, 256), dtype=np.uint64)  # of each byte
+        low_bits[:64] = high_bits[64:128] = np.uint64(1) << np.arange(64, dtype=np.uint64)
+        for level in trie.levels:
+            here = slice(level.start, level.stop)
+            low = low_of[here] = low[level.parent] | low_bits[level.byte]
+            high = high_of[here] = high[level.parent] | high_bits[level.byte]
+            ascii_only = ascii_of[here] = ascii_only[level.parent] & (level.byte < 0x80)
+        return _Paths(low_of, high_of, ascii_of, states)
 
     def usual(self) -> list[tuple[bytes, NDArray[np.uint16]]]:
         """What the usual classes have beyond ASCII, as `utf8.packed`; and how they and ASCII are read. They
@@ -124,70 +170,59 @@ class Runs:
         """
         return [
             (packed_edges(beyond), self._table((Edge(_ASCII, NO_HEAD, True), *beyond)).copy())
-            for beyond in self._texts
+            for beyond in self._usual
         ]
 
     def is_quick(self, head: int) -> bool:
-        """Is the class gone through in about a millisecond or less?"""
+        """Is the class gone through in less than a millisecond?"""
         return self._differs_in_ascii(self._heads.edges[head])
 
     def _differs_in_ascii(self, edges: tuple[Edge, ...]) -> bool:
         """Is the class made of ASCII characters, or does it differ in no others from a usual one?"""
         beyond = _beyond_ascii(edges)
-        return not beyond or beyond in self._texts
+        return not beyond or beyond in self._usual
 
     def of(self, head: int) -> Run:
-        inside, tokens, longest, nodes, lengths = self._find(self._heads.edges[head])
-        bytes = self._trie.byte[nodes]
-        order = np.lexsort((lengths, bytes))
-        starts = np.zeros(257, dtype=np.int32)
-        np.cumsum(np.bincount(bytes, minlength=256), out=starts[1:])
+        edges = self._heads.edges[head]
+        first = sum(edge.mask for edge in edges)
+        if self._differs_in_ascii(edges):
+            usual = self._usual.get(_beyond_ascii(edges))
+            others = ~first & _ASCII
+            low, high = others & _WORD, others >> 64
+            tokens = self._token_paths.inside(low, high, usual)
+
+            def whole(nodes: Ints) -> Bools:
+                return self._paths.of(nodes).inside(low, high, usual, whole=True)
+        else:
+            states = self._read(edges)
+            between: Bools = states == _BETWEEN
+            tokens = np.not_equal(states, _DEAD)[self._node_of]
+
+            def whole(nodes: Ints) -> Bools:
+                return between[nodes]
+
         return Run(
             size=self._size,
             tokens=tokens,
             lengths=self._lengths,
-            longest=longest,
-            large=2 * inside >= self._trie.nodes,
-            nodes=nodes[order],
-            run_lengths=lengths[order],
-            starts=starts,
-            leaving=sum(1 << byte for byte in np.flatnonzero(np.diff(starts)).tolist()),
+            longest=int(np.max(self._lengths * tokens)),
+            large=bool(2 * np.count_nonzero(tokens) >= self._count),
+            leaving=_BYTES & ~first,
+            exits=partial(self._exits, whole),
         )
 
-    def _find(self, edges: tuple[Edge, ...]) -> tuple[int, Bools, int, Ints, Ints]:
-        """How many nodes are inside, the tokens that are, the most characters of one, and the nodes at which
-        the class is left, with the characters before each.
+    def _exits(self, whole: Inside, byte: int) -> tuple[Ints, list[int]]:
+        """Where a byte comes after characters of a class that are all complete: `whole` says which nodes are
+        reached so.
         """
-        if self._differs_in_ascii(edges):
-            inside, whole = self._quickly(edges)
-        else:
-            states = self._read(edges)
-            inside, whole = states != _DEAD, states == _BETWEEN
-        out = ~inside
-        out[self._roots :] &= whole.take(self._parent[self._roots :])
-        nodes = np.flatnonzero(out).astype(np.int32)
+        nodes = self._by_byte[self._starts[byte] : self._starts[byte + 1]]
         parents = self._parent[nodes]
-        tokens = np.append(inside, False).take(self._node_of)
+        here = whole(parents)
+        here |= parents < 0
+        nodes, parents = nodes[here], parents[here]
         lengths = np.where(parents < 0, np.int32(0), self._trie.characters[parents])
-        return int(np.count_nonzero(inside)), tokens, int(np.max(self._lengths * tokens)), nodes, lengths
-
-    def _quickly(self, edges: tuple[Edge, ...]) -> tuple[Bools, Bools]:
-        """[nodes]: inside the class; and so with a last character that is complete."""
-        others = ~sum(edge.mask for edge in edges) & _ASCII
-        low, high = np.uint64(others & _WORD), np.uint64(others >> 64)
-        inside = np.empty(self._trie.nodes, dtype=np.bool_)
-        for start in range(0, inside.size, _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            foreign = self._low[part] & low
-            foreign |= self._high[part] & high
-            np.equal(foreign, 0, out=inside[part])
-        beyond = _beyond_ascii(edges)
-        if not beyond:
-            inside &= self._ascii
-            return inside, inside
-        states = self._texts[beyond]
-        inside &= states != _DEAD
-        return inside, inside & (states == _BETWEEN)
+        order = np.argsort(lengths, kind="stable")
+        return nodes[order], lengths[order].tolist()
 
     def _table(self, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
         """As `_transitions`, which takes longest beyond ASCII, where many classes are alike."""
@@ -203,10 +238,10 @@ class Runs:
         return table
 
     def _read(self, edges: tuple[Edge, ...]) -> NDArray[np.uint16]:
-        """[nodes]: the state in which each is reached when tokens are read as characters of a class."""
+        """[nodes + 1]: the state in which each is reached when tokens are read as characters of a class."""
         table = self._table(edges).reshape(-1)
         trie = self._trie
-        state_of = np.zeros(trie.nodes, dtype=table.dtype)
+        state_of = np.zeros(trie.nodes + 1, dtype=table.dtype)
         states = np.array([_BETWEEN], dtype=table.dtype)
         for level in trie.levels:
             states = table.take((states.astype(np.int32) << 8).take(level.parent) + level.byte)

@@ -84,10 +84,10 @@ class Slices:
 
     def of(self, head: int, times: int) -> Slice | None:
         """The slice of the tokens inside `head{0,times}`, or of as many of them as is worth it; None when the
-        class is small or met for the first time, or `times` is small.
+        class is small, or as in `run`, or `times` is small.
         """
         with self._lock:
-            known = self._class(head, at_once=False)
+            known = self._class(head)
             if known is None or not known.large:
                 return None  # what is left would be nearly everything
             if times == ENDLESS or times >= known.longest:
@@ -101,7 +101,7 @@ class Slices:
     def run(self, head: int) -> Run | None:
         """The runs of `head`; None when the class is met for the first time, and takes long to go through."""
         with self._lock:
-            return self._class(head, at_once=self._runs.is_quick(head))
+            return self._class(head)
 
     def usual(self) -> list[tuple[bytes, Table]]:
         """As `Runs.usual`."""
@@ -130,10 +130,10 @@ class Slices:
         spaced[alone] = True
         return Spaced(root, alone, nodes, Slices(nodes, self._size, self.heads), self._nodes.without(spaced))
 
-    def _class(self, head: int, *, at_once: bool) -> Run | None:
+    def _class(self, head: int) -> Run | None:
         met = head in self._classes
         known = self._classes.pop(head, None)
-        if known is None and (met or at_once):
+        if known is None and (met or self._runs.is_quick(head)):
             known = self._runs.of(head)
         self._classes[head] = known
         if len(self._classes) > _MOST:

@@ -28,11 +28,10 @@ Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in 
 # An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
 Taken = tuple[tuple[int, int], ...]
 Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
-Opened = tuple[Plan, list[int | None]]  # a state's plan, and the target of each part, None where not made yet
 
 
 class States:
-    """The states of one automaton, by number. all: their items, which is appended to.
+    """The states of one automaton, by number. all: their items.
 
     edges: of a head; product_items: of a product's head and what comes after it; closure: the items with
     which a continuation may begin; uncovered: those items that no other makes superfluous; check: the limits
@@ -41,7 +40,6 @@ class States:
 
     def __init__(
         self,
-        all: list[tuple[int, ...]],
         limits: Limits,
         *,
         edges: Callable[[int], tuple[Edge, ...]],
@@ -50,7 +48,7 @@ class States:
         uncovered: Callable[[Collection[int]], Collection[int]],
         check: Callable[[int], None],
     ) -> None:
-        self._all = all
+        self.all: list[tuple[int, ...]] = [(), (ACCEPT,)]
         self._limits = limits
         self._edges = edges
         self._product_items = product_items
@@ -60,7 +58,9 @@ class States:
         self._held = 0
         self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
         self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
-        self._opened: list[Opened | None] = [((), []), ((), [])]
+        self._opened: list[Plan | None] = [(), ()]  # by state; None: not asked for yet
+        self._places: list[int] = [0, 0]  # of each opened state's first part in
+        self._made: list[int | None] = []  # the targets of all; None where not made yet
         self._plans: dict[tuple[int, ...], Plan] = {}  # by the heads of a state's items
         self._targets: dict[tuple[int, ...], int] = {}  # by edges taken, with the continuations after them
 
@@ -73,14 +73,19 @@ class States:
         kept = tuple(sorted(self._uncovered(items) if len(items) > 1 else items))
         number = self._numbers.get(kept)
         if number is None:
-            admit(self._limits, len(self._all), self._held + len(kept))
+            admit(self._limits, len(self.all), self._held + len(kept))
             self._check(len(kept))
             self._held += len(kept)
-            self._all.append(kept)
+            self.all.append(kept)
             self._moves.append(None)
             self._opened.append(None)
-            number = self._numbers[kept] = len(self._all) - 1
+            self._places.append(0)
+            number = self._numbers[kept] = len(self.all) - 1
         return number
+
+    def accepts(self, state: int) -> bool:
+        items = self.all[state]
+        return bool(items) and items[0] == ACCEPT
 
     def moves(self, state: int) -> Moves:
         known = self._moves[state]
@@ -90,59 +95,74 @@ class States:
 
     def step(self, state: int, byte: int) -> int:
         """The state after one byte: no other target of the state is made."""
-        opened = self._opened[state] or self._open(state)
-        for part, (mask, _) in enumerate(opened[0]):
-            if mask >> byte & 1:
-                target = opened[1][part]
-                return self._take(state, opened, part) if target is None else target
+        plan = self._opened[state]
+        if plan is None:
+            plan = self._open(state)
+        bit = 1 << byte
+        for part, (mask, taken) in enumerate(plan):
+            if mask & bit:
+                place = self._places[state] + part
+                target = self._made[place]
+                return self._take(state, place, taken) if target is None else target
         return DEAD
 
     def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
         """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
-        opened = self._opened[state] or self._open(state)
-        for part, (mask, _) in enumerate(opened[0]):
-            if mask & among:
-                target = opened[1][part]
+        plan = self._opened[state]
+        if plan is None:
+            plan = self._open(state)
+        for part, (mask, taken) in enumerate(plan):
+            common = mask & among
+            if common:
+                place = self._places[state] + part
+                target = self._made[place]
                 if target is None:
-                    target = self._take(state, opened, part)
+                    target = self._take(state, place, taken)
                 if target != DEAD:
-                    yield mask & among, target
+                    yield common, target
 
     def begins(self, state: int) -> int:
         """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
-        opened = self._opened[state] or self._open(state)
-        return sum(mask for mask, _ in opened[0])
+        plan = self._opened[state]
+        return sum([mask for mask, _ in (self._open(state) if plan is None else plan)])
 
-    def _open(self, state: int) -> Opened:
-        items = self._all[state]
+    def _open(self, state: int) -> Plan:
+        items = self.all[state]
         if items and items[0] == ACCEPT:
             items = items[1:]
         heads = tuple([item >> 32 for item in items])
         plan = self._plans.get(heads)
         if plan is None:
             plan = _plan([self._edges(head) for head in heads])
+            self._check(len(plan))
             if not heads or heads[-1] < PRODUCTS:  # those come again, with other continuations
                 self._plans[heads] = plan
-        self._check(len(plan))
-        opened = self._opened[state] = plan, [None] * len(plan)
-        return opened
+        self._places[state] = len(self._made)
+        self._made += [None] * len(plan)
+        self._opened[state] = plan
+        return plan
 
-    def _take(self, state: int, opened: Opened, part: int) -> int:
-        """The state after a byte in a part of the state's plan."""
-        plan, targets = opened
-        read = self._all[state]
+    def _take(self, state: int, place: int, taken: Taken) -> int:
+        """The state after a byte on which edges are taken, whose place is among the targets."""
+        read = self.all[state]
         first = 1 if read[0] == ACCEPT else 0
-        key = tuple([code | read[first + i] & CONTINUATION for i, code in plan[part][1]])
+        key = tuple([code | read[first + i] & CONTINUATION for i, code in taken])
         target = self._targets.get(key)
         if target is None:
             if len(self._targets) > self._limits.states:
                 self._targets.clear()
             target = self._targets[key] = self.number(self._after(key))
-        targets[part] = target
+        self._made[place] = target
         return target
 
-    def _after(self, taken: tuple[int, ...]) -> set[int]:
+    def _after(self, taken: tuple[int, ...]) -> Collection[int]:
         """The items after edges that were `taken`, each with the continuation after it."""
+        if len(taken) == 1:  # most of them
+            code = taken[0]
+            if code >> 32 == 1:
+                return self._closure(code & CONTINUATION)
+            if not code >> 32 & 1 and code >> 33 < PRODUCTS:
+                return (code >> 33 << 32 | code & CONTINUATION,)
         items: set[int] = set()
         for code in taken:
             rest = code & CONTINUATION
@@ -156,11 +176,14 @@ class States:
         return items
 
     def _compute_moves(self, state: int) -> Moves:
-        opened = self._opened[state] or self._open(state)
+        plan = self._opened[state]
+        if plan is None:
+            plan = self._open(state)
         moves: dict[int, int] = {}
-        for part, ((mask, _), target) in enumerate(zip(*opened, strict=True)):
+        for place, (mask, taken) in enumerate(plan, self._places[state]):
+            target = self._made[place]
             if target is None:
-                target = self._take(state, opened, part)
+                target = self._take(state, place, taken)
             moves[target] = moves.get(target, 0) | mask
         moves.pop(DEAD, None)
         return tuple([(mask, target) for target, mask in moves.items()])
@@ -181,6 +204,8 @@ def admit(limits: Limits, states: int, items: int) -> None:
 
 def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
     """Cut the bytes that `heads` read into parts on which the same edges are taken."""
+    if len(heads) == 1:  # its edges are disjoint
+        return tuple([(mask, ((0, (head << 1 | complete) << 32),)) for mask, head, complete in heads[0]])
     parts: list[tuple[int, Taken]] = []
     covered = 0
     for i, edges in enumerate(heads):

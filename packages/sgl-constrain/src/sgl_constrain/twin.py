@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,10 +20,19 @@ from sgl_constrain.config import pure_only
 from sgl_constrain.trie import Bits, Ints, Nodes
 
 Table = NDArray[np.uint16]
+T_co = TypeVar("T_co", covariant=True)
 
 
-class Continuations(Protocol):
-    """The twin of `Automaton._then` and `_closure`."""
+class Sequenced(Protocol[T_co]):
+    """Things by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> T_co: ...
+
+
+class Continuations(Sequenced[tuple[int, int]], Protocol):
+    """The twin of `Automaton._then` and `_closure`: (expression, rest) by number."""
 
     def then(self, expression: int, rest: int, /) -> int: ...
 
@@ -32,7 +41,7 @@ class Continuations(Protocol):
     def learn(self, continuation: int, items: tuple[int, ...], /) -> None: ...
 
 
-class TwinStates(Protocol):
+class TwinStates(Sequenced[tuple[int, ...]], Protocol):
     """The twin of `states.States`."""
 
     def number(self, items: Collection[int], /) -> int: ...
@@ -43,10 +52,16 @@ class TwinStates(Protocol):
 
     def moves_on(self, state: int, among: int, /) -> Iterable[tuple[int, int]]: ...
 
+    def accepts(self, state: int, /) -> bool: ...
+
     def begins(self, state: int, /) -> int: ...
 
     def unbounded(self, state: int, most: int, /) -> int | None:
         """As of `Automaton`; None where products are in the state."""
+        ...
+
+    def start_clock(self, seconds: float, /) -> None:
+        """For so long states are admitted without a question, where no other limit is near."""
         ...
 
     def held(self) -> int: ...
@@ -67,7 +82,7 @@ class TwinStates(Protocol):
 
 
 class Tree(Protocol):
-    """A copy of a trie. All but `learn` set the bits of tokens that may come next."""
+    """A copy of a trie, which writes the bits of tokens that may come next."""
 
     def learn(self, edges: bytes, table: Table, /) -> None:
         """A usual class: its edges beyond ASCII, as `utf8.packed`, and how it and ASCII are read."""
@@ -77,9 +92,13 @@ class Tree(Protocol):
 
     def equal(self, one: Ints, other: Bits, /) -> bool: ...
 
-    def walk(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
+    def walk(self, states: TwinStates, state: int, out: Bits, /) -> None:
+        """Sets bits of `out`."""
+        ...
 
-    def fill(self, states: TwinStates, state: int, out: Bits, /) -> None: ...
+    def fill(self, states: TwinStates, state: int, out: Bits, /) -> None:
+        """Writes all of them."""
+        ...
 
     def correct(self, states: TwinStates, state: int, out: Bits, other: int, /) -> bool:
         """Of `out`, which is the mask of another state; False where that is too much, and `out` is spoilt."""
@@ -111,17 +130,15 @@ class Engine:
         self,
         describe: Callable[[int], tuple[int, ...]],
         check: Callable[[int], None],
-        pairs: list[tuple[int, int]],
     ) -> Continuations | None:
         if self.module is None:
             return None
-        made: Continuations = self.module.Continuations(describe, check, pairs)
+        made: Continuations = self.module.Continuations(describe, check)
         return made
 
     def states(
         self,
         continuations: Continuations,
-        all: list[tuple[int, ...]],
         *,
         edges: Callable[[int], bytes],
         closure: Callable[[int], Collection[int]],
@@ -134,13 +151,13 @@ class Engine:
         most_states: int,
         most_held: int,
     ) -> TwinStates:
-        """As `states.States`, which asks nearly the same. edges: as `utf8.packed`; counts, widest: of
-        `Covering`; admit: may there be one more state, of so many items, with so many in all? shortest: of an
-        expression; distance: of a product, as of `Liveness`, asked where the twin does not find it soon;
-        uncounted: a repetition that no longer counts beyond so many.
+        """As `states.States`, which asks nearly the same. edges: as `utf8.packed`, or a head's text; counts,
+        widest: of `Covering`; admit: may there be one more state, of so many items, with so many in all?
+        shortest: of an expression; distance: of a product, as of `Liveness`, asked where the twin does not
+        find it soon; uncounted: a repetition that no longer counts beyond so many.
         """
         asked = edges, closure, counts, widest, admit, shortest, distance, uncounted
-        made: TwinStates = self.module.States(continuations, all, *asked, most_states, most_held)
+        made: TwinStates = self.module.States(continuations, *asked, most_states, most_held)
         return made
 
 

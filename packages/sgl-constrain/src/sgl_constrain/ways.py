@@ -45,7 +45,9 @@ class Ways:
         return np.frombuffer(key, dtype=np.uint8)
 
     def mask(self, state: int) -> Bits:
-        """[words * 4] uint8: the tokens whose text may come next, other than the end."""
+        """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
+        next one is asked for.
+        """
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
         if reading is not None and run is not None:
@@ -62,18 +64,25 @@ class Ways:
         return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
 
     def _words_after_space(self, state: int) -> Bits | None:
-        """The tokens that begin with a space and may come next; None where no run of a large class follows
-        it.
+        """The tokens that begin with a space and may come next; None where no large class is read over and
+        over after it, or not much is known of that.
         """
         if self._spaced is None:
             return None
         after = self._automaton.step(state, SPACE)
         head = self._automaton.repeated(after)
-        words = None if head is None or not self._automaton.is_large(head) else self._automaton.run(after)
-        run = None if words is None else self._spaced.slices.run(words.head)
-        if words is None or run is None:
+        if head is None or not self._automaton.is_large(head):
             return None
-        bits = self._after_space.after(run, words)
+        words = self._automaton.run(after)
+        run = None if words is None else self._spaced.slices.run(words.head)
+        if words is not None and run is not None:
+            bits = self._after_space.after(run, words)
+        else:
+            loop = self._automaton.loop(after)
+            part = None if loop is None else self._spaced.slices.of(*loop)
+            if part is None:
+                return None
+            bits = self._after_space.beside(part, after)
         for token in self._spaced.tokens:
             bits[token >> 3] |= 1 << (token & 7)
         return bits
