@@ -190,9 +190,14 @@ def test_merged_states() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch.compile advises on precision
-def test_a_compiled_function_may_attend() -> None:
+@pytest.mark.parametrize("several", [False, True])
+def test_a_compiled_function_may_attend(several: bool) -> None:
     layout = make_layout(SHORT)
     q, k, v = tensors(layout, LLAMA, torch.bfloat16)
+    if several:  # the same tokens, of which the last requests compute more than one
+        q_lens = (1,) * (len(SHORT) - 2) + (17, 100)
+        layout = replace(layout, q_lens=q_lens)
+        q = torch.randn(sum(q_lens), *q.shape[1:], device="cuda", dtype=q.dtype)
     backend = load_attention("triton", [LLAMA], q.device)
     plan = backend.plan(layout, LLAMA)
 

@@ -17,7 +17,6 @@ Each launch may begin while the one before it ends: it waits before it touches w
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -278,23 +277,7 @@ def run_decode(
     k_scale: float = 1.0,
     v_scale: float = 1.0,
 ) -> None:
-    """Writes the rows of `out` [Σq, hq, dv] that belong to the plan's requests. Arguments as in `run`.
-
-    torch.compile cannot trace the launches: a compiled function is cut in two here.
-    """
-    run = _untraced() if torch.compiler.is_compiling() else _launch
-    run(plan, q, k_cache, v_cache, out, k_scale, v_scale)
-
-
-@cache
-def _untraced() -> Callable[..., None]:
-    """Made when something is compiled: the decorator imports the compiler, seconds of a cold start."""
-    return torch.compiler.disable(_launch)
-
-
-def _launch(
-    plan: DecodePlan, q: Tensor, k_cache: Tensor, v_cache: Tensor, out: Tensor, k_scale: float, v_scale: float
-) -> None:
+    """Writes the rows of `out` [Σq, hq, dv] that belong to the plan's requests. Arguments as in `run`."""
     spec = plan.spec
     lanes, shared_lanes, pieces, shared_pieces, merges = plan.sections
     group = spec.q_heads // spec.kv_heads

@@ -7,7 +7,9 @@ Few queries after a long prefix go to the first, query by query.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from operator import sub
 from typing import Literal
 
@@ -93,12 +95,26 @@ class TritonAttention:
     ) -> Tensor:
         assert isinstance(plan, _TritonPlan), "a plan belongs to the backend that made it"
         check_run(plan.spec, plan.queries, q, k_cache, v_cache)
-        out = torch.empty(plan.queries, plan.spec.q_heads, plan.spec.v_dim, dtype=q.dtype, device=q.device)
-        if plan.extend is not None:
-            run_extend(plan.extend, q, k_cache, v_cache, out, k_scale, v_scale)
-        if plan.decode is not None:
-            run_decode(plan.decode, q, k_cache, v_cache, out, k_scale, v_scale)
-        return out
+        run = _untraced() if torch.compiler.is_compiling() else _run
+        return run(plan, q, k_cache, v_cache, k_scale, v_scale)
+
+
+def _run(
+    plan: _TritonPlan, q: Tensor, k_cache: Tensor, v_cache: Tensor, k_scale: float, v_scale: float
+) -> Tensor:
+    out = torch.empty(plan.queries, plan.spec.q_heads, plan.spec.v_dim, dtype=q.dtype, device=q.device)
+    if plan.extend is not None:
+        run_extend(plan.extend, q, k_cache, v_cache, out, k_scale, v_scale)
+    if plan.decode is not None:
+        run_decode(plan.decode, q, k_cache, v_cache, out, k_scale, v_scale)
+    return out
+
+
+@cache
+def _untraced() -> Callable[..., Tensor]:
+    """torch.compile cannot trace the launches: a compiled function is cut in two here. Made when something is
+    compiled, since this imports the compiler, which takes seconds of a cold start."""
+    return torch.compiler.disable(_run)
 
 
 def _plan_decode(
