@@ -295,6 +295,7 @@ def test_a_checkpoint_without_some_of_its_weights(refusal: Refusal, tiny: Path, 
     ("flags", "named"),
     [
         (("--max-total-tokens", "0"), "--max-total-tokens"),
+        (("--device", "cpu", "--enable-torch-compile"), "--enable-torch-compile needs a CUDA device"),
         (("--chat-template", "no-such-template"), "no-such-template"),
         (("--tp", "64"), "64"),
         (("--context-length", "99999999"), "context"),

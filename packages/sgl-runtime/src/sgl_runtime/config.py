@@ -258,7 +258,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = False
     disable_cuda_graph: Annotated[bool, _flag("launch every kernel of a step by itself")] = False
     enable_torch_compile: Annotated[
-        bool, _flag("compile the model with torch.compile; the first steps take minutes")
+        bool, _flag("compile the model with torch.compile, on a CUDA device; the start takes minutes")
     ] = False
 
     # -- logging

@@ -20,6 +20,7 @@ from torch import Tensor
 from sgl_runtime import log
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
+from sgl_runtime.errors import ConfigError
 from sgl_runtime.layers import KVPool
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
 from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
@@ -73,6 +74,12 @@ class Runner:
         tp: TensorParallel,
         progress: Progress | None = None,
     ) -> None:
+        if config.enable_torch_compile and tp.device.type != "cuda":
+            raise ConfigError(
+                "--enable-torch-compile needs a CUDA device: on a CPU, products read weights in a layout of "
+                "their own, which it cannot trace; leave the flag out",
+                param="enable_torch_compile",
+            )
         self._tp = tp
         self._stream = torch.cuda.Stream(tp.device) if tp.device.type == "cuda" else None
         with on_stream(self._stream):
