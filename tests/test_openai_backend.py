@@ -78,7 +78,8 @@ def test_options_have_the_same_scores(
         theirs = backend.score(Prompt("a", prompt), options)
         ours = endpoint.score(Prompt("b", prompt), options)
         for mine, other in zip(theirs.options, ours.options, strict=True):
-            assert mine.logprobs == pytest.approx(other.logprobs, abs=2e-2)
+            # In bfloat16, and computed beside other tokens.
+            assert mine.logprobs == pytest.approx(other.logprobs, abs=5e-2)
         assert theirs.meta_info["prompt_tokens"] > 0
 
 
