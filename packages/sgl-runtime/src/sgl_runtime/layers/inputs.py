@@ -22,9 +22,10 @@ class Inputs:
     kv: KVPool
     attention: AttentionBackend
     plans: Sequence[Plan]  # one per layer; layers of one spec share theirs
-    # [w] int32, ascending: tokens whose hidden states are asked for, where a layer is the last; None: all T.
+    # [w] int32, ascending: the tokens that a layer's attention answers for; None: all T.
     asked: Tensor | None = None
-    last: Inputs | None = None  # what a last layer gets instead; its plan is for the queries asked for
+    # What a last layer gets instead, if fewer are asked for: with `asked`, and a plan for their queries.
+    last: Inputs | None = None
 
     @property
     def of_last_layer(self) -> Inputs:

@@ -63,7 +63,7 @@ class HeadProjections(nn.Module):
 
 
 class LatentAttention(nn.Module):
-    """[T, hidden] -> [T, hidden], summed over the ranks.
+    """[T, hidden] -> [T, hidden], summed over the ranks, of the tokens asked for.
 
     `layer` is the index into the KV pool. In `qkv_a_proj` lie q ("q_a" with a q_rank) and kv_a. bias: of the
     projections from and to the hidden state, without that of queries that have no q_rank.

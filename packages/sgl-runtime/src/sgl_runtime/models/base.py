@@ -99,7 +99,8 @@ class Model(nn.Module):
         return [layers[layer] for layer in range(len(layers))]
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """The T tokens -> hidden states [T, hidden], ready for `logits`. Writes their keys and values."""
+        """The T tokens -> hidden states [T, hidden], or [w, hidden] of those asked for (see `Inputs`), ready
+        for `logits`. Writes keys and values of all T."""
         raise NotImplementedError
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class Passes:
             return ids, self._model(inputs)
         asked = to_device({"asked": step.asked}, np.int32, device)["asked"]
         of_asked = replace(inputs, asked=asked)
-        if len(step.asked) <= step.requests:  # many of one request are better served by its own attention
+        # Many of one request are better served by its own attention, and a query alone sees none after it.
+        if len(step.asked) <= step.requests and self._specs[-1].causal:
             plan = self._attention.plan(step.layout_of(step.asked), self._specs[-1])
             inputs = replace(inputs, last=replace(of_asked, plans=[*inputs.plans[:-1], plan]))
         return ids, of_asked.only_asked(self._model(inputs))

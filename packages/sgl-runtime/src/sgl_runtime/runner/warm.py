@@ -64,7 +64,11 @@ def warm(
         # With penalties, biases or masks, logits are float32.
         draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
         draws.append(partial(_draw_biased, sampler, answers))
-    _side_by_side([*draws, partial(_in_turn, models)] if in_order or not draws else [*models, *draws])
+    if in_order:
+        _side_by_side(draws)
+        _in_turn(models)
+    else:
+        _side_by_side([*models, *draws])
     _in_turn([partial(passes.run, _pass(passes, ((size, 0),))) for size in _SIZES if size <= budget])
 
 
@@ -117,7 +121,8 @@ def _pass(passes: Passes, requests: tuple[tuple[int, int], ...]) -> Pass:
     ids = np.empty((4, sum(q_lens)), np.int32)
     of_nobody(ids, passes.rows)
     kv_lens = tuple(q_len + cached for q_len, cached in requests)
-    return Pass(ids, PagedLayout(passes.rows.table, q_lens, kv_lens, (0,) * len(q_lens)), None)
+    last = np.cumsum(q_lens, dtype=np.int32) - 1
+    return Pass(ids, PagedLayout(passes.rows.table, q_lens, kv_lens, (0,) * len(q_lens)), last, last)
 
 
 def sampling_arrays(
