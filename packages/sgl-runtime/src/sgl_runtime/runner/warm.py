@@ -64,7 +64,7 @@ def warm(
         # With penalties, biases or masks, logits are float32.
         draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
         draws.append(partial(_draw_biased, sampler, answers))
-    if in_order:
+    if in_order or not draws:
         _side_by_side(draws)
         _in_turn(models)
     else:
