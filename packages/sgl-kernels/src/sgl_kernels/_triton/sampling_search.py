@@ -50,20 +50,31 @@ def copy_aside(
 
 
 @triton.jit
+def read_listed(
+    x_ptr, list_ptr, start, reading, top, scale, vocab, SHIFT: tl.constexpr, NUMBER: tl.constexpr
+):
+    """Of NUMBER listed groups from the one at `start` on: whether there is one, which it is, and the weight
+    and the key of each of its members [NUMBER, GROUP]."""
+    which = start + tl.arange(0, NUMBER)
+    group = tl.load(list_ptr + which, which < reading, other=0)
+    ids = members_of(group)
+    x = tl.load(x_ptr + ids, ids < vocab, other=-INFINITY).to(tl.float32)
+    return which < reading, group, tl.exp2((x - top) * scale), key_of(x, SHIFT)
+
+
+@triton.jit
 def masses_aside(
     x_ptr, list_ptr, masses_ptr, reading, under, over, min_p, top, scale, vocab, SHIFT: tl.constexpr
 ):  # fmt: skip
     """Writes the mass of the listed groups' tokens whose keys are above `under`, not above `over`, as
     bits."""
     for start in range(0, reading, _AT_ONCE):
-        which = start + tl.arange(0, _AT_ONCE)
-        some = tl.load(list_ptr + which, which < reading, other=0)
-        ids = members_of(some)
-        x = tl.load(x_ptr + ids, ids < vocab, other=-INFINITY).to(tl.float32)
-        weight, key = tl.exp2((x - top) * scale), key_of(x, SHIFT)
+        there, group, weight, key = read_listed(
+            x_ptr, list_ptr, start, reading, top, scale, vocab, SHIFT, _AT_ONCE
+        )
         weight = tl.where((key > under) & (key <= over) & (weight >= min_p), weight, 0.0)
         bits = tl.sum(weight, 1).to(tl.int32, bitcast=True)
-        tl.store(masses_ptr + some, bits, which < reading)
+        tl.store(masses_ptr + group, bits, there)
 
 
 @triton.jit

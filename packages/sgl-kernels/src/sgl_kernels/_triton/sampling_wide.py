@@ -28,12 +28,11 @@ from sgl_kernels._triton.sampling_row import (
     limits_of,
     logit_of,
     members,
-    members_of,
     rounded_up,
     scale_of,
     wanted_of,
 )
-from sgl_kernels._triton.sampling_search import search_tile, step
+from sgl_kernels._triton.sampling_search import read_listed, search_tile, step
 from sgl_kernels.sampling import ROWS, WIDE
 
 LANES = 1024  # of the logits that are looked at, each to copy to places of its own
@@ -171,15 +170,13 @@ def _race(
     may_win = (keys > under) & (masses / noise >= 0.999 * tl.max(surely / noise, 0))
     racing = _list(list_ptr, group, may_win)
     for start in range(0, racing, _RACING):
-        which = start + tl.arange(0, _RACING)
-        some = tl.load(list_ptr + which, which < racing, other=0)
-        ids = members_of(some)
-        x = tl.load(x_ptr + ids, ids < vocab, other=-INFINITY).to(tl.float32)
-        weight, key = tl.exp2((x - top) * scale), key_of(x, SHIFT)
+        there, some, weight, key = read_listed(
+            x_ptr, list_ptr, start, racing, top, scale, vocab, SHIFT, _RACING
+        )
         at_most = tl.sum(tl.where(key > under, weight, 0.0), 1)
         at_least = tl.sum(tl.where(key > over, weight, 0.0), 1)
-        tl.store(list_ptr + groups + some, at_most.to(tl.int32, bitcast=True), which < racing)
-        tl.store(list_ptr + 2 * groups + some, at_least.to(tl.int32, bitcast=True), which < racing)
+        tl.store(list_ptr + groups + some, at_most.to(tl.int32, bitcast=True), there)
+        tl.store(list_ptr + 2 * groups + some, at_least.to(tl.int32, bitcast=True), there)
     tl.debug_barrier()
     at_most = tl.load(list_ptr + groups + group, may_win, other=0).to(tl.float32, bitcast=True)
     at_least = tl.load(list_ptr + 2 * groups + group, may_win, other=0).to(tl.float32, bitcast=True)
