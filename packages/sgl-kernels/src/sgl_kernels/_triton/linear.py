@@ -166,8 +166,6 @@ def tile_for(m: int, n: int, k: int) -> Tile | None:
         return Tile(True, 1, 4096, 4, 1, ahead=1)
     if m == 2:
         return Tile(True, 2, 1024, 2, 1, ahead=1)
-    if m > 32:
-        return None
     if m > 16:
         if n >= 16384:
             return Tile(False, 128, 128, 4, 4, ahead=0)
