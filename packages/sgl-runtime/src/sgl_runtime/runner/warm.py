@@ -64,16 +64,15 @@ def warm(
         # With penalties, biases or masks, logits are float32.
         draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
         draws.append(partial(_draw_biased, sampler, answers))
-    if in_order or not draws:
-        _side_by_side(draws)
-        _in_turn(models)
-    else:
-        _side_by_side([*models, *draws])
+    ordered = in_order or not draws
+    _side_by_side(draws if ordered else [*models, *draws], meanwhile=models if ordered else ())
     _in_turn([partial(passes.run, _pass(passes, ((size, 0),))) for size in _SIZES if size <= budget])
 
 
-def _side_by_side(launches: Sequence[Callable[[], object]]) -> None:
-    """Raises what the first of them raises that does."""
+def _side_by_side(
+    launches: Sequence[Callable[[], object]], *, meanwhile: Sequence[Callable[[], object]]
+) -> None:
+    """meanwhile: launches of this thread, in turn. Raises what the first of either raises that does."""
     stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
     size = min(_THREADS, os.cpu_count() or 1)
 
@@ -87,8 +86,10 @@ def _side_by_side(launches: Sequence[Callable[[], object]]) -> None:
             compiling = import_module("triton").AsyncCompileMode(compilers)
         begin = partial(_begin, stream, compiling)
         with ThreadPoolExecutor(size, initializer=begin) as threads:
-            for launched in [threads.submit(launch, one) for one in launches]:
-                launched.result()
+            launched = [threads.submit(launch, one) for one in launches]
+            _in_turn(meanwhile)
+            for each in launched:
+                each.result()
 
 
 def _begin(stream: torch.cuda.Stream | None, compiling: AbstractContextManager[object]) -> None:
