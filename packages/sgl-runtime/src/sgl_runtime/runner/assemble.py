@@ -83,11 +83,15 @@ class Pass:
     def tokens(self) -> int:
         return self.ids.shape[1]
 
+    def owners(self, tokens: I32 | Sequence[int]) -> list[int]:
+        """Whose each of these tokens is, of the T: indices of requests."""
+        owners: list[int] = np.searchsorted(np.cumsum(self.layout.q_lens), tokens, side="right").tolist()
+        return owners
+
     def layout_of(self, tokens: I32) -> PagedLayout:
         """Of a query of each of these tokens, of the T, alone."""
         assert self.layout.kv_starts is not None, "slots are those of a page table"
-        owner = np.searchsorted(np.cumsum(self.layout.q_lens), tokens, side="right")
-        kv_starts = tuple(self.layout.kv_starts[index] for index in owner.tolist())
+        kv_starts = tuple(self.layout.kv_starts[index] for index in self.owners(tokens))
         kv_lens = tuple((self.ids[POSITION, tokens] + 1).tolist())
         return PagedLayout(self.layout.kv_slots, (1,) * len(tokens), kv_lens, kv_starts)
 

@@ -77,6 +77,5 @@ def part(step: Pass, start: int, end: int) -> Pass:
 
 def _requests(step: Pass, start: int, end: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Those with tokens in [start, end)."""
-    q_ends = np.cumsum(step.layout.q_lens)
-    first, last = np.searchsorted(q_ends, [start, end - 1], side="right").tolist()
+    first, last = step.owners([start, end - 1])
     return np.arange(first, last + 1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sgl_runtime.layers import Inputs, KVPool
 from sgl_runtime.profile.spans import OFF, Laps, Phase
-from sgl_runtime.runner.assemble import POSITION, SLOT, Pass, Rows
+from sgl_runtime.runner.assemble import POSITION, ROW, SLOT, Pass, Rows
 from sgl_runtime.runner.transfer import aligned, to_device
 
 
@@ -43,21 +43,21 @@ class Passes:
         self.laps: Laps = OFF
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor]:
-        """Kernel by kernel: ids [4, T] on the device, and the hidden states [w, hidden] asked for."""
+        """Kernel by kernel: of the tokens asked for, their rows [w] and hidden states [w, hidden]."""
         device = self.rows.table.device
         wide = torch.empty(4, aligned(step.tokens), dtype=torch.int32, pin_memory=device.type == "cuda")
         wide.numpy()[:, : step.tokens] = step.ids
         ids = wide.to(device, non_blocking=True)[:, : step.tokens]
         inputs = self._inputs(ids, self.plan(ids, step.layout))
         if step.asked is None:
-            return ids, self._model(inputs)
+            return ids[ROW], self._model(inputs)
         asked = to_device({"asked": step.asked}, np.int32, device)["asked"]
         of_asked = replace(inputs, asked=asked)
         # Many of one request are better served by its own attention, and a query alone sees none after it.
         if len(step.asked) <= step.requests and self._specs[-1].causal:
             plan = self._attention.plan(step.layout_of(step.asked), self._specs[-1])
             inputs = replace(inputs, last=replace(of_asked, plans=[*inputs.plans[:-1], plan]))
-        return ids, of_asked.only_asked(self._model(inputs))
+        return ids[ROW].index_select(0, asked), of_asked.only_asked(self._model(inputs))
 
     def plan(
         self, ids: Tensor, layout: PagedLayout, into: Mapping[AttentionSpec, Plan] | None = None

@@ -48,8 +48,8 @@ _logger = log.logger(__name__)
 class _Computed(NamedTuple):
     """What a pass left on the device."""
 
-    rows: Tensor  # [T] int32: the page-table row of each token
-    hidden: Tensor  # [w, hidden] of the tokens that are asked for
+    rows: Tensor  # [w] int32: the page-table row of each token that is asked for
+    hidden: Tensor  # [w, hidden] of them
     failed: list[int]  # requests of the batch for which memory did not suffice: their states mean nothing
 
 
@@ -209,25 +209,22 @@ class Runner:
             self._tp.device, step.tokens, len(failed), step.requests,
         )  # fmt: skip
         rows = torch.from_numpy(step.ids[ROW].copy()).to(hidden.device)
-        return _Computed(rows, self._asked(step, hidden), failed)
+        return _Computed(*self._select(step.asked, rows, hidden), failed)
 
     def _run(self, step: Pass) -> tuple[Tensor, Tensor]:
-        """The row of each token [T] and the hidden states asked for [w, hidden]; good until the next run."""
+        """Of the tokens asked for, rows [w] and hidden states [w, hidden]; good until the next run."""
         replayed = None if self._graphs is None else self._graphs.run(step)
         if replayed is None:
-            ids, hidden = self._passes.run(step)
-            return ids[ROW], hidden
+            return self._passes.run(step)
         ids, hidden = replayed
-        return ids[ROW], self._asked(step, hidden)
+        return self._select(step.asked, ids[ROW], hidden)
 
-    def _asked(self, step: Pass, hidden: Tensor) -> Tensor:
-        """[T, hidden] -> [w, hidden]."""
-        if step.asked is None:
-            return hidden
-        return hidden.index_select(0, self._index(step.asked))
-
-    def _index(self, index: I32) -> Tensor:
-        return to_device({"index": index}, np.int32, self._tp.device)["index"]
+    def _select(self, chosen: I32 | None, rows: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """[n], [n, hidden] -> those of the chosen [w], [w, hidden]; None: all."""
+        if chosen is None:
+            return rows, hidden
+        index = to_device({"index": chosen}, np.int32, self._tp.device)["index"]
+        return rows.index_select(0, index), hidden.index_select(0, index)
 
     def _tell(
         self, batch: Batch, step: Pass, computed: _Computed, masks: Callable[[], Masks | None] | None
@@ -237,12 +234,10 @@ class Runner:
         of_prompt = None
         if batch.logprobs is not None and batch.logprobs.input_index.size:
             of_prompt = self._of_prompt(batch.logprobs, step, hidden)
-        if step.last is not None:
-            rows = rows.index_select(0, self._index(step.last))
-            if not batch.sampled.size:
-                return Pending(rows, None, of_prompt, failed=failed)
-            if step.asked is None or not np.array_equal(step.last, step.asked):
-                hidden = hidden.index_select(0, self._index(step.place(step.last)))
+        if step.last is not None and (step.asked is None or not np.array_equal(step.last, step.asked)):
+            rows, hidden = self._select(step.place(step.last), rows, hidden)
+        if not batch.sampled.size:
+            return Pending(rows, None, of_prompt, failed=failed)
         answers = self._answer(hidden)
         if not self._generates:
             return Pending(torch.zeros_like(rows), pooled=answers, failed=failed)
