@@ -25,7 +25,7 @@ _INFINITY = tl.constexpr(float("inf"))
 _WARPS = 4
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _report(
     x_ptr, target_ptr, best_ptr, peak_ptr, mass_ptr, out_ptr, values_ptr, tokens_ptr, vocab, tables, stride,
     n, NG: tl.constexpr,

@@ -21,6 +21,7 @@ from sgl_kernels.moe import Activation
 
 _ENTRIES = 1024  # that `_count` and `_place` look at at once
 _WIDTH = 1024  # of what a program of `_combine` sums
+_ALIGN = 4  # int32
 
 
 class Tile(NamedTuple):
@@ -37,7 +38,7 @@ class Tile(NamedTuple):
     together: int = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries"])
 def _count(experts_ptr, counts_ptr, entries, BLOCK: tl.constexpr):
     expert = tl.program_id(0)
     total = tl.zeros((BLOCK,), tl.int32)
@@ -47,7 +48,7 @@ def _count(experts_ptr, counts_ptr, entries, BLOCK: tl.constexpr):
     tl.store(counts_ptr + expert, tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["entries"])
 def _place(
     experts_ptr, counts_ptr, order_ptr, owners_ptr, blocks_ptr, entries, number,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, NUMBER: tl.constexpr,
@@ -72,7 +73,7 @@ def _place(
         tl.store(owners_ptr + first + at, tl.full((ROWS,), 0, tl.int32) + expert, at < mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most_blocks", "entries"])
 def _product(
     x_ptr, weight_ptr, out_ptr, order_ptr, owners_ptr, blocks_ptr, most_blocks, entries, shared_by, n, k,
     stride, GATED: tl.constexpr, ACTIVATION: tl.constexpr, EVEN: tl.constexpr, ROWS: tl.constexpr,
@@ -155,8 +156,10 @@ def fused_experts(
     weights, experts = weights.contiguous(), experts.contiguous()
     first, second = tiles or tiles_for(entries, number, x.dtype)
     most = entries // first.rows + min(entries, number)
-    integers = torch.empty(number + 1 + most * (first.rows + 1), dtype=torch.int32, device=x.device)
-    counts, blocks, owners, order = integers.split([number, 1, most, most * first.rows])
+    # Each begins at a multiple of 16 bytes: Triton compiles a kernel anew for a pointer that does not.
+    sizes = [most * first.rows, _ALIGN, -(-number // _ALIGN) * _ALIGN, most]
+    integers = torch.empty(sum(sizes), dtype=torch.int32, device=x.device)
+    order, blocks, counts, owners = integers.split(sizes)
     _count[(number,)](experts, counts, entries, BLOCK=_ENTRIES, num_warps=4)
     _place[(number,)](
         experts, counts, order, owners, blocks, entries, number,

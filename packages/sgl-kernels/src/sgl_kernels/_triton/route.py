@@ -19,7 +19,7 @@ _INFINITY = tl.constexpr(float("inf"))
 _LEAST = tl.constexpr(-3.0e38)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _route(
     logits_ptr, bias_ptr, weights_ptr, experts_ptr, tokens, stride, step, scale,
     EXPERTS: tl.constexpr, GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP: tl.constexpr,
@@ -107,7 +107,7 @@ def route(
     return weights, chosen
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def _append(
     weights_ptr, experts_ptr, share_ptr, more_weights_ptr, more_experts_ptr, tokens, first, stride,
     SHARED: tl.constexpr, TOP: tl.constexpr, COUNT: tl.constexpr, T: tl.constexpr, K: tl.constexpr,

@@ -17,18 +17,27 @@ from importlib import import_module
 
 import numpy as np
 import torch
-from sgl_kernels import PagedLayout, SamplingParameters, available, sample
+from msgspec.structs import replace
+from sgl_kernels import PagedLayout, SamplingParameters, available, logprobs_of_logits, sample
 from torch import Tensor
 
-from sgl_runtime.messages import Masks, SamplingArrays
+from sgl_runtime.messages import History, Masks, SamplingArrays
 from sgl_runtime.runner.assemble import Pass, of_nobody
 from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.sampler import Sampler
 from sgl_runtime.runner.stream import on_stream
 
 # (queries, tokens cached before them) of requests in one pass: tiles of every size, few queries after a long
-# prefix, and more than a graph is for; and products of every size.
-_PASSES = (((100, 0), (1, 9)), ((4, 2000), (1, 9)), ((8, 0), (1, 9)), ((2, 0),), ((20, 0),), ((1100, 0),))
+# prefix, more than a graph is for, also beside many short ones; and products of every size.
+_PASSES = (
+    ((100, 0), (1, 9)),
+    ((4, 2000), (1, 9)),
+    ((8, 0), (1, 9)),
+    ((2, 0),),
+    ((20, 0),),
+    ((1100, 0),),
+    ((1600, 0), *[(2, 0)] * 13),
+)
 # Tokens of one prompt: the library has other products for other sizes, and loads each when it is first used.
 _SIZES = (1536, 2048, 2560, 3072, 4096, 5120, 6144, 7168, 8192, 10240, 12288, 14336)
 ROWS, WIDTH = 2, max(_SIZES)  # of a page table that holds all of these
@@ -63,7 +72,7 @@ def warm(
         _draw(answers, *_GREEDY)  # alone: the first launch makes Triton's driver
         # With penalties, biases or masks, logits are float32.
         draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
-        draws.append(partial(_draw_biased, sampler, answers))
+        draws += [partial(_draw_altered, sampler, answers), partial(_report, answers)]
     ordered = in_order or not draws
     _side_by_side(draws if ordered else [*models, *draws], meanwhile=models if ordered else ())
     _in_turn([partial(passes.run, _pass(passes, ((size, 0),))) for size in _SIZES if size <= budget])
@@ -110,11 +119,22 @@ def _draw(logits: Tensor, temperature: float, top_k: int, top_p: float, min_p: f
     sample(logits, SamplingParameters.of(*each, logits.device))
 
 
-def _draw_biased(sampler: Sampler, logits: Tensor) -> None:
-    """With a bias and a mask that forbids nothing."""
+def _draw_altered(sampler: Sampler, logits: Tensor) -> None:
+    """With a bias, a penalty for the first row, and a mask that forbids nothing."""
     rows, words = len(logits), -(-logits.shape[1] // 32)
     everything = Masks(np.zeros(1, np.int32), [np.full(words, -1, np.int32)])
-    sampler(logits, np.arange(rows, dtype=np.int32), sampling_arrays(rows, 0.0, biased=1), everything)
+    nothing = np.zeros(0, np.int32)
+    altered = replace(
+        sampling_arrays(rows, 0.0, biased=1),
+        presence_penalty=np.eye(1, rows, dtype=np.float32)[0],
+        histories=(History(row=0, prompt=nothing, output=nothing),),
+    )
+    sampler.begin(altered)
+    sampler(logits, np.arange(rows, dtype=np.int32), altered, everything)
+
+
+def _report(logits: Tensor) -> None:
+    logprobs_of_logits(logits, torch.zeros(len(logits), dtype=torch.int32, device=logits.device), top=1)
 
 
 def _pass(passes: Passes, requests: tuple[tuple[int, int], ...]) -> Pass:
