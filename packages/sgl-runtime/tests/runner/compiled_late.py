@@ -47,8 +47,9 @@ MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             **llama.TINY, **_HEADS, "num_attention_heads": 7, "num_key_value_heads": 1,
         },
         "experts and a latent": {
-            **deepseek_v2.TINY, "hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512,
-            "qk_rope_head_dim": 64, "n_routed_experts": 16, "num_experts_per_tok": 6, "n_group": 4,
+            **deepseek_v2.TINY, "hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 16,
+            "kv_lora_rank": 512, "qk_rope_head_dim": 64, "n_routed_experts": 16, "num_experts_per_tok": 6,
+            "n_group": 4,
         },
     }
 )  # fmt: skip

@@ -60,7 +60,10 @@ def launched(tiny: Path) -> Callable[..., list[tuple[str, str]]]:
 def test_every_kind_is_launched_once(launched: Callable[..., list[tuple[str, str]]]) -> None:
     seen = sorted(what for what, _ in launched(budget=1536, in_order=False))
     answers = [f"answer {rows}" for rows in (1, 2, 3, 20, 20)]
-    passes = [f"pass {queries}" for queries in ((100, 1), (4, 1), (8, 1), (2,), (20,), (1100,), (1600, *[2] * 13), (1536,))]
+    passes = [
+        f"pass {queries}"
+        for queries in ((100, 1), (4, 1), (8, 1), (2,), (20,), (1100,), (1600, *[2] * 13), (1536,))
+    ]
     assert seen == sorted(answers + passes)
 
 

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
+import torch
 from sgl_kernels import rope_and_store_kv, store_kv
 from sgl_kernels.attention import AttentionSpec
 from torch import Tensor, nn
@@ -30,6 +34,14 @@ class PagedAttention(nn.Module):
         """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [w, q_heads * v_dim]
         of the tokens asked for. With a rotation, q and k are used up. Of a latent spec v is None, being a
         part of k."""
+        # A cut here: where parts of one product are written to, as q, k and v are, torch.compile takes the
+        # length of the first pass for that of all.
+        attend = _untraced() if torch.compiler.is_compiling() else PagedAttention._attend
+        return attend(self, q, k, v, inputs, rotation)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor | None, inputs: Inputs, rotation: Rotation | None
+    ) -> Tensor:
         assert (v is None) == self.spec.latent
         k_cache, v_cache = inputs.kv[self.layer]
         store = None if v is None else v_cache
@@ -51,3 +63,9 @@ class PagedAttention(nn.Module):
             )
         plan = inputs.plans[self.layer]
         return inputs.attention.run(plan, inputs.only_asked(q), k_cache, v_cache).flatten(1)
+
+
+@cache
+def _untraced() -> Callable[..., Tensor]:
+    """Made when something is compiled: this imports the compiler, which takes seconds of a cold start."""
+    return torch.compiler.disable(PagedAttention._attend)

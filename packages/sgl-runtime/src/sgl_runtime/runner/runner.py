@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sgl_runtime import log
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.errors import ConfigError
-from sgl_runtime.layers import KVPool
+from sgl_runtime.layers import Inputs, KVPool
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
 from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
 from sgl_runtime.parallel.tensor import TensorParallel
@@ -43,6 +44,8 @@ from sgl_runtime.runner.warm import ROWS, WIDTH, warm
 from sgl_runtime.runner.weights import Progress
 
 _logger = log.logger(__name__)
+
+_RECOMPILATIONS = 64
 
 
 class _Computed(NamedTuple):
@@ -95,7 +98,7 @@ class Runner:
         self._budget = prefill_limits(config, tp.device.type).budget
         context_length = config.context_length or model.context_length
         cached = cache_dtype(config.kv_cache_dtype, dtype)
-        forward = torch.compile(self._model, dynamic=True) if config.enable_torch_compile else self._model
+        forward = _compiled(self._model) if config.enable_torch_compile else self._model
         loaded = free_memory(tp.device)
         self.asynchronous = tp.device.type == "cuda"
         if self.asynchronous:
@@ -279,3 +282,10 @@ class Runner:
         mine = torch.tensor([room.slots], dtype=torch.int64, device=self._tp.device)
         slots = int(self._tp.all_gather(mine, [1] * self._tp.size).min())
         return Room(slots=slots, rows=min(room.rows, slots), width=min(room.width, slots))
+
+
+def _compiled(model: nn.Module) -> Callable[[Inputs], Tensor]:
+    """A layer is compiled for one, few and many tokens, all or some of them asked for: more often than the
+    compiler takes for a mistake, after which it would give the layer up."""
+    import_module("torch._dynamo").config.recompile_limit = _RECOMPILATIONS
+    return torch.compile(model, dynamic=True)
