@@ -88,6 +88,7 @@ class Generate(Message, frozen=True):
     tokens: list[int]  # the prompt, never empty
     sampling: Sampling
     logprobs: LogprobSpec | None = None
+    every: int = 1  # output tokens that are worth a Delta; the first one, and the end, come at once
 
 
 class Abort(Message, frozen=True):

@@ -111,9 +111,10 @@ class Replica:
         sampling: Sampling = GREEDY,
         logprobs: LogprobSpec | None = None,
         rid: str = "",
+        every: int = 1,
     ) -> str:
         rid = rid or f"r{len(self.sent)}"
-        message = Generate(rid, list(tokens), sampling, logprobs)
+        message = Generate(rid, list(tokens), sampling, logprobs, every)
         self.sent[rid] = message
         self.answers[rid] = Answer()
         self.scheduler.add(message)
@@ -178,6 +179,7 @@ class Replica:
             assert delta.tokens or delta.finish is not None, "a delta says something"
             assert 0 <= delta.forced <= len(delta.tokens)
             self.forced += delta.forced
+            self._check_length(delta, first=not answer.tokens)
             if delta.rid not in self.cached:
                 self.cached[delta.rid] = delta.cached
                 self.order.append(delta.rid)
@@ -193,6 +195,14 @@ class Replica:
                 answer.output_logprobs += [(value, top) for value, top in pairs if value is not None]
 
     # ----------------------------------------------------------------------------------------- checking
+
+    def _check_length(self, delta: Delta, *, first: bool) -> None:
+        """Nobody hears of his tokens one by one who wants to hear of several at once."""
+        message = self.sent[delta.rid]
+        if message.logprobs is None and message.sampling.constraint is None:
+            most = 1 if first and delta.finish is None else message.every
+            assert len(delta.tokens) <= most
+            assert len(delta.tokens) == most or delta.finish is not None
 
     def check_answers(self) -> None:
         """Every request was told what the model says without a scheduler; aborted ones, a beginning of it."""

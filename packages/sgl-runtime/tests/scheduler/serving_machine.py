@@ -125,8 +125,21 @@ class Serving(RuleBasedStateMachine):
     def start(self, configuration: dict[str, Any]) -> None:
         self.replica = Replica(**configuration)
 
-    @rule(prompt=prompts(), sampling=samplings(), logprobs=logprob_specs(), copies=st.sampled_from([1, 2, 4]))
-    def add(self, prompt: list[int], sampling: Sampling, logprobs: LogprobSpec | None, copies: int) -> None:
+    @rule(
+        prompt=prompts(),
+        sampling=samplings(),
+        logprobs=logprob_specs(),
+        copies=st.sampled_from([1, 2, 4]),
+        every=st.sampled_from([1, 2, 5, 16]),
+    )
+    def add(
+        self,
+        prompt: list[int],
+        sampling: Sampling,
+        logprobs: LogprobSpec | None,
+        copies: int,
+        every: int,
+    ) -> None:
         if self.replica.pools:
             sampling, logprobs = POOLED, None
         room = self.replica.capacity.context_length - (1 if sampling.max_new_tokens else 0)
@@ -134,18 +147,19 @@ class Serving(RuleBasedStateMachine):
         if logprobs is not None and logprobs.start > len(prompt):
             logprobs = None
         for _ in range(copies):
-            self.replica.add(prompt, sampling, logprobs)
+            self.replica.add(prompt, sampling, logprobs, every=every)
 
     @rule(several=st.lists(st.tuples(prompts(), samplings()), min_size=3, max_size=6))
     def add_several(self, several: list[tuple[list[int], Sampling]]) -> None:
         for prompt, sampling in several:
-            self.add(prompt, sampling, None, 1)
+            self.add(prompt, sampling, None, 1, len(prompt))
 
     @precondition(lambda self: self.replica.sent)
     @rule(which=st.integers(0, 99), more=st.lists(st.integers(1, V - 1), max_size=3), sampling=samplings())
     def continue_dialogue(self, which: int, more: list[int], sampling: Sampling) -> None:
         rid = f"r{which % len(self.replica.sent)}"
-        self.add(self.replica.sent[rid].tokens + self.replica.answers[rid].tokens + more, sampling, None, 1)
+        said = self.replica.sent[rid].tokens + self.replica.answers[rid].tokens
+        self.add(said + more, sampling, None, 1, 1 + len(more))
 
     @rule(turns=st.integers(1, 12))
     def serve(self, turns: int) -> None:

@@ -301,7 +301,7 @@ class EngineClient:
             self._flights.enter(stream, replica, names, awaits=None if first is None else first.rid)
         if first is None:
             for stream in streams:
-                self._replicas[replica].send(stream.sample.generate)
+                self._replicas[replica].send(stream.asked())
         else:
             self._waiting[first.rid] = streams
             self._replicas[replica].send(first)
@@ -366,7 +366,7 @@ class EngineClient:
                 assert flight is not None, "who waits is in flight"
                 flight.awaits = None
                 stream.inherit(delta)
-                self._replicas[flight.replica].send(stream.sample.generate)
+                self._replicas[flight.replica].send(stream.asked())
 
 
 def _probe(replica: int, rid: str) -> Sample:

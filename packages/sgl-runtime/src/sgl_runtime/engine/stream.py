@@ -17,11 +17,15 @@ import msgspec
 from sgl_runtime.engine.figures import Times
 from sgl_runtime.engine.request import Sample
 from sgl_runtime.errors import InvalidRequest, Overloaded, SglError
-from sgl_runtime.messages import Aborted, Delta, Finish, Logprobs
+from sgl_runtime.messages import Aborted, Delta, Finish, Generate, Logprobs
 from sgl_runtime.text.detokenizer import Detokenizer
 from sgl_runtime.text.tokenizer import Tokenizer
 
 NewDetokenizer: TypeAlias = Callable[[Sample], Detokenizer]
+
+# Tokens of a request that is not streamed, of which its replica tells at once: so the figures move, and what
+# was aborted has most of its text.
+_SELDOM = 16
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +66,12 @@ class Stream:
         self._reused: int | None = None
         self._error: SglError | None = None
         self._taken = False
+
+    def asked(self) -> Generate:
+        """What its replica is to be sent: it need not tell of each token sooner than somebody reads it."""
+        every = self._every or _SELDOM
+        generate = self.sample.generate
+        return generate if generate.every == every else msgspec.structs.replace(generate, every=every)
 
     def push(self, delta: Delta) -> None:
         """Add what a step produced. Nothing may follow a finish."""

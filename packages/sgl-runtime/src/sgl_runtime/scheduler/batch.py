@@ -47,7 +47,6 @@ class Planned:
 
     rows: I32  # [m] rows that sample
     owners: I64  # [m] `Table.owner` of each then
-    requests: list[Request]  # [m]
     constrained: list[int]  # indices into the m of those whose tokens a grammar limits
     scored: list[tuple[Request, int]]  # prompts of which this many log-probabilities are reported, in order
     ended: list[Request]  # requests that compute their last token and sample none
@@ -105,11 +104,10 @@ def build(
         logprobs=LogprobArrays(top, *score_arrays) if scored or (top >= 0).any() else None,
         shared=shared,
     )
-    requests = [table.requests[row] for row in sampling_rows.tolist()]
     constrained = np.flatnonzero(table.constrained[sampling_rows]).tolist()
     table.length[sampling_rows] += 1
     owners = table.owner[sampling_rows]
-    return batch, Planned(sampling_rows, owners, requests, constrained, scored, ended, part.rows, len(rows))
+    return batch, Planned(sampling_rows, owners, constrained, scored, ended, part.rows, len(rows))
 
 
 def _decode(table: Table, rows: I32, slots: I32) -> _Part:

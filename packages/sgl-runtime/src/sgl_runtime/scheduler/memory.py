@@ -52,6 +52,7 @@ class Memory:
         request.pin = pin
         request.shared = request.same = cached
         self.table.enter(request, request.row, pin.prefix_slots())
+        self.table.shared[request.row] = cached
 
     def share(self, request: Request) -> None:
         """Let others find what the request has computed, or will have before any later batch."""
@@ -70,12 +71,13 @@ class Memory:
             request.same = reach
         if inserted.present > request.shared:
             request.spare.append(table.slots[row, request.shared : inserted.present].copy())
-        request.shared = reach
+        request.shared = table.shared[row] = reach
 
     def leave(self, request: Request, *, keep: bool = True) -> None:
         """Take everything back. What it has computed stays in the prefix cache, unless it is not to be kept:
         then as much of its prefix goes as nobody else uses."""
         assert request.pin is not None, "running requests hold a pin"
+        self.table.sync(request)
         if keep:
             self.share(request)
         self.version += 1

@@ -29,14 +29,10 @@ def collect_scores(scored: Iterable[tuple[Request, int]], result: Result) -> Non
         position += count
 
 
-def delta(request: Request, tokens: list[int], entry: Entry | None = None) -> Delta:
-    """What is new of a request: `tokens`, at most one, with its log-probabilities, and its finish if any.
-
-    Of a constrained one, all that its sender has not been told, which may be more tokens.
-    """
-    forced = 0
-    if request.constrained is not None:
-        tokens, forced = request.constrained.news(request.output)
+def delta(request: Request, entry: Entry | None = None) -> Delta:
+    """What is new of a request, whose output is up to date: all tokens that its sender has not been told, and
+    its finish if any. `entry`: the log-probabilities of the one token, if they are asked for."""
+    tokens, forced = request.news()
     if request.top < 0 and request.scores is None:
         return Delta(request.rid, tokens, request.finish, request.cached or 0, forced=forced)
     prompt_logprobs = output_logprobs = None

@@ -45,8 +45,10 @@ class Request:
     overdue_at: int  # once this many requests have been admitted, it goes before younger ones
     lot: float  # its place in a random order
     came_at: float  # time.monotonic; decides nothing
+    every: int = 1  # output tokens that are worth telling its sender of
     constrained: Constrained | None = None  # from when its grammar is ready
-    output: list[int] = field(default_factory=list)
+    output: list[int] = field(default_factory=list)  # while it runs, as far as `Table.sync` has brought it
+    told: int = 0  # output tokens that its sender knows of; those of a constraint are counted there
     row: int = _WAITING
     pin: Node | None = None
     shared: int = 0
@@ -73,6 +75,18 @@ class Request:
         if not self.output:
             return self.prompt
         return np.concatenate((self.prompt, np.array(self.output, np.int32)))
+
+    def news(self) -> tuple[list[int], int]:
+        """Output tokens that its sender has not been told yet, and how many of them were forced."""
+        if self.constrained is not None:
+            return self.constrained.news(self.output)
+        tokens, self.told = self.output[self.told :], len(self.output)
+        return tokens, 0
+
+    @property
+    def watched(self) -> bool:
+        """Every token it samples is looked at alone: it may end it, or has its log-probability beside it."""
+        return self.stop.watches or self.top >= 0
 
     def matchable(self) -> int:
         """How many leading tokens may come from the prefix cache.

@@ -31,7 +31,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Collection, Iterable
-from itertools import repeat
 
 import numpy as np
 
@@ -112,6 +111,7 @@ class Scheduler:
         self._pools = capacity.answers != "text"
         self._memory = Memory(capacity, cache)
         self._eos = frozenset(eos)
+        self._eos_array = np.array(sorted(self._eos), np.int32)
         self._vocabulary = vocabulary
         jump = not disable_regex_jump_forward
         self._guidance = Guidance(grammars, encode, jump=jump, slots=capacity.slots)
@@ -256,13 +256,14 @@ class Scheduler:
         rows: list[int] = []
         bits: list[I32] = []
         for index in step.constrained:
-            request = step.requests[index]
-            if table.owner[step.rows[index]] != step.owners[index]:
+            row = step.rows[index]
+            request = table.requests[row]
+            if request is None or table.owner[row] != step.owners[index]:
                 continue
             mask = self._guidance.mask(request)
             if isinstance(mask, Aborted):
                 self._end(request, mask)
-                self._deltas.append(delta(request, []))
+                self._deltas.append(delta(request))
             else:
                 rows.append(index)
                 bits.append(mask)
@@ -282,21 +283,20 @@ class Scheduler:
             request = self._memory.table.requests[row]
             if request is not None:
                 self._end(request, no_memory(request), keep=False)
-                self._deltas.append(delta(request, []))
+                self._deltas.append(delta(request))
         self._memory.flush()
 
     def commit(self, result: Result) -> list[Delta]:
         """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
         step = self._in_flight.popleft()
-        assert len(result.tokens) == len(step.requests), "a token for every row that samples"
+        assert len(result.tokens) == len(step.rows), "a token for every row that samples"
         collect_scores(step.scored, result)
         deltas = self._commit_pooled(step, result) if self._pools else self._commit_sampled(step, result)
         for request in step.ended:
             if request.finish is None:
                 self._end(request, StoppedByLength(0))
-                deltas.append(delta(request, []))
+                deltas.append(delta(request))
         self._counters.steps += 1
-        self._counters.generated_tokens += sum(len(each.tokens) for each in deltas)
         self._counters.forced_tokens += sum(each.forced for each in deltas)
         self._forecast.stepped()
         if self._counters.steps % _RECONSIDER == 0:
@@ -308,36 +308,58 @@ class Scheduler:
     def _commit_sampled(self, step: Planned, result: Result) -> list[Delta]:
         table = self._memory.table
         # A row may have a new owner by now: its request ended after this batch had been planned.
+        # It ended one step ago, and this is its surplus token; or it jumped, or was aborted.
         alive = table.owner[step.rows] == step.owners
-        table.append(step.rows[alive], result.tokens[alive])
-        deltas: list[Delta] = []
-        entries = repeat(None) if result.output_logprobs is None else result.output_logprobs
-        sampled = zip(step.requests, alive.tolist(), result.tokens.tolist(), entries, strict=False)
-        for request, lives, token, entry in sampled:
-            if not lives:
-                continue  # it ended one step ago, and this is its surplus token; or it jumped, or was aborted
-            if token == INVALID_TOKEN:
-                self._end(request, no_valid_token(request), keep=False)
-                deltas.append(delta(request, []))
-                continue
-            request.output.append(token)
-            finish = request.stop.check(token, len(request.output))
-            if finish is None and request.constrained is not None:
-                finish = self._follow(request)
-            if finish is not None:
-                self._end(request, finish)
-            deltas.append(delta(request, [token], entry))
+        named = result.tokens != INVALID_TOKEN
+        valid = np.flatnonzero(alive & named)
+        rows, tokens = step.rows[valid], result.tokens[valid]
+        table.append(rows, tokens)
+        self._counters.generated_tokens += int(np.count_nonzero(~table.constrained[rows]))
+        # Most requests only have a token more: to look at each would take longer than all the rest.
+        ends, speaks = table.due(rows, tokens, self._eos_array)
+        deltas = table.tell(rows[speaks & ~ends])
+        for place in valid[ends].tolist():
+            said = self._go_on(step, place, result)
+            if said is not None:
+                deltas.append(said)
+        for place in np.flatnonzero(alive & ~named).tolist():
+            request = table.at(step.rows[place])
+            table.sync(request)
+            self._end(request, no_valid_token(request), keep=False)
+            deltas.append(delta(request))
         return deltas
+
+    def _go_on(self, step: Planned, place: int, result: Result) -> Delta | None:
+        """What the token in this place of the batch, which has been appended to its row, means."""
+        table = self._memory.table
+        request = table.at(step.rows[place])
+        table.sync(request)
+        finish = request.stop.check(request.output[-1], len(request.output))
+        if finish is None and request.constrained is not None:
+            finish = self._follow(request)
+        if finish is not None:
+            self._end(request, finish)
+        elif len(request.output) < table.speaks[request.row]:
+            return None
+        else:
+            table.speaks[request.row] = len(request.output) + request.every
+        entries = result.output_logprobs
+        said = delta(request, None if entries is None else entries[place])
+        if request.constrained is not None:
+            self._counters.generated_tokens += len(said.tokens)  # with those that were forced
+        return said
 
     def _commit_pooled(self, step: Planned, result: Result) -> list[Delta]:
         deltas: list[Delta] = []
         if result.pooled is None:  # nobody has caught up, or nothing was computed
             return deltas
-        for request, vector in zip(step.requests, result.pooled, strict=True):
-            if request.finish is None:  # neither aborted nor failed
+        table = self._memory.table
+        for row, owner, vector in zip(step.rows, step.owners, result.pooled, strict=True):
+            if table.owner[row] == owner:  # neither aborted nor failed
+                request = table.at(row)
                 finish = vector_of(request, vector)
                 self._end(request, finish, keep=isinstance(finish, Pooled))
-                deltas.append(delta(request, []))
+                deltas.append(delta(request))
         return deltas
 
     def _refusal(self, message: Generate) -> Aborted | None:
@@ -376,6 +398,7 @@ class Scheduler:
             arrival=self._arrivals,
             overdue_at=overdue_at(self._counters.admitted, self._line.newcomers),
             lot=self._lots.random(),
+            every=1 if asked is not None and asked.top >= 0 else message.every,
             came_at=time.monotonic(),
         )
 
@@ -387,7 +410,7 @@ class Scheduler:
                 self._intake.reconsider()
             else:
                 self._end(request, finish)
-                self._deltas.append(delta(request, []))
+                self._deltas.append(delta(request))
 
     def _follow(self, request: Request) -> Finish | None:
         """A constrained request has sampled a token that did not end it."""
@@ -416,7 +439,7 @@ class Scheduler:
         choice = self._intake.choose(taken=len(rows) + spent, spent=spent)
         for request in choice.complete:
             self._end(request, StoppedByLength(0))
-            self._deltas.append(delta(request, []))
+            self._deltas.append(delta(request))
         if not self._mixed and not choice.chunks:
             rows, slots, jumped = self._decode() or (_NONE, _NONE, [])
         return rows, slots, jumped, choice.chunks
@@ -443,6 +466,8 @@ class Scheduler:
         that is too little.
         """
         memory = self._memory
+        for request in memory.table.running():
+            memory.table.sync(request)
         order = sorted(memory.table.running(), key=lambda request: (len(request.output), -request.arrival))
         if len(order) == 1:
             self._make_room_alone(order[0])
@@ -458,7 +483,7 @@ class Scheduler:
         needed = int(self._memory.table.computed[request.row]) + max(1, self._memory.table.need(request.row))
         if needed > self._memory.total:
             self._end(request, out_of_memory(request, needed, self._memory.total))
-            self._deltas.append(delta(request, []))
+            self._deltas.append(delta(request))
         else:
             # It holds slots twice, for tokens that another had computed meanwhile; not when it is back.
             self._retract(request)

@@ -41,7 +41,7 @@ class Sharing:
         return self._answer
 
     def _arrange(self, rows: I32) -> Arranged:
-        groups = self._groups(rows.tolist())
+        groups = self._groups(rows[self._memory.table.shared[rows] >= self._least].tolist())
         saved = sum(tokens * (len(members) - 1) for tokens, members in groups)
         if saved < _WORTH * self._least:
             return Arranged(rows, ())

@@ -23,13 +23,26 @@ class TokenBytes(Protocol):
 class Stop:
     """The rule of one request and the tail of its output."""
 
-    __slots__ = ("_constrained", "_overlap", "_strings", "_tail", "_vocabulary", "limit", "tokens")
+    __slots__ = (
+        "_constrained",
+        "_overlap",
+        "_strings",
+        "_tail",
+        "_vocabulary",
+        "at_eos",
+        "limit",
+        "tokens",
+        "watches",
+    )
 
     def __init__(
         self, sampling: Sampling, *, limit: int, eos: frozenset[int], vocabulary: TokenBytes | None
     ) -> None:
         """`limit`: most output tokens, 0 if nothing is sampled. `vocabulary` is needed for stop strings."""
         self.limit = limit
+        self.at_eos = not sampling.ignore_eos  # ends at the model's own end-of-sequence tokens
+        # Ends by more than those and the limit, so `check` must see every token.
+        self.watches = bool(sampling.stop or sampling.stop_token_ids) or sampling.constraint is not None
         self.tokens = frozenset(sampling.stop_token_ids) | (frozenset() if sampling.ignore_eos else eos)
         self._strings = sampling.stop
         self._constrained = sampling.constraint is not None
@@ -44,7 +57,7 @@ class Stop:
         return not self.tokens and not self._strings and not self._constrained
 
     def check(self, token: int, generated: int) -> Finish | None:
-        """The end, if `token`, number `generated` of the output, brings it. Called for each, in order."""
+        """The end, if `token`, number `generated` of the output, brings it. For each that may, in order."""
         if token in self.tokens:
             return StoppedByToken(token)
         if self._strings and (text := self._found(token)) is not None:

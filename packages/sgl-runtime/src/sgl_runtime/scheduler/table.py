@@ -9,8 +9,9 @@ with a few fancy-indexing operations, whatever the number of rows. The two numbe
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sgl_runtime.messages import I32
+from sgl_runtime.messages import I32, Delta
 from sgl_runtime.scheduler.request import Request
 
 _NOBODY = -1
@@ -52,6 +53,13 @@ class Table:
         self.seed = np.zeros(rows, np.int64)
         self.top = np.zeros(rows, np.int32)
         self.biased = np.zeros(rows, np.bool_)
+        # Sampled tokens by their number in the output, from where the request's own list ends: see `sync`.
+        self.output = np.zeros((rows, width), np.int32)
+        self.speaks = np.zeros(rows, np.int32)  # with so many output tokens its sender is to be told
+        self.every = np.zeros(rows, np.int32)  # as Request.every
+        self.at_eos = np.zeros(rows, np.bool_)  # as Stop.at_eos
+        self.watched = np.zeros(rows, np.bool_)  # as Request.watched
+        self.shared = np.zeros(rows, np.int32)  # as Request.shared
         self.constrained = np.zeros(rows, np.bool_)
         self._entries = 0
 
@@ -81,6 +89,10 @@ class Table:
         self.seed[row] = sampling.seed
         self.top[row] = request.top
         self.biased[row] = bool(request.bias)
+        self.at_eos[row] = request.stop.at_eos
+        self.watched[row] = request.watched
+        self.every[row] = request.every
+        self.speaks[row] = request.told + request.every if request.told else 1
         self.constrained[row] = request.constrained is not None
 
     def extend(self, request: Request) -> None:
@@ -95,6 +107,12 @@ class Table:
         self.requests[row] = None
         self.owner[row] = _NOBODY
         self.caught_up[row] = False
+
+    def at(self, row: int) -> Request:
+        """The request in a row that has one."""
+        request = self.requests[row]
+        assert request is not None, "asked for rows with an owner"
+        return request
 
     def running(self) -> list[Request]:
         return [request for request in self.requests if request is not None]
@@ -118,5 +136,43 @@ class Table:
 
     def append(self, rows: I32, tokens: I32) -> None:
         """The sampled tokens of these rows have arrived. [m] each."""
-        self.known[rows] += 1
+        known = self.known[rows]
+        self.output[rows, known - self.prompt[rows]] = tokens
+        self.known[rows] = known + 1
         self.last[rows] = tokens
+
+    def due(self, rows: I32, tokens: I32, eos: I32) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Of rows to which these tokens were appended, [m]: whether the token may be the request's last, or
+        has to be looked at for another reason; and whether its sender is to be told. eos: the model's."""
+        generated = self.known[rows] - self.prompt[rows]
+        ends = (tokens[:, None] == eos).any(axis=1) & self.at_eos[rows]
+        ends |= self.watched[rows] | (generated >= self.limit[rows])
+        return ends, generated >= self.speaks[rows]
+
+    def tell(self, rows: I32) -> list[Delta]:
+        """What the senders of these rows do not know, which end with nothing and have no constraint."""
+        generated = self.known[rows] - self.prompt[rows]
+        self.speaks[rows] = generated + self.every[rows]
+        deltas: list[Delta] = []
+        for row, token, known in zip(
+            rows.tolist(), self.last[rows].tolist(), generated.tolist(), strict=True
+        ):
+            request = self.requests[row]
+            assert request is not None, "rows with an owner"
+            told = request.told
+            request.told = known
+            if len(request.output) == told == known - 1:  # all that is streamed: as little as can be done
+                request.output.append(token)
+                tokens = [token]
+            else:
+                request.output += self.output[row, len(request.output) : known].tolist()
+                tokens = request.output[told:]
+            deltas.append(Delta(request.rid, tokens, None, request.cached or 0))
+        return deltas
+
+    def sync(self, request: Request) -> None:
+        """Bring the output of a running request up to date."""
+        row = request.row
+        known = int(self.known[row] - self.prompt[row])
+        if known > len(request.output):
+            request.output += self.output[row, len(request.output) : known].tolist()
