@@ -30,6 +30,7 @@ from sgl_runtime.engine.request_log import RequestLog
 from sgl_runtime.engine.router import load_router
 from sgl_runtime.engine.stream import new_detokenizer
 from sgl_runtime.errors import EngineDied, Overloaded, SglError
+from sgl_runtime.http.access_log import AccessLog
 from sgl_runtime.http.api import Api, name_of
 from sgl_runtime.http.app import build_app
 from sgl_runtime.http.connection import serve
@@ -247,23 +248,14 @@ async def _serve(
     settings.errorlog = log.logger("sgl_runtime.http.hypercorn")
     settings.errorlog.setLevel("WARNING")  # where the server listens is said by who opened the socket
     access = log.logger("sgl_runtime.http.access")
-    if access.isEnabledFor(logging.INFO):  # hypercorn composes the line before it knows
-        access.addFilter(_was_meant)
+    if access.isEnabledFor(logging.INFO):
         settings.accesslog = access
-    settings.access_log_format = '%(h)s "%(r)s" %(s)s %(L)s s'
+    settings.logger_class = AccessLog
     _tune(listener, config.send_timeout)
     app: Any = build_app(api) if traces is None else traces.around(build_app(api))
     tls = tls_context(config)
     await serve(
         app, settings, listener, tls=tls, patience=config.send_timeout, closing=closing, on_ready=on_ready
-    )
-
-
-def _was_meant(record: logging.LogRecord) -> bool:
-    """False for the page's looks at the figures: every second a line that nobody has caused."""
-    asked = record.args
-    return not (
-        isinstance(asked, dict) and asked["U"] == "/server_info" and asked["{x-requested-with}i"] == "page"
     )
 
 
