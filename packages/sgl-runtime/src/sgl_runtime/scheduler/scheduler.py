@@ -63,6 +63,7 @@ from sgl_runtime.scheduler.line import Line
 from sgl_runtime.scheduler.memory import Memory
 from sgl_runtime.scheduler.outputs import (
     INVALID_TOKEN,
+    Entry,
     collect_scores,
     delta,
     no_memory,
@@ -316,10 +317,18 @@ class Scheduler:
         table.append(rows, tokens)
         self._counters.generated_tokens += int(np.count_nonzero(~table.constrained[rows]))
         # Most requests only have a token more: to look at each would take longer than all the rest.
-        ends, speaks = table.due(rows, tokens, self._eos_array)
-        deltas = table.tell(rows[speaks & ~ends])
-        for place in valid[ends].tolist():
-            said = self._go_on(step, place, result)
+        due = table.due(rows, tokens, self._eos_array)
+        tell = due.speaks & ~due.looks
+        deltas = table.tell(rows[tell], tokens[tell], due.generated[tell])
+        entries = result.output_logprobs
+        look = np.flatnonzero(due.looks)
+        columns = (valid, rows, tokens, due.generated, due.speaks)
+        for place, row, token, generated, speaks in zip(
+            *(each[look].tolist() for each in columns), strict=True
+        ):
+            request = table.at(row)
+            table.receive(request, token, generated)
+            said = self._go_on(request, token, None if entries is None else entries[place], speaks=speaks)
             if said is not None:
                 deltas.append(said)
         for place in np.flatnonzero(alive & ~named).tolist():
@@ -329,22 +338,16 @@ class Scheduler:
             deltas.append(delta(request))
         return deltas
 
-    def _go_on(self, step: Planned, place: int, result: Result) -> Delta | None:
-        """What the token in this place of the batch, which has been appended to its row, means."""
-        table = self._memory.table
-        request = table.at(step.rows[place])
-        table.sync(request)
-        finish = request.stop.check(request.output[-1], len(request.output))
+    def _go_on(self, request: Request, token: int, entry: Entry | None, *, speaks: bool) -> Delta | None:
+        """What the last token of an output means. speaks: its sender is to be told, whatever it means."""
+        finish = request.stop.check(token, len(request.output))
         if finish is None and request.constrained is not None:
             finish = self._follow(request)
         if finish is not None:
             self._end(request, finish)
-        elif len(request.output) < table.speaks[request.row]:
+        elif not speaks:
             return None
-        else:
-            table.speaks[request.row] = len(request.output) + request.every
-        entries = result.output_logprobs
-        said = delta(request, None if entries is None else entries[place])
+        said = delta(request, entry)
         if request.constrained is not None:
             self._counters.generated_tokens += len(said.tokens)  # with those that were forced
         return said

@@ -8,6 +8,8 @@ with a few fancy-indexing operations, whatever the number of rows. The two numbe
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,14 @@ from sgl_runtime.messages import I32, Delta
 from sgl_runtime.scheduler.request import Request
 
 _NOBODY = -1
+
+
+class Due(NamedTuple):
+    """Of rows that have a token more, [m] each."""
+
+    generated: I32  # output tokens with it
+    looks: NDArray[np.bool_]  # it may be the last one, or has to be looked at alone for another reason
+    speaks: NDArray[np.bool_]  # the request's sender is to be told
 
 
 class Table:
@@ -141,38 +151,46 @@ class Table:
         self.known[rows] = known + 1
         self.last[rows] = tokens
 
-    def due(self, rows: I32, tokens: I32, eos: I32) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Of rows to which these tokens were appended, [m]: whether the token may be the request's last, or
-        has to be looked at for another reason; and whether its sender is to be told. eos: the model's."""
+    def due(self, rows: I32, tokens: I32, eos: I32) -> Due:
+        """What is to be done about rows to which these tokens were appended, [m]. eos: the model's tokens."""
         generated = self.known[rows] - self.prompt[rows]
-        ends = (tokens[:, None] == eos).any(axis=1) & self.at_eos[rows]
-        ends |= self.watched[rows] | (generated >= self.limit[rows])
-        return ends, generated >= self.speaks[rows]
+        looks = self.watched[rows] | (generated >= self.limit[rows])
+        if self.at_eos[rows].any():
+            looks |= self.at_eos[rows] & (tokens[:, None] == eos).any(axis=1)
+        speaks = generated >= self.speaks[rows]
+        self.speaks[rows[speaks]] = (generated + self.every[rows])[speaks]
+        return Due(generated, looks, speaks)
 
-    def tell(self, rows: I32) -> list[Delta]:
-        """What the senders of these rows do not know, which end with nothing and have no constraint."""
-        generated = self.known[rows] - self.prompt[rows]
-        self.speaks[rows] = generated + self.every[rows]
+    def tell(self, rows: I32, tokens: I32, generated: I32) -> list[Delta]:
+        """What the senders of these rows do not know; none ends, and none has a constraint. [n] each:
+        the token appended last, and how many there are.
+        """
         deltas: list[Delta] = []
-        for row, token, known in zip(
-            rows.tolist(), self.last[rows].tolist(), generated.tolist(), strict=True
-        ):
+        for row, token, known in zip(rows.tolist(), tokens.tolist(), generated.tolist(), strict=True):
             request = self.requests[row]
             assert request is not None, "rows with an owner"
-            told = request.told
-            request.told = known
-            if len(request.output) == told == known - 1:  # all that is streamed: as little as can be done
-                request.output.append(token)
-                tokens = [token]
+            told, request.told = request.told, known
+            output = request.output
+            if len(output) == told == known - 1:  # all that is streamed: as little as can be done
+                output.append(token)
+                new = [token]
             else:
-                request.output += self.output[row, len(request.output) : known].tolist()
-                tokens = request.output[told:]
-            deltas.append(Delta(request.rid, tokens, None, request.cached or 0))
+                output += self.output[row, len(output) : known].tolist()
+                new = output[told:]
+            deltas.append(Delta(request.rid, new, None, request.cached or 0))
         return deltas
+
+    def receive(self, request: Request, token: int, generated: int) -> None:
+        """As `sync`, where the last of `generated` tokens is known, and most often no other is missing."""
+        so_far = len(request.output)
+        if so_far == generated - 1:
+            request.output.append(token)
+        else:
+            request.output += self.output[request.row, so_far:generated].tolist()
 
     def sync(self, request: Request) -> None:
         """Bring the output of a running request up to date."""
-        row = request.row
-        known = int(self.known[row] - self.prompt[row])
-        if known > len(request.output):
-            request.output += self.output[row, len(request.output) : known].tolist()
+        row, so_far = request.row, len(request.output)
+        generated = int(self.known[row] - self.prompt[row])
+        if generated > so_far:
+            request.output += self.output[row, so_far:generated].tolist()
