@@ -64,7 +64,8 @@ def logprobs_of_hidden(
     `project` is called for as many rows at a time as make a few million logits; its calls follow from p and
     vocab_size alone, so that all ranks of a tensor-parallel model make the same ones.
     """
-    rows = max(1, _PROJECTED // vocab_size)
+    # Every slice of the targets begins at a multiple of 16 bytes, for which Triton's kernels are compiled.
+    rows = max(1, _PROJECTED // vocab_size // 4 * 4)
     starts = range(0, len(hidden), rows)
     if counts is None:
         parts = (

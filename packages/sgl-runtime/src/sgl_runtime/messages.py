@@ -157,7 +157,7 @@ class Logprobs(Value, frozen=True):
 
 
 class Delta(Value, frozen=True):
-    """What one step added to one request."""
+    """What was added to one request since its sender was told last."""
 
     rid: str
     tokens: list[int]  # new output tokens

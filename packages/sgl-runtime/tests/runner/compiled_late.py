@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import torch
 from pretend import hopper
-from sgl_kernels import logprobs_of_logits
+from sgl_kernels import logprobs_of_hidden, logprobs_of_logits
 from sgl_kernels.attention.triton import TritonAttention
 
 from sgl_runtime.checkpoint.config import read_config
@@ -37,6 +37,7 @@ from sgl_runtime.runner.penalties import Penalties
 from sgl_runtime.runner.sampler import Sampler
 from sgl_runtime.runner.transfer import aligned
 
+_SLICED = 151_936  # tokens of a vocabulary: prompts are reported 27 rows at a time, or fewer
 CPU = torch.device("cpu")
 ROWS, WIDTH, BUDGET = 300, 4096, 2048
 _HEADS = {"num_attention_heads": 8, "head_dim": 128, "hidden_size": 64, "intermediate_size": 96}
@@ -129,6 +130,8 @@ def _draw(sampler: Sampler, dtype: torch.dtype) -> None:
         sampler(logits, numbers, penalised)
         for top in (0, 1, 5, 16):
             logprobs_of_logits(logits, torch.zeros(rows, dtype=torch.int32), top)
+            targets = torch.zeros(rows, dtype=torch.int64)
+            logprobs_of_hidden(logits, lambda hidden: hidden, targets, top, _SLICED)
 
 
 if __name__ == "__main__":

@@ -257,6 +257,10 @@ class Replica:
         load = self.scheduler.load
         held = load.slots_used + load.slots_cached + memory.pool.free
         assert held == load.slots == self.capacity.slots
+        told = sum(len(answer.tokens) for answer in self.answers.values())
+        assert load.generated_tokens >= told and load.forced_tokens >= self.forced
+        if not self.aborted and not self.failed and self.scheduler.idle:
+            assert (load.generated_tokens, load.forced_tokens) == (told, self.forced)
         if not memory.cache.remembers:
             assert load.slots_used == len(own)
 

@@ -236,7 +236,7 @@ class EngineClient:
     def waiting(self) -> int:
         """How many of them are not being computed yet, as far as this side can know."""
         in_flight = len(self._flights)
-        # The replicas say how many wait, one step late; how many must wait at least is known here at once.
+        # The replicas say how many wait, a few steps late; how many must wait at least is known here at once.
         return max(0, in_flight - self.rows, min(in_flight, sum(load.waiting for load in self.loads)))
 
     # -- the life of the server

@@ -23,9 +23,9 @@ from sgl_runtime.text.tokenizer import Tokenizer
 
 NewDetokenizer: TypeAlias = Callable[[Sample], Detokenizer]
 
-# Tokens of a request that is not streamed, of which its replica tells at once: so the figures move, and what
-# was aborted has most of its text.
-_SELDOM = 16
+# Tokens of a request that is not streamed, of which its replica tells at once. What is aborted lacks the last
+# three at most, and load and figures are as old.
+_SELDOM = 4
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,13 +68,13 @@ class Stream:
         self._taken = False
 
     def asked(self) -> Generate:
-        """What its replica is to be sent: it need not tell of each token sooner than somebody reads it."""
+        """What its replica is to be sent, and that it need not tell of every token that nobody waits for."""
         every = self._every or _SELDOM
         generate = self.sample.generate
         return generate if generate.every == every else msgspec.structs.replace(generate, every=every)
 
     def push(self, delta: Delta) -> None:
-        """Add what a step produced. Nothing may follow a finish."""
+        """Add what the replica tells. Nothing may follow a finish."""
         assert self.finish is None, "a sample ends once"
         self._tokens += delta.tokens
         if delta.output_logprobs is not None:

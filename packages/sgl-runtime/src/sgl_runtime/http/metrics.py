@@ -81,7 +81,11 @@ class _Engine(Collector):
         yield _histogram(
             "time_to_first_token_seconds", "From request to first token.", figures.time_to_first_token
         )
-        yield _histogram("inter_token_latency_seconds", "Between tokens of a sample.", figures.inter_token)
+        yield _histogram(
+            "inter_token_latency_seconds",
+            "Between tokens of a sample; those told together share the time.",
+            figures.inter_token,
+        )
         yield _histogram("e2e_request_latency_seconds", "From request to the end.", figures.end_to_end)
         yield _histogram("request_queue_time_seconds", "In the line before being computed.", figures.queue)
         finished = CounterMetricFamily("sgl_requests", "Samples that have ended.", labels=["finish_reason"])

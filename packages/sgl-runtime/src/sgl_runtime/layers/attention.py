@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-
 import torch
 from sgl_kernels import rope_and_store_kv, store_kv
 from sgl_kernels.attention import AttentionSpec
@@ -34,10 +31,12 @@ class PagedAttention(nn.Module):
         """q [T, q_heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_dim] -> [w, q_heads * v_dim]
         of the tokens asked for. With a rotation, q and k are used up. Of a latent spec v is None, being a
         part of k."""
-        # A cut here: where parts of one product are written to, as q, k and v are, torch.compile takes the
-        # length of the first pass for that of all.
-        attend = _untraced() if torch.compiler.is_compiling() else PagedAttention._attend
-        return attend(self, q, k, v, inputs, rotation)
+        return self._attend(q, k, v, inputs, rotation)
+
+    def untrace(self) -> None:
+        """Cut a model here before it is compiled: where parts of one product are written to, as q, k and v
+        are, torch.compile takes the length of the first pass for that of all."""
+        self._attend = torch.compiler.disable(self._attend)  # type: ignore[method-assign]
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor | None, inputs: Inputs, rotation: Rotation | None
@@ -63,9 +62,3 @@ class PagedAttention(nn.Module):
             )
         plan = inputs.plans[self.layer]
         return inputs.attention.run(plan, inputs.only_asked(q), k_cache, v_cache).flatten(1)
-
-
-@cache
-def _untraced() -> Callable[..., Tensor]:
-    """Made when something is compiled: this imports the compiler, which takes seconds of a cold start."""
-    return torch.compiler.disable(PagedAttention._attend)

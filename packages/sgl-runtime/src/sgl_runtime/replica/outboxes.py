@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Outboxes`: one replica's answers, each to the api process that asked.
 
-All of them hear the load of every step, since each one reports it and routes by it.
+All of them hear the load of every step that says anything, since each one reports it and routes by it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 """What the requests with penalties have said so far, counted on the device.
 
 A row's counts begin with the `History` that its request brought; every token sampled for it is added
-without the host looking. Memory is taken for rows that have had a request with penalties, not for all.
+without the host looking. Memory is taken for a few rows, and for more when they have had requests with
+penalties.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sgl_runtime import log
 from sgl_runtime.checkpoint.config import ModelConfig
 from sgl_runtime.config import ServeConfig, prefill_limits
 from sgl_runtime.errors import ConfigError
-from sgl_runtime.layers import Inputs, KVPool
+from sgl_runtime.layers import Inputs, KVPool, PagedAttention
 from sgl_runtime.layers.kv import bytes_per_slot, cache_dtype
 from sgl_runtime.messages import I32, Batch, Capacity, LogprobArrays, Masks
 from sgl_runtime.parallel.tensor import TensorParallel
@@ -288,4 +288,7 @@ def _compiled(model: nn.Module) -> Callable[[Inputs], Tensor]:
     """A layer is compiled for one, few and many tokens, all or some of them asked for: more often than the
     compiler takes for a mistake, after which it would give the layer up."""
     import_module("torch._dynamo").config.recompile_limit = _RECOMPILATIONS
+    for module in model.modules():
+        if isinstance(module, PagedAttention):
+            module.untrace()
     return torch.compile(model, dynamic=True)

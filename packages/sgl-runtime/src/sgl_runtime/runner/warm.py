@@ -72,7 +72,9 @@ def warm(
         _draw(answers, *_GREEDY)  # alone: the first launch makes Triton's driver
         # With penalties, biases or masks, logits are float32.
         draws = [partial(_draw, logits, *kind) for kind in _DRAWS for logits in (answers.float(), answers)]
-        draws += [partial(_draw_altered, sampler, answers), partial(_report, answers)]
+        draws.append(partial(_draw_altered, sampler, answers))
+        # Tokens that were sampled, and those of prompts.
+        draws += [partial(_report, answers, kind) for kind in (torch.int32, torch.int64)]
     ordered = in_order or not draws
     _side_by_side(draws if ordered else [*models, *draws], meanwhile=models if ordered else ())
     _in_turn([partial(passes.run, _pass(passes, ((size, 0),))) for size in _SIZES if size <= budget])
@@ -126,15 +128,15 @@ def _draw_altered(sampler: Sampler, logits: Tensor) -> None:
     nothing = np.zeros(0, np.int32)
     altered = replace(
         sampling_arrays(rows, 0.0, biased=1),
-        presence_penalty=np.eye(1, rows, dtype=np.float32)[0],
+        presence_penalty=np.array([1.0, *[0.0] * (rows - 1)], np.float32),
         histories=(History(row=0, prompt=nothing, output=nothing),),
     )
     sampler.begin(altered)
     sampler(logits, np.arange(rows, dtype=np.int32), altered, everything)
 
 
-def _report(logits: Tensor) -> None:
-    logprobs_of_logits(logits, torch.zeros(len(logits), dtype=torch.int32, device=logits.device), top=1)
+def _report(logits: Tensor, kind: torch.dtype) -> None:
+    logprobs_of_logits(logits, torch.zeros(len(logits), dtype=kind, device=logits.device), top=1)
 
 
 def _pass(passes: Passes, requests: tuple[tuple[int, int], ...]) -> Pass:

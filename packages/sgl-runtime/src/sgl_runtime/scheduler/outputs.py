@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Result` -> `Delta`s: what one step says to the senders of its requests.
+"""`Result` -> `Delta`s: what is said to the senders of requests.
 
 Log-probabilities of a prompt are gathered over its chunks and go out once, those of a token go with it.
 """
@@ -11,8 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from sgl_runtime.messages import F32, Aborted, Delta, Logprobs, Pooled, Result
+from sgl_runtime.messages import F32, I32, Aborted, Delta, Logprobs, Pooled, Result
 from sgl_runtime.scheduler.request import Request
+from sgl_runtime.scheduler.table import Table
 
 Entry: TypeAlias = "tuple[float, list[tuple[int, float]]]"
 
@@ -44,6 +45,24 @@ def delta(request: Request, entry: Entry | None = None) -> Delta:
         output_logprobs = Logprobs(tokens, [entry[0]], [entry[1]])
     cached = request.cached or 0
     return Delta(request.rid, tokens, request.finish, cached, prompt_logprobs, output_logprobs, forced)
+
+
+def tell(table: Table, rows: I32, tokens: I32, generated: I32) -> list[Delta]:
+    """`delta` of many requests that do not end, are not constrained and report no log-probabilities. Their
+    rows, the token appended last, and how many there are: [n] each."""
+    deltas: list[Delta] = []
+    for row, token, known in zip(rows.tolist(), tokens.tolist(), generated.tolist(), strict=True):
+        request = table.at(row)
+        output, told = request.output, request.told
+        if len(output) == told == known - 1:  # all that is streamed
+            output.append(token)
+            request.told = known
+            new = [token]
+        else:
+            table.receive(request, token, known)
+            new, _ = request.news()
+        deltas.append(Delta(request.rid, new, None, request.cached or 0))
+    return deltas
 
 
 def vector_of(request: Request, vector: F32) -> Pooled | Aborted:

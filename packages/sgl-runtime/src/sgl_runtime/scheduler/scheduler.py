@@ -53,6 +53,7 @@ from sgl_runtime.messages import (
     StoppedByString,
     StoppedByToken,
 )
+from sgl_runtime.scheduler import outputs
 from sgl_runtime.scheduler.batch import Chunk, Planned, build
 from sgl_runtime.scheduler.bias import Bias
 from sgl_runtime.scheduler.constraint import Encode, Grammars
@@ -288,7 +289,8 @@ class Scheduler:
         self._memory.flush()
 
     def commit(self, result: Result) -> list[Delta]:
-        """What the oldest uncommitted batch means: one Delta for every request that got a token or ended."""
+        """What the oldest uncommitted batch means: a Delta for every request that ended, or whose sender is
+        to be told of its tokens now."""
         step = self._in_flight.popleft()
         assert len(result.tokens) == len(step.rows), "a token for every row that samples"
         collect_scores(step.scored, result)
@@ -298,7 +300,6 @@ class Scheduler:
                 self._end(request, StoppedByLength(0))
                 deltas.append(delta(request))
         self._counters.steps += 1
-        self._counters.forced_tokens += sum(each.forced for each in deltas)
         self._forecast.stepped()
         if self._counters.steps % _RECONSIDER == 0:
             self._intake.reconsider()
@@ -308,18 +309,18 @@ class Scheduler:
 
     def _commit_sampled(self, step: Planned, result: Result) -> list[Delta]:
         table = self._memory.table
-        # A row may have a new owner by now: its request ended after this batch had been planned.
-        # It ended one step ago, and this is its surplus token; or it jumped, or was aborted.
+        # A row may have a new owner by now: its request ended after this batch had been planned, and this is
+        # its surplus token; or it jumped, or was aborted.
         alive = table.owner[step.rows] == step.owners
         named = result.tokens != INVALID_TOKEN
         valid = np.flatnonzero(alive & named)
         rows, tokens = step.rows[valid], result.tokens[valid]
         table.append(rows, tokens)
-        self._counters.generated_tokens += int(np.count_nonzero(~table.constrained[rows]))
+        self._counters.generated_tokens += len(rows)
         # Most requests only have a token more: to look at each would take longer than all the rest.
         due = table.due(rows, tokens, self._eos_array)
         tell = due.speaks & ~due.looks
-        deltas = table.tell(rows[tell], tokens[tell], due.generated[tell])
+        deltas = outputs.tell(table, rows[tell], tokens[tell], due.generated[tell])
         entries = result.output_logprobs
         look = np.flatnonzero(due.looks)
         columns = (valid, rows, tokens, due.generated, due.speaks)
@@ -347,10 +348,7 @@ class Scheduler:
             self._end(request, finish)
         elif not speaks:
             return None
-        said = delta(request, entry)
-        if request.constrained is not None:
-            self._counters.generated_tokens += len(said.tokens)  # with those that were forced
-        return said
+        return delta(request, entry)
 
     def _commit_pooled(self, step: Planned, result: Result) -> list[Delta]:
         deltas: list[Delta] = []
@@ -401,13 +399,15 @@ class Scheduler:
             arrival=self._arrivals,
             overdue_at=overdue_at(self._counters.admitted, self._line.newcomers),
             lot=self._lots.random(),
-            every=1 if asked is not None and asked.top >= 0 else message.every,
+            # With log-probabilities each token is told alone; so is the last one always.
+            every=1 if asked is not None else max(1, min(message.every, limit)),
             came_at=time.monotonic(),
         )
 
     def _begin_constrained(self) -> None:
         """Requests whose grammars are ready get into the line, or end."""
         for request, finish in self._guidance.begin():
+            self._count_forced(len(request.output))
             if finish is None:
                 self._line.join(request)
                 self._intake.reconsider()
@@ -419,11 +419,16 @@ class Scheduler:
         """A constrained request has sampled a token that did not end it."""
         sampled = len(request.output)
         finish = self._guidance.follow(request)
+        self._count_forced(len(request.output) - sampled)
         if len(request.output) > sampled and finish is None:
             self._memory.table.extend(request)
             if request.penalised:
                 self._edited.append(request)
         return finish
+
+    def _count_forced(self, tokens: int) -> None:
+        self._counters.generated_tokens += tokens
+        self._counters.forced_tokens += tokens
 
     def _choose(self) -> tuple[I32, I32, list[Chunk], list[Chunk]]:
         """Decoding rows, their slots, chunks of rows that have jumped, and of prompts, for the next batch;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Stop`: when one request ends, decided after each of its tokens.
+"""`Stop`: when one request ends, decided after each of its tokens that may be the last.
 
 In this order: end-of-sequence and stop tokens, stop strings, length. Strings are searched in bytes, over the
 few last bytes that can still be part of a new match, so the cost does not grow with the output. Knows no

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sgl_runtime.messages import I32, Delta
+from sgl_runtime.messages import I32
 from sgl_runtime.scheduler.request import Request
 
 _NOBODY = -1
@@ -37,7 +37,8 @@ class Table:
     """
 
     def __init__(self, rows: int, width: int) -> None:
-        """`width`: most tokens of one row. What is never touched of `slots` costs addresses, not memory."""
+        """`width`: most tokens of one row. What is never touched of `slots` and `output` costs addresses, not
+        memory."""
         self.requests: list[Request | None] = [None] * rows
         # Distinct for every entry of a request into a row, and for every edit: what is in flight for another
         # owner than the row's is void.
@@ -160,25 +161,6 @@ class Table:
         speaks = generated >= self.speaks[rows]
         self.speaks[rows[speaks]] = (generated + self.every[rows])[speaks]
         return Due(generated, looks, speaks)
-
-    def tell(self, rows: I32, tokens: I32, generated: I32) -> list[Delta]:
-        """What the senders of these rows do not know; none ends, and none has a constraint. [n] each:
-        the token appended last, and how many there are.
-        """
-        deltas: list[Delta] = []
-        for row, token, known in zip(rows.tolist(), tokens.tolist(), generated.tolist(), strict=True):
-            request = self.requests[row]
-            assert request is not None, "rows with an owner"
-            told, request.told = request.told, known
-            output = request.output
-            if len(output) == told == known - 1:  # all that is streamed: as little as can be done
-                output.append(token)
-                new = [token]
-            else:
-                output += self.output[row, len(output) : known].tolist()
-                new = output[told:]
-            deltas.append(Delta(request.rid, new, None, request.cached or 0))
-        return deltas
 
     def receive(self, request: Request, token: int, generated: int) -> None:
         """As `sync`, where the last of `generated` tokens is known, and most often no other is missing."""
