@@ -180,10 +180,10 @@ static int fill_beyond(Work *work, int32_t state, const Bytes *first) {
     static const Bytes beyond = {{0, 0, ~(uint64_t)0, ~(uint64_t)0}};
     Loop loop;
     if (first_in(first, 0) == 256) return 0;
-    int32_t after;
+    int32_t after = state;
     int usual = find_beyond(work->states, &work->tree->usual, state, &after);
-    int found = usual < -1 ? -1 : usual < 0 ? 0 : find_loop(work->states, &work->tree->usual, after, &loop);
-    if (found > 0 && loop.usual != usual) found = 0;
+    int found = usual < -1 ? -1 : find_loop(work->states, &work->tree->usual, after, &loop);
+    if (found > 0 && (loop.usual < 0 || (loop.usual != usual && !(usual < 0 && loop.stays)))) found = 0;
     if (found > 0) found = go_round(work, after, &beyond, &loop);
     return found < 0 ? -1 : found ? 0 : walk_roots(work, state, first);
 }

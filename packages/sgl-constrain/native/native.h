@@ -35,6 +35,7 @@
 #define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
 #define UNMADE (-1)  // instead of a target
+#define NEXT_HEAD 0  // of an edge that is taken: that of the item, and 1 more
 #define MOST_USUAL 6
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
@@ -140,7 +141,8 @@ typedef struct {
     int32_t first, count;  // in `taken`
 } Part;
 
-// Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state.
+// Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state. One piece of
+// memory.
 typedef struct {
     Bytes begins;
     int32_t count;
@@ -176,6 +178,9 @@ typedef struct {
     int32_t *targets;
     Pool known;  // heads, one by one; and the edges of each
     Edges *edges;
+    uint16_t *texts;         // by head: a byte, and what is known of it
+    Py_ssize_t text_count;
+    Plan *of_byte[2][256];   // the plans of states that read it and nothing else, and have more to read after it, or not
     Pool skeletons;
     Shape *shapes;            // by continuation
     Repetition *repetitions;  // by expression
@@ -201,9 +206,9 @@ int push_items(States *self, int32_t continuation, Numbers *items);  // those wi
 // -- plans.c ----------------------------------------------------------------------------------------------------
 
 int know_plan(States *self, int32_t state);
-int32_t edges_of(States *self, int64_t head);    // the place in `edges`; -1: an exception
-int read_edges(PyObject *packed, Edges *edges);  // as `utf8.packed` writes them
-void plan_free(Plan *plan);
+int edges_of(States *self, int64_t head, Edges *edges, Edge *only);  // of a text it is `only`; not to be changed
+int read_edges(PyObject *packed, Edges *edges);                      // as `utf8.packed` writes them
+int text_byte(States *self, int64_t head, int *last);                // the byte that it reads; -1: an exception
 
 static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }
 
@@ -234,6 +239,7 @@ int uncover(States *self, Numbers *items);  // drops those that others make supe
 
 int product_edges(States *self, int64_t head, Edges *edges);
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+int32_t without_exceptions(States *self, int32_t state);  // reads what products take away too; -1: an exception
 PyObject *states_product(PyObject *object, PyObject *given);
 PyObject *states_product_head(PyObject *object, PyObject *args);
 PyObject *states_is_live(PyObject *object, PyObject *given);
@@ -257,7 +263,8 @@ typedef struct {
     uint64_t ascii[2];
     int usual;      // -1: none beyond ASCII
     int32_t times;  // how many it reads at most; -1 without an end
-    int returns;    // one more of them leads to the same state, where nothing else reads it
+    int returns;    // one more of them leads to the same state, where nothing else reads it;
+    int stays;      // whatever else reads it
     int whole;      // it has all characters that are read so
     int alone;      // nothing else that the state reads on the way reads one of them
     Bytes leaving;  // what may be read after some of them and does not belong to the class

@@ -142,7 +142,9 @@ int32_t make_target(States *self, int32_t state, int32_t part) {
     Numbers taken = {0}, items = {0};
     for (int32_t i = 0; i < plan->parts[part].count; i++) {
         const Taken *edge = &plan->taken[plan->parts[part].first + i];
-        if (push(&taken, (int64_t)(edge->code | ((uint64_t)read->values[first + edge->place] & REST))) < 0) goto done;
+        int64_t item = read->values[first + edge->place];
+        uint64_t code = edge->code == NEXT_HEAD ? (uint64_t)((item >> 32) + 1) << 33 : edge->code;
+        if (push(&taken, (int64_t)(code | ((uint64_t)item & REST))) < 0) goto done;
     }
     int32_t place = pool_find(&self->taken, taken.values, taken.count);
     if (place >= 0) {
@@ -344,7 +346,11 @@ static void states_dealloc(PyObject *object) {
         free(self->opened[i].targets);
         Py_XDECREF(self->moves[i]);
     }
-    for (Py_ssize_t i = 0; i < self->heads.count; i++) plan_free(self->plans[i]);
+    for (Py_ssize_t i = 0; i < self->heads.count; i++) free(self->plans[i]);
+    for (int b = 0; b < 256; b++) {
+        free(self->of_byte[0][b]);
+        free(self->of_byte[1][b]);
+    }
     for (Py_ssize_t i = 0; i < self->known.count; i++) free(self->edges[i].all);
     for (Py_ssize_t i = 0; i < self->shape_count; i++) free(self->shapes[i].counts);
     free(self->opened);
@@ -352,6 +358,7 @@ static void states_dealloc(PyObject *object) {
     free(self->plans);
     free(self->targets);
     free(self->edges);
+    free(self->texts);
     free(self->shapes);
     free(self->repetitions);
     free(self->distances);

@@ -256,16 +256,30 @@ static void copy_aliases(const Tree *tree, uint8_t *bits) {
     }
 }
 
-enum { WALK, FILL, CORRECT };
+// A state with products that take something away is filled like the one without, and corrected where that is not too
+// much. `room`: for a pair a level, and one more.
+static int fill(States *states, Tree *tree, Pair *room, int32_t state, uint8_t *bits, Py_ssize_t bytes) {
+    Level *levels = (Level *)room;
+    uint8_t *path = (uint8_t *)(levels + tree->depth + 2);  // a level has less than a pair
+    int32_t more = without_exceptions(states, state);
+    if (more < 0) return -1;
+    for (int unfit = 1; unfit; more = state) {
+        memset(bits, 0, (size_t)bytes);
+        if (fill_mask(states, tree, levels, path, more, bits) < 0) return -1;
+        unfit = more != state;
+        if (unfit && (unfit = correct(states, tree, room, state, more, bits)) < 0) return -1;
+    }
+    return 0;
+}
 
-// The arguments of all methods: states, state, out, and for one of them another state.
+// The arguments of both methods: states, state, out.
 static PyObject *tree_do(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count, PyObject *names,
-                         int what) {
+                         int filling) {
     Tree *tree = (Tree *)self;
-    int32_t state, other = DEAD;
+    int32_t state;
     Py_buffer out;
-    if (count != (what == CORRECT ? 4 : 3) || (names != NULL && PyTuple_Size(names) > 0)) {
-        PyErr_SetString(PyExc_TypeError, "a walk takes states, state and out, a correction another state too");
+    if (count != 3 || (names != NULL && PyTuple_Size(names) > 0)) {
+        PyErr_SetString(PyExc_TypeError, "a walk takes states, state and out");
         return NULL;
     }
     if (!PyObject_TypeCheck(args[0], ((Types *)PyType_GetModuleState(type))->states)) {
@@ -273,63 +287,67 @@ static PyObject *tree_do(PyObject *self, PyTypeObject *type, PyObject *const *ar
         return NULL;
     }
     States *states = (States *)args[0];
-    if (given_state(states, args[1], &state) < 0 || (what == CORRECT && given_state(states, args[3], &other) < 0) ||
-        writable_bits(args[2], &out, tree->size) < 0)
-        return NULL;
-    Pair *room = malloc(((size_t)tree->depth + 2) * sizeof(Pair));  // a level has less, and a path a byte
+    if (given_state(states, args[1], &state) < 0 || writable_bits(args[2], &out, tree->size) < 0) return NULL;
+    Pair *room = malloc(((size_t)tree->depth + 2) * sizeof(Pair));
     int failed = -1;
-    if (what == FILL) memset(out.buf, 0, (size_t)out.len);
     if (room == NULL) PyErr_NoMemory();
-    else if (what == CORRECT) failed = correct(states, tree, room, state, other, out.buf);
-    else if (what == FILL) failed = fill_mask(states, tree, (Level *)room, (uint8_t *)((Level *)room + tree->depth + 2), state, out.buf);
+    else if (filling) failed = fill(states, tree, room, state, out.buf, out.len);
     else failed = descend(states, tree, (Level *)room, state, 0, tree->count, out.buf);
     if (failed == 0) copy_aliases(tree, out.buf);
     free(room);
     PyBuffer_Release(&out);
-    return failed < 0 ? NULL : PyBool_FromLong(failed == 0);
+    if (failed < 0) return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *tree_walk(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                            PyObject *names) {
-    return tree_do(self, type, args, count, names, WALK);
+    return tree_do(self, type, args, count, names, 0);
 }
 
 static PyObject *tree_fill_mask(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                                 PyObject *names) {
-    return tree_do(self, type, args, count, names, FILL);
+    return tree_do(self, type, args, count, names, 1);
 }
 
-static PyObject *tree_correct(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
-                              PyObject *names) {
-    return tree_do(self, type, args, count, names, CORRECT);
+typedef uint64_t Words __attribute__((vector_size(16)));  // what every processor adds at once
+
+typedef struct {
+    Words of[4], of_sums[4];
+} Sums;
+
+static void sum_up(Sums *to, const uint8_t *bytes, Py_ssize_t lines) {
+    Sums sums = *to;
+    for (Py_ssize_t i = 0; i < lines; i++, bytes += sizeof sums.of)
+        for (int w = 0; w < 4; w++) {
+            Words words;
+            memcpy(&words, bytes + 16 * w, sizeof words);
+            sums.of[w] += words ^ words >> 32;  // so that sums of sums do not lose the upper bits
+            sums.of_sums[w] += sums.of[w];
+        }
+    *to = sums;
 }
 
-static void mix(uint64_t sums[4], const uint8_t *bytes) {
-    uint64_t words[4];
-    memcpy(words, bytes, sizeof words);
-    for (int w = 0; w < 4; w++) {
-        sums[w] = (sums[w] ^ words[w]) * 0x9E3779B97F4A7C15u;
-        sums[w] ^= sums[w] >> 29;
-    }
-}
-
+// Of sums of words, and sums of these: other bytes with equal ones may be made, and are seldom met.
 static PyObject *tree_digest(PyObject *self, PyObject *given) {
     Py_buffer view;
     (void)self;
     if (PyObject_GetBuffer(given, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
-    const uint8_t *bytes = view.buf;
-    uint64_t sums[4] = {1, 2, 3, (uint64_t)view.len};
-    Py_ssize_t whole = view.len & ~(Py_ssize_t)31;
-    for (Py_ssize_t i = 0; i < whole; i += 32) mix(sums, bytes + i);
-    uint8_t rest[32] = {0};
-    memcpy(rest, bytes + whole, (size_t)(view.len - whole));
-    mix(sums, rest);
+    Sums sums = {{{(uint64_t)view.len}}, {{0}}};
+    uint8_t rest[sizeof sums.of] = {0};
+    Py_ssize_t lines = view.len / (Py_ssize_t)sizeof rest, whole = lines * (Py_ssize_t)sizeof rest;
+    sum_up(&sums, view.buf, lines);
+    memcpy(rest, (const uint8_t *)view.buf + whole, (size_t)(view.len - whole));
+    sum_up(&sums, rest, 1);
     PyBuffer_Release(&view);
-    for (int w = 0; w < 4; w++) {
-        uint64_t before = sums[(w + 3) & 3];
-        sums[w] = (sums[w] ^ before >> 31 ^ before << 33) * 0xD6E8FEB86659FD93u;
+    uint64_t digest[4] = {0};
+    for (int w = 0; w < 8; w++) {
+        uint64_t *part = &digest[w & 3];
+        *part = (*part ^ sums.of[w >> 1][w & 1]) * 0x9E3779B97F4A7C15u;
+        *part = (*part ^ *part >> 29 ^ sums.of_sums[w >> 1][w & 1]) * 0xD6E8FEB86659FD93u;
+        *part ^= *part >> 32;
     }
-    return PyBytes_FromStringAndSize((char *)sums, sizeof sums);
+    return PyBytes_FromStringAndSize((char *)digest, sizeof digest);
 }
 
 static PyObject *tree_equal(PyObject *self, PyObject *const *args, Py_ssize_t count) {
@@ -356,9 +374,6 @@ static PyMethodDef tree_methods[] = {
      "walk(states, state, out): set the bits of the tokens that may come next."},
     {"fill", (PyCFunction)(void (*)(void))tree_fill_mask, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "fill(states, state, out): the bits of the tokens that may come next, with what is known of tokens."},
-    {"correct", (PyCFunction)(void (*)(void))tree_correct, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "correct(states, state, out, other): the bits, which are those of another state, become those of the state. False "
-     "where there is too much to do: `out` is spoilt then."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot tree_slots[] = {

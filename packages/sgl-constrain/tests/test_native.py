@@ -198,9 +198,6 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
             trie.walk(*arguments)
     with pytest.raises(TypeError):
         trie.walk(states, 1, out=out)
-    for arguments in ((states, 1, out), (states, 1, out, -1), (states, 1, out, 99), (states, 1, out, None)):
-        with pytest.raises((TypeError, ValueError)):
-            trie.correct(*arguments)
     with pytest.raises(TypeError):
         trie.fill(states, 1, out, 1)
     out[:] = 0
@@ -231,15 +228,39 @@ def test_a_question_that_fails_or_comes_back_ends_the_walk_or_not(native_module:
     assert out.tolist() == [0b100111, 0]
 
 
-def test_one_mask_is_corrected_to_another(native_module: ModuleType) -> None:
-    _, states, start = walking(native_module)
-    trie = tree(native_module)
-    other = states.number([])
-    for state, before in ((start, other), (other, start)):
-        out, expected = np.zeros(2, dtype=np.uint8), np.zeros(2, dtype=np.uint8)
-        trie.walk(states, before, out)
-        trie.walk(states, state, expected)
-        assert trie.correct(states, state, out, before) and np.array_equal(out, expected)
+BESIDE = [  # texts that something is taken off of, or that must be read in two ways at once
+    {"patternProperties": {"_count$": {"type": "integer"}, "^x-": {}}, "additionalProperties": {"const": 1}},
+    {"properties": {"name": {}, "names": {"type": "null"}}, "additionalProperties": {"type": "string"}},
+    {"propertyNames": {"pattern": "^/.*[^/]$", "not": {"enum": ["/a", "/ab"]}}, "minProperties": 1},
+    {"type": "string", "pattern": "é.*日", "not": {"pattern": "^a"}},
+    {"type": "string", "pattern": "^[^ ]*$", "format": "email", "maxLength": 60},
+]  # fmt: skip
+
+
+def test_what_is_filled_is_what_a_walk_finds(
+    smollm2: Vocabulary, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    compiler = Compiler(smollm2)
+    made = [compiler.json_schema(schema) for schema in [*SCHEMAS, *BESIDE]]
+    made += [
+        compiler.regex(p)
+        for p in [*PATTERNS, r"(?!.*foo|x)[^\n]*", r"(?=.*_n)(?!ab).*", r"(?!é)\w*", "(the|then)+ x"]
+    ]
+    rng = random.Random(7)
+    for grammar in made:
+        trie, states = grammar._ways._tree, grammar._automaton.table
+        for _ in range(3):
+            state = grammar.start
+            for _ in range(12):
+                filled, walked = np.zeros((2, smollm2.words * 4), dtype=np.uint8)
+                trie.fill(states, state, filled)
+                trie.walk(states, state, walked)
+                assert np.array_equal(filled, walked)
+                allowed = np.flatnonzero(np.unpackbits(walked, bitorder="little")).tolist()
+                if not allowed:
+                    break
+                state = grammar.step(state, rng.choice(allowed))
 
 
 def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:

@@ -44,12 +44,9 @@ class NativeWays:
         return self._tree.equal(one, other)
 
     def kept(self, key: bytes, mask: Bits) -> Bits:
-        return mask.copy()
+        self._mask = np.empty_like(mask)
+        return mask
 
     def mask(self, state: int) -> Bits:
-        out = self._mask
-        more = self._automaton.without_exceptions(state)
-        self._tree.fill(self._states, more, out)
-        if more != state and not self._tree.correct(self._states, state, out, more):
-            self._tree.fill(self._states, state, out)
-        return out
+        self._tree.fill(self._states, state, self._mask)
+        return self._mask

@@ -24,7 +24,6 @@ from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
-_MOST_WALKED = 64
 _BYTES_PER_STEP = 120
 
 
@@ -52,7 +51,7 @@ class Grammar:
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
-        self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
+        self._standing: dict[int, _Mask] = {}  # by state << 1 | may it end, of those that stand for others
         self._masks: dict[bytes, _Mask] = {}  # by `Ways.key`, in the order of their numbers
 
     def __del__(self) -> None:
@@ -104,9 +103,7 @@ class Grammar:
         if known is None:
             with self._lock:
                 self._automaton.start_clock(step=True)
-                bits = self._make_mask(state)
-                known = self._shared(bits)
-                self._mask_of[state] = known
+                known = self._mask_of[state] = self._make_mask(state)
         return known
 
     def masks(self, first: int = 0) -> NDArray[np.int32]:
@@ -157,40 +154,36 @@ class Grammar:
     def nbytes(self) -> int:
         """About how much memory the grammar holds now."""
         return (
-            (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
+            len(self._masks) * self.vocabulary.words * 4
             + self._ways.nbytes
             + self._automaton.nbytes
             + self._expressions.nbytes
             + len(self._steps) * _BYTES_PER_STEP
         )
 
-    def _make_mask(self, state: int) -> Bits:
+    def _make_mask(self, state: int) -> _Mask:
         if state in (DEAD, DONE):
-            bits = np.zeros(self.vocabulary.words * 4, dtype=np.uint8)
-        else:
-            most = self.vocabulary.trie.depth
-            simpler, farthest = self._automaton.unbounded(state, most)
-            bits = self._ways.mask(simpler) if simpler == state else self._walk_once(simpler)
-            if self._automaton.farther > farthest:
-                bits = self._ways.mask(self._automaton.unbounded(state, most, products=False)[0])
-        if self.accepts(state):
-            for token in self.vocabulary.eos:
-                bits[token >> 3] |= 1 << (token & 7)
-        return bits
+            return self._shared(np.zeros(self.vocabulary.words * 4, dtype=np.uint8), state == DONE)
+        most, may_end = self.vocabulary.trie.depth, self.accepts(state)
+        simpler, farthest = self._automaton.unbounded(state, most)
+        mask = self._mask_from(simpler, may_end)
+        if self._automaton.farther > farthest:
+            mask = self._mask_from(self._automaton.unbounded(state, most, products=False)[0], may_end)
+        return mask
 
-    def _walk_once(self, state: int) -> Bits:
-        """The same for a state that stands for many."""
-        known = self._walked.get(state)
+    def _mask_from(self, state: int, may_end: bool) -> _Mask:
+        """The mask of all states for which a state stands, which may end, or not."""
+        known = self._standing.get(state << 1 | may_end)
         if known is None:
-            if len(self._walked) == _MOST_WALKED:
-                self._walked.clear()
-            mask = self._ways.mask(state)
-            self._walked[state] = mask.copy()
-            return mask
-        return known.copy()
+            known = self._shared(self._ways.mask(state), may_end)
+            self._standing[state << 1 | may_end] = known
+        return known
 
-    def _shared(self, packed: Bits) -> _Mask:
-        """The one mask with these bits."""
+    def _shared(self, packed: Bits, may_end: bool) -> _Mask:
+        """The one mask with these bits, and those of the tokens that end the text."""
+        if may_end:
+            for token in self.vocabulary.eos:
+                packed[token >> 3] |= 1 << (token & 7)
         key = self._ways.key(packed)
         known = self._masks.get(key)
         if known is not None and not self._ways.equal(known.bits, packed):
@@ -199,7 +192,7 @@ class Grammar:
         if known is None:
             if (len(self._masks) + 1) * packed.size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
-                self._mask_of, self._masks = {}, {}
+                self._mask_of, self._standing, self._masks = {}, {}, {}
             bits = self._ways.kept(key, packed).view("<i4").astype(np.int32, copy=False)
             bits.flags.writeable = False
             known = self._masks[key] = _Mask(len(self._masks), bits)

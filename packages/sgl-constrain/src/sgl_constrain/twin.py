@@ -100,10 +100,6 @@ class Tree(Protocol):
         """Writes all of them."""
         ...
 
-    def correct(self, states: TwinStates, state: int, out: Bits, other: int, /) -> bool:
-        """Of `out`, which is the mask of another state; False where that is too much, and `out` is spoilt."""
-        ...
-
 
 class Engine:
     """module: None when it was not built, or is not wanted."""
