@@ -158,74 +158,11 @@ static int find_next(States *self, const Sequence *items, int32_t state, int64_t
     return failed ? -1 : 0;
 }
 
-static int are_disjoint(const Bytes *bytes, const Bytes *others) {
-    uint64_t any = 0;
-    for (int w = 0; w < 4; w++) any |= bytes->words[w] & others->words[w];
-    return !any;
-}
-
-// Do just the characters whose next bytes are those of some edges lead from `state` back to `to`? Of the first byte those
-// beyond ASCII. -1: an exception.
-static int comes_back(States *self, int32_t state, const Edge *edges, int32_t count, int32_t to, int first) {
-    Opened opened;
-    if (open_state(self, state, &opened) < 0) return -1;
-    for (int32_t part = 0; part < opened.plan->count; part++) {
-        Bytes rest = opened.plan->parts[part].bytes;
-        if (first) rest.words[0] = rest.words[1] = 0;
-        if (first_in(&rest, 0) == 256) continue;
-        int32_t target = target_of(self, state, &opened, part);
-        if (target < 0) return -1;
-        if (target == DEAD) continue;
-        for (int32_t e = 0; e < count; e++) {
-            if (are_disjoint(&rest, &edges[e].bytes)) continue;
-            for (int w = 0; w < 4; w++) rest.words[w] &= ~edges[e].bytes.words[w];
-            int64_t head = (int64_t)(edges[e].code >> 33);
-            if (!head && target != to) return 0;
-            Edges next;
-            Edge only;
-            if (head && edges_of(self, head, &next, &only) < 0) return -1;
-            int back = head ? comes_back(self, target, next.all, next.count, to, 0) : 1;
-            if (back <= 0) return back;
-        }
-        if (first_in(&rest, 0) < 256) return 0;
-    }
-    for (int32_t e = 0; e < count; e++)  // and none of theirs is missing
-        for (int b = first_in(&edges[e].bytes, 0); b < 256; b = first_in(&edges[e].bytes, b + 1))
-            if (state_after(self, state, &opened, b) <= DEAD) return PyErr_Occurred() ? -1 : 0;
-    return 1;
-}
-
-// Characters that lead from a state to itself, whatever it consists of.
-static int find_staying(States *self, const Usual *usual, int32_t state, Loop *loop) {
-    Opened opened;
-    int size = 0;
-    *loop = (Loop){.usual = -1, .times = -1, .returns = 1, .stays = 1, .whole = 1, .alone = 1, .least = -1, .after = -1};
-    if (open_state(self, state, &opened) < 0) return -1;
-    for (int32_t part = 0; part < opened.plan->count; part++) {
-        const uint64_t *words = opened.plan->parts[part].bytes.words;
-        int32_t target = target_of(self, state, &opened, part);
-        if (target < 0) return -1;
-        for (int w = 0; w < 4 && target != DEAD; w++)
-            if (target == state && w < 2) loop->ascii[w] |= words[w];
-            else loop->leaving.words[w] |= words[w];
-    }
-    for (int w = 0; w < 2; w++) size += __builtin_popcountll(loop->ascii[w]);
-    if (size <= SMALL) return 0;
-    for (int i = 0; i < usual->count && loop->usual < 0 && (loop->leaving.words[2] | loop->leaving.words[3]); i++) {
-        int back = comes_back(self, state, usual->edges[i].all, usual->edges[i].count, state, 1);
-        if (back < 0) return -1;
-        if (back) loop->usual = i;
-    }
-    if (loop->usual >= 0) loop->leaving.words[2] = loop->leaving.words[3] = 0;
-    return 1;
-}
-
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
     const Sequence items = self->items.all[state];
     int64_t head = 0;
     int largest = SMALL;
-    if (items.count == 0 || state == 1) return 0;
-    if (items.values[items.count - 1] >> 32 >= PRODUCTS) return find_staying(self, usual, state, loop);
+    if (items.count == 0 || state == DONE || items.values[items.count - 1] >> 32 >= PRODUCTS) return 0;
     for (int32_t i = 0; i < items.count; i++) {
         Round round;
         int64_t here = items.values[i] >> 32;

@@ -9,6 +9,7 @@
 //     products.c       products of states, and whether they can finish
 //     unbounded.c      states without counts that no token reaches
 //     loops.c          classes that a state reads over and over
+//     chains.c         and others that lead from one state to the next
 //     known.c          what is known of tokens by their bytes
 //     masks.c          masks, put together from both
 //     walk.c           `Tree`, the twin of `walk.Walk`
@@ -41,6 +42,7 @@
 #define MOST_BEGINNINGS 32
 #define MOST_COUNTED 127
 #define MANY 24  // characters
+#define MOST_CHAINED 32
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
 
@@ -258,20 +260,26 @@ typedef struct {
     int count;
 } Usual;
 
+// The states after 0, 1, ... characters of a class; after the last of them, if it is not too far, state `back` again.
+typedef struct {
+    int32_t states[MOST_CHAINED], count, back;  // count 0: not known
+} Chain;
+
 // A class of characters that a state reads over and over: ASCII characters, and beyond them those of a usual class.
 typedef struct {
     uint64_t ascii[2];
     int usual;      // -1: none beyond ASCII
     int32_t times;  // how many it reads at most; -1 without an end
-    int returns;    // one more of them leads to the same state, where nothing else reads it;
-    int stays;      // whatever else reads it
+    int returns;    // one more of them leads to the same state, where nothing else reads it
     int whole;      // it has all characters that are read so
     int alone;      // nothing else that the state reads on the way reads one of them
     Bytes leaving;  // what may be read after some of them and does not belong to the class
     int32_t least, after;  // after that many characters all else that is read is what state `after` reads; -1: no
+    Chain chain;
 } Loop;
 
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop);  // 1: there is one; -1: an exception
+int find_chain(States *self, const Usual *usual, int32_t state, Loop *loop);  // of other states
 int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after);
 
 // -- walk.c -----------------------------------------------------------------------------------------------------
@@ -307,6 +315,7 @@ int descend(States *states, const Tree *tree, Level *levels, int32_t state, int3
 // -- known.c ----------------------------------------------------------------------------------------------------
 
 #define PLAIN 0x80  // of `within`: ASCII only
+#define BEFORE 129  // bytes before another: those beyond ASCII are one
 
 // A node, and what stands on the way to it: after the `first` byte, ASCII characters among which its own byte is
 // not. `within`: the usual classes that have all others of the way, as bits. characters: of the whole way.
@@ -339,7 +348,7 @@ struct Known {
     uint8_t *up_to[MOST_COUNTED + 1];  // tokens of up to 0, 1, ... characters
     int32_t longest;
     Exit *exits;
-    int32_t exits_of[257];     // where those of a byte begin
+    int32_t exits_of[256 * BEFORE + 1];  // where those of a byte begin, by the one before it
     Exit *far;                 // nodes that begin a character, after many others: by how many
     int32_t far_of[MOST_COUNTED + 2];
     Class classes[MOST_CLASSES];
