@@ -12,6 +12,7 @@
 //     chains.c         and others that lead from one state to the next
 //     known.c          what is known of tokens by their bytes
 //     masks.c          masks, put together from both
+//     packing.c        masks, kept as the words in which they differ from others
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
 // What the twin cannot tell it asks of Python, by functions that were given when a thing was made. The GIL is held
@@ -41,8 +42,8 @@
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
 #define MOST_COUNTED 127
-#define MANY 24  // characters
-#define MOST_CHAINED 32
+#define MANY 24          // characters
+#define MOST_CHAINED 24  // no fewer than these
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
 
@@ -368,6 +369,12 @@ const uint8_t *beginning_with(Known *known, const Bytes *bytes);        // bytes
 // -- masks.c ----------------------------------------------------------------------------------------------------
 
 int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits);
+
+// -- packing.c --------------------------------------------------------------------------------------------------
+
+PyObject *tree_key(PyObject *self, PyObject *given);
+PyObject *tree_differing(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *tree_restore(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 // -- the types --------------------------------------------------------------------------------------------------
 

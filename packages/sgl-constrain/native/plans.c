@@ -115,7 +115,7 @@ int edges_of(States *self, int64_t head, Edges *edges, Edge *only) {
 // Bytes on which the same edges are taken, while a plan is made: the last of them, which comes after the others.
 typedef struct {
     Bytes bytes;
-    int32_t last, count;
+    int32_t last, count, number;
 } Draft;
 
 typedef struct {
@@ -163,13 +163,13 @@ static int cut(Drafts *drafts, const Bytes *bytes, Taken taken) {
             take_off(&rest, &common);
             take_off(&part->bytes, &common);
             if (first_in(&part->bytes, 0) < 256) part = &drafts->parts[drafts->count++], *part = drafts->parts[i];
-            *part = (Draft){common, last, part->count + 1};
+            *part = (Draft){common, last, part->count + 1, 0};
         }
     }
     if (first_in(&rest, 0) < 256) {
         int32_t last = link_to(drafts, -1, taken);
         if (last < 0) return -1;
-        drafts->parts[drafts->count++] = (Draft){rest, last, 1};
+        drafts->parts[drafts->count++] = (Draft){rest, last, 1, 0};
     }
     for (int w = 0; w < 4; w++) drafts->begins.words[w] |= bytes->words[w];
     return 0;
@@ -186,8 +186,19 @@ static Plan *plan_with_room(int32_t parts, size_t taken) {
     return plan;
 }
 
-static int by_first_byte(const void *a, const void *b) {
-    return first_in(&((const Draft *)a)->bytes, 0) - first_in(&((const Draft *)b)->bytes, 0);
+static void number_parts(Drafts *drafts, int16_t *part_of) {
+    int16_t part = 0;
+    uint8_t order[256];
+    for (int32_t i = 0; i < drafts->count; i++)  // by their first bytes
+        part_of[first_in(&drafts->parts[i].bytes, 0)] = (int16_t)i;
+    for (int b = first_in(&drafts->begins, 0); b < 256; b = first_in(&drafts->begins, b + 1))
+        if (part_of[b] >= 0) order[part_of[b]] = (uint8_t)part++;
+    for (int32_t i = 0; i < drafts->count; i++) {
+        drafts->parts[i].number = order[i];
+        for (int w = 0; w < 4; w++)
+            for (uint64_t bits = drafts->parts[i].bytes.words[w]; bits; bits &= bits - 1)
+                part_of[64 * w + __builtin_ctzll(bits)] = order[i];
+    }
 }
 
 static Plan *plan_of_drafts(Drafts *drafts) {
@@ -195,17 +206,15 @@ static Plan *plan_of_drafts(Drafts *drafts) {
     for (int32_t part = 0; part < drafts->count; part++) taken += (size_t)drafts->parts[part].count;
     Plan *plan = plan_with_room(drafts->count, taken);
     if (plan == NULL) return NULL;
-    qsort(drafts->parts, (size_t)drafts->count, sizeof(Draft), by_first_byte);
+    number_parts(drafts, plan->part_of);
     plan->begins = drafts->begins;
     int32_t first = 0;
-    for (int32_t part = 0; part < drafts->count; part++) {
-        const Draft *draft = &drafts->parts[part];
-        plan->parts[part] = (Part){draft->bytes, first, draft->count};
+    for (int32_t i = 0; i < drafts->count; i++) {
+        const Draft *draft = &drafts->parts[i];
+        plan->parts[draft->number] = (Part){draft->bytes, first, draft->count};
         first += draft->count;
         for (int32_t link = draft->last, place = first - 1; link >= 0; link = drafts->links[link].before)
             plan->taken[place--] = drafts->links[link].taken;
-        for (int b = first_in(&draft->bytes, 0); b < 256; b = first_in(&draft->bytes, b + 1))
-            plan->part_of[b] = (int16_t)part;
     }
     return plan;
 }

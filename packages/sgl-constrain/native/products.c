@@ -301,9 +301,34 @@ static int search(States *self, int64_t number) {
     return 0;
 }
 
+// Where `left` reads a byte that `right` does not, and nothing may be taken away any more: as `look_ahead`.
+static int64_t look_beside(States *self, Product product) {
+    Opened left, right;
+    if (product.both) return UNKNOWN;
+    if (open_state(self, product.left, &left) < 0 || open_state(self, product.right, &right) < 0) return FAILED;
+    for (int32_t part = 0; part < left.plan->count; part++) {
+        uint64_t beside = 0;
+        for (int w = 0; w < 4; w++) beside |= left.plan->parts[part].bytes.words[w] & ~right.plan->begins.words[w];
+        int32_t after = beside ? target_of(self, product.left, &left, part) : DEAD;
+        if (after < 0) return FAILED;
+        if (after == DEAD) continue;
+        int64_t distance = accepts(self, after) ? 0 : shortest(self, after);
+        if (distance < 0) return FAILED;
+        if (distance < FAR) return sum_of(distance, 1);
+    }
+    return UNKNOWN;
+}
+
 // Can the product finish after at least one more byte? -1: an exception.
 static int is_live(States *self, int64_t number) {
     if (self->distances[number] == UNKNOWN) {
+        int64_t beside = look_beside(self, product_at(self, number));
+        if (beside == FAILED) return -1;
+        if (beside >= 0) {
+            self->distances[number] = beside;
+            if (beside > self->farthest) self->farthest = beside;
+            return 1;
+        }
         Successors after;
         if (find_successors(self, product_at(self, number), &after) < 0) return -1;
         int64_t distance = look_ahead(self, &after);

@@ -310,64 +310,13 @@ static PyObject *tree_fill_mask(PyObject *self, PyTypeObject *type, PyObject *co
     return tree_do(self, type, args, count, names, 1);
 }
 
-typedef uint64_t Words __attribute__((vector_size(16)));  // what every processor adds at once
-
-typedef struct {
-    Words of[4], of_sums[4];
-} Sums;
-
-static void sum_up(Sums *to, const uint8_t *bytes, Py_ssize_t lines) {
-    Sums sums = *to;
-    for (Py_ssize_t i = 0; i < lines; i++, bytes += sizeof sums.of)
-        for (int w = 0; w < 4; w++) {
-            Words words;
-            memcpy(&words, bytes + 16 * w, sizeof words);
-            sums.of[w] += words ^ words >> 32;  // so that sums of sums do not lose the upper bits
-            sums.of_sums[w] += sums.of[w];
-        }
-    *to = sums;
-}
-
-// Of sums of words, and sums of these: other bytes with equal ones may be made, and are seldom met.
-static PyObject *tree_digest(PyObject *self, PyObject *given) {
-    Py_buffer view;
-    (void)self;
-    if (PyObject_GetBuffer(given, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
-    Sums sums = {{{(uint64_t)view.len}}, {{0}}};
-    uint8_t rest[sizeof sums.of] = {0};
-    Py_ssize_t lines = view.len / (Py_ssize_t)sizeof rest, whole = lines * (Py_ssize_t)sizeof rest;
-    sum_up(&sums, view.buf, lines);
-    memcpy(rest, (const uint8_t *)view.buf + whole, (size_t)(view.len - whole));
-    sum_up(&sums, rest, 1);
-    PyBuffer_Release(&view);
-    uint64_t digest[4] = {0};
-    for (int w = 0; w < 8; w++) {
-        uint64_t *part = &digest[w & 3];
-        *part = (*part ^ sums.of[w >> 1][w & 1]) * 0x9E3779B97F4A7C15u;
-        *part = (*part ^ *part >> 29 ^ sums.of_sums[w >> 1][w & 1]) * 0xD6E8FEB86659FD93u;
-        *part ^= *part >> 32;
-    }
-    return PyBytes_FromStringAndSize((char *)digest, sizeof digest);
-}
-
-static PyObject *tree_equal(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer one, other;
-    (void)self;
-    if (count != 2) return PyErr_Format(PyExc_TypeError, "equal(one, other) takes 2 arguments");
-    if (PyObject_GetBuffer(args[0], &one, PyBUF_C_CONTIGUOUS) < 0) return NULL;
-    if (PyObject_GetBuffer(args[1], &other, PyBUF_C_CONTIGUOUS) < 0) {
-        PyBuffer_Release(&one);
-        return NULL;
-    }
-    int same = one.len == other.len && memcmp(one.buf, other.buf, (size_t)one.len) == 0;
-    PyBuffer_Release(&one);
-    PyBuffer_Release(&other);
-    return PyBool_FromLong(same);
-}
-
 static PyMethodDef tree_methods[] = {
-    {"digest", tree_digest, METH_O, "digest(bytes): of 32 bytes, which other bytes have by accident only."},
-    {"equal", (PyCFunction)(void (*)(void))tree_equal, METH_FASTCALL, "equal(one, other): have both the same bytes?"},
+    {"key", tree_key, METH_O,
+     "key(mask): as `differing` from none set; where these are many a digest of 32 bytes, which others seldom have."},
+    {"differing", (PyCFunction)(void (*)(void))tree_differing, METH_FASTCALL,
+     "differing(mask, base): the words in which it differs from another, or from None; None where these are many."},
+    {"restore", (PyCFunction)(void (*)(void))tree_restore, METH_FASTCALL,
+     "restore(differing, base, out): writes the mask."},
     {"learn", tree_learn, METH_VARARGS,
      "learn(edges, table): what a usual class has beyond ASCII; and how its characters and all of ASCII are read."},
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,

@@ -294,23 +294,64 @@ def test_usual_classes_are_learnt_before_the_first_mask(native_module: ModuleTyp
         other.learn(edges, good)
 
 
-def test_a_digest_tells_masks_apart(native_module: ModuleType) -> None:
+def test_masks_are_told_by_the_words_in_which_they_differ(native_module: ModuleType) -> None:
     trie = tree(native_module)
     rng = np.random.default_rng(3)
-    mask = rng.integers(0, 256, 1000, dtype=np.uint8)
-    seen = {trie.digest(mask), trie.digest(mask[:999].copy()), trie.digest(np.zeros(1000, dtype=np.uint8))}
-    for byte in range(0, 1000, 7):
+    for size in (4, 60, 64, 1000, 5000):
+        base = rng.integers(0, 256, size, dtype=np.uint8)
+        for changes in (0, 1, 7, 190):
+            mask, sparse = base.copy(), np.zeros(size, dtype=np.uint8)
+            places = rng.integers(0, size, changes)
+            mask[places] ^= 5
+            sparse[places] = 3
+            for one, other in ((mask, base), (sparse, None)):
+                words, out = trie.differing(one, other), np.full(size // 4, 9, dtype=np.int32)
+                assert len(words) % 12 == 0 and len(words) <= 12 * changes
+                trie.restore(words, other, out)
+                assert np.array_equal(out.view(np.uint8), one)
+            assert trie.key(sparse) == trie.differing(sparse, None)
+    assert trie.differing(mask, base[::-1].copy()) is None, "that is much"
+    words, out = trie.differing(mask, base), np.zeros(1250, dtype=np.int32)
+    for arguments in (
+        (words, base, out[1:]), (words, base, out.view(np.int16)), (words, base, out.astype(np.int64)),
+        (words, None, out[:9]), (words[1:], base, out), (words, base), (words, out[::2], out),
+        (words, base, out[::2]), (None, base, out), (words, base, out.tobytes()),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.restore(*arguments)
+    for arguments in ((mask, base[1:]), (mask,), (None, mask), (mask, mask[::2])):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.differing(*arguments)
+    for argument in (None, mask[::2]):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.key(argument)
+
+
+def test_a_key_tells_masks_apart(native_module: ModuleType) -> None:
+    trie = tree(native_module)
+    mask = np.random.default_rng(3).integers(0, 256, 5000, dtype=np.uint8)
+    seen = {trie.key(mask), trie.key(mask[:4999].copy()), trie.key(np.zeros(5000, dtype=np.uint8))}
+    for byte in range(0, 5000, 7):
         changed = mask.copy()
         changed[byte] ^= 1 << byte % 8
-        seen.add(trie.digest(changed))
-        assert not trie.equal(mask, changed)
-    assert len(seen) == 3 + len(range(0, 1000, 7)) and trie.digest(mask.copy()) in seen
-    assert trie.equal(mask, mask.copy()) and trie.equal(mask, mask.view(np.int32))
-    assert not trie.equal(mask, mask[:999])
-    for call in (lambda: trie.digest(None), lambda: trie.digest(mask[::2]), lambda: trie.equal(mask),
-                 lambda: trie.equal(mask, None), lambda: trie.equal(None, mask)):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
-            call()
+        seen.add(trie.key(changed))
+    assert len(seen) == 3 + len(range(0, 5000, 7)) and trie.key(mask.copy()) in seen
+
+
+def test_masks_with_one_key_are_told_apart(
+    smollm2: Vocabulary, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    texts = [b"", b"a", b"ab ", b"ab c!"]
+    expected = Compiler(smollm2).regex(r"[a-z]* ?[.!]*|\d\w*")
+    grammar = Compiler(smollm2).regex(r"[a-z]* ?[.!]*|\d\w*")
+    monkeypatch.setattr(grammar._ways, "key", lambda mask: bytes(32))
+    for text in texts * 2:
+        one, other = (g.mask(g.step_bytes(g.start, text)) for g in (grammar, expected))
+        assert np.array_equal(one, other)
+    assert len(grammar.masks()) == len(expected.masks()) > 1
+    assert grammar.mask(grammar.start) is not (held := expected.mask(expected.start))
+    assert held is expected.mask(expected.start), "the same object, as long as it is held"
 
 
 def test_the_environment_asks_for_the_pure_engine() -> None:

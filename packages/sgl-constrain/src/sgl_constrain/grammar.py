@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +25,22 @@ from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
-_BYTES_PER_STEP = 120
+_BYTES_PER_STEP, _BYTES_PER_MASK = 120, 250
 
 
-class _Mask(NamedTuple):
-    number: int
-    bits: NDArray[np.int32]
+class _Mask:
+    """kept: as `Ways` keeps it. array: of it, as long as someone holds one."""
+
+    __slots__ = ("array", "kept", "number")
+
+    def __init__(self, number: int, kept: Any) -> None:
+        self.number = number
+        self.kept = kept
+        self.array: Callable[[], NDArray[np.int32] | None] = _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 class Grammar:
@@ -53,6 +64,7 @@ class Grammar:
         self._mask_of: dict[int, _Mask] = {}  # by state
         self._standing: dict[int, _Mask] = {}  # by state << 1 | may it end, of those that stand for others
         self._masks: dict[bytes, _Mask] = {}  # by `Ways.key`, in the order of their numbers
+        self._mask_bytes = 0
 
     def __del__(self) -> None:
         self._expressions.close()
@@ -88,9 +100,24 @@ class Grammar:
 
     def mask(self, state: int) -> NDArray[np.int32]:
         """[vocabulary.words] int32, read-only: bit i % 32 of word i // 32 is set when token i may
-        come next.
+        come next. States with equal masks have the same object, as long as it is held.
         """
-        return self._mask(state).bits
+        mask = self._mask(state)
+        array = mask.array()
+        if array is None:
+            array = np.empty(self.vocabulary.words, dtype=np.int32)
+            self._ways.write(mask.kept, array)
+            array.flags.writeable = False
+            mask.array = weakref.ref(array)
+        return array
+
+    def write_mask(self, state: int, out: NDArray[np.int32]) -> None:
+        """The same into `out`, [vocabulary.words]."""
+        known = self._mask_of.get(state)
+        try:
+            self._ways.write((self._mask(state) if known is None else known).kept, out)
+        except (BufferError, ValueError):  # not in one piece, or of another type
+            out[...] = self.mask(state)
 
     def mask_id(self, state: int) -> int:
         """The number of the state's mask: states with equal masks share one, counted 0, 1, 2 within
@@ -111,8 +138,11 @@ class Grammar:
         device.
         """
         with self._lock:
-            rows = [mask.bits for mask in list(self._masks.values())[first:]]
-        return np.stack(rows) if rows else np.empty((0, self.vocabulary.words), dtype=np.int32)
+            kept = [mask.kept for mask in list(self._masks.values())[first:]]
+        rows = np.empty((len(kept), self.vocabulary.words), dtype=np.int32)
+        for mask, row in zip(kept, rows, strict=True):
+            self._ways.write(mask, row)
+        return rows
 
     def forced(self, state: int) -> bytes:
         """The longest string of whole characters that every continuation of the text starts with.
@@ -154,7 +184,8 @@ class Grammar:
     def nbytes(self) -> int:
         """About how much memory the grammar holds now."""
         return (
-            len(self._masks) * self.vocabulary.words * 4
+            self._mask_bytes
+            + len(self._masks) * _BYTES_PER_MASK
             + self._ways.nbytes
             + self._automaton.nbytes
             + self._expressions.nbytes
@@ -186,14 +217,14 @@ class Grammar:
                 packed[token >> 3] |= 1 << (token & 7)
         key = self._ways.key(packed)
         known = self._masks.get(key)
-        if known is not None and not self._ways.equal(known.bits, packed):
+        if known is not None and not self._ways.equal(known.kept, packed):
             key = packed.tobytes()  # two masks with one key
             known = self._masks.get(key)
         if known is None:
-            if (len(self._masks) + 1) * packed.size > self._automaton.limits.mask_bytes:
+            kept, size = self._ways.kept(key, packed)
+            if self._mask_bytes + size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
-                self._mask_of, self._standing, self._masks = {}, {}, {}
-            bits = self._ways.kept(key, packed).view("<i4").astype(np.int32, copy=False)
-            bits.flags.writeable = False
-            known = self._masks[key] = _Mask(len(self._masks), bits)
+                self._mask_of, self._standing, self._masks, self._mask_bytes = {}, {}, {}, 0
+            self._mask_bytes += size
+            known = self._masks[key] = _Mask(len(self._masks), kept)
         return known

@@ -6,11 +6,12 @@ what begins with a space apart from the rest, where that pays.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.slices import SPACE, Slice, Slices
-from sgl_constrain.trie import Bits, Ints
+from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
 
@@ -36,13 +37,17 @@ class Ways:
         """Equal for equal masks; others seldom have the same one."""
         return mask.tobytes()
 
-    def equal(self, one: Ints, other: Bits) -> bool:
-        """Are two masks with the same key equal?"""
+    def equal(self, one: Bits, other: Bits) -> bool:
+        """Are a mask that is kept and another with the same key equal?"""
         return True
 
-    def kept(self, key: bytes, mask: Bits) -> Bits:
-        """The mask, to be kept beside its key."""
-        return np.frombuffer(key, dtype=np.uint8)
+    def kept(self, key: bytes, mask: Bits) -> tuple[Bits, int]:
+        """The mask, to be kept beside its key; and how many bytes of its own that takes."""
+        return np.frombuffer(key, dtype=np.uint8), len(key)
+
+    def write(self, mask: Bits, out: NDArray[np.int32]) -> None:
+        """One that is kept, as [words] int32."""
+        out[:] = mask.view("<i4")
 
     def mask(self, state: int) -> Bits:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the

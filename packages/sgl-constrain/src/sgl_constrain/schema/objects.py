@@ -80,6 +80,7 @@ class _Object:
             raise GrammarTooLarge("counting the keys of an object takes too much here", limit="expressions")
         self._quote = self._e.sequence(self._e.literal('"'), self._layout.colon)
         self._witnesses: dict[_State, int] = {}
+        self._followed: dict[tuple[int, _State], int] = {}
 
     def write(self) -> int:
         start = _State(0, 0, 0, 0)
@@ -105,7 +106,11 @@ class _Object:
         return state.met | state.last == self._all_met
 
     def _follow(self, way: Way, after: _State) -> int:
-        return self._e.sequence(self._quote, way.value, self._after(after))
+        known = self._followed.get((way.value, after))
+        if known is None:
+            known = self._e.sequence(self._quote, way.value, self._after(after))
+            self._followed[way.value, after] = known
+        return known
 
     def _comma(self, state: _State) -> int:
         return self._layout.comma if state.keys else EMPTY
