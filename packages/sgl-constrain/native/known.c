@@ -105,6 +105,7 @@ static void know_roots(const Tree *tree, Known *known) {
         const Node *node = &tree->nodes[place];
         if (node->depth == 0) {
             known->root[node->byte] = place;
+            known->below[node->byte] = node->size;
             for (int b = begun + 1; b <= node->byte; b++) known->from[b] = tokens;
             begun = node->byte;
             known->parent[place] = -1;

@@ -17,8 +17,12 @@ typedef struct {
     uint8_t *bits;
 } Work;
 
-static void unite_common(uint8_t *restrict bits, const uint8_t *one, const uint8_t *other, const uint8_t *third,
-                         Py_ssize_t bytes) {
+static void unite_common(uint8_t *restrict bits, const uint8_t *one, const uint8_t *other, Py_ssize_t bytes) {
+    for (Py_ssize_t i = 0; i < bytes; i++) bits[i] |= one[i] & other[i];
+}
+
+static void unite_common_of_three(uint8_t *restrict bits, const uint8_t *one, const uint8_t *other, const uint8_t *third,
+                                  Py_ssize_t bytes) {
     for (Py_ssize_t i = 0; i < bytes; i++) bits[i] |= one[i] & other[i] & third[i];
 }
 
@@ -26,7 +30,7 @@ static int walk_roots(Work *work, int32_t state, const Bytes *bytes) {
     for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1)) {
         int32_t place = work->known->root[b];
         if (place < 0) continue;
-        int32_t end = place + work->tree->nodes[place].size;
+        int32_t end = place + work->known->below[b];
         if (descend(work->states, work->tree, work->levels, state, place, end, work->bits) < 0) return -1;
     }
     return 0;
@@ -34,8 +38,8 @@ static int walk_roots(Work *work, int32_t state, const Bytes *bytes) {
 
 static int32_t nodes_below(const Work *work, const Bytes *bytes) {
     int32_t nodes = 0;
-    for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1))
-        if (work->known->root[b] >= 0) nodes += work->tree->nodes[work->known->root[b]].size;
+    for (int w = 0; w < 4; w++)
+        for (uint64_t bits = bytes->words[w]; bits; bits &= bits - 1) nodes += work->known->below[64 * w + __builtin_ctzll(bits)];
     return nodes;
 }
 
@@ -172,11 +176,11 @@ static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *l
     }
     const uint8_t *tokens = class->tokens;
     if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX)) {
-        unite_common(work->bits, beginning, tokens, tokens, known->bytes);
+        unite_common(work->bits, beginning, tokens, known->bytes);
     } else if ((!loop->alone && most < MANY) || most > MOST_COUNTED || known->longest == UINT16_MAX) {
         return 0;
     } else {
-        unite_common(work->bits, beginning, tokens, known->up_to[most], known->bytes);
+        unite_common_of_three(work->bits, beginning, tokens, known->up_to[most], known->bytes);
         far = !loop->alone;
     }
     if (open_state(work->states, state, &leaving.opened) < 0) return -1;

@@ -336,7 +336,8 @@ typedef struct {
 
 struct Known {
     Py_ssize_t bytes;  // of a mask
-    int32_t root[256];   // the place of each, -1: none
+    int32_t root[256];   // the place of each, -1: none;
+    int32_t below[256];  // and how many nodes its subtree has
     int32_t *parent;     // by place; -1 for roots
     int32_t *ordered;    // tokens, by place
     int32_t from[257];   // in `ordered`, by first byte
