@@ -223,6 +223,17 @@ static int32_t longest_of(const Known *known, const uint8_t *tokens) {
     return low;
 }
 
+static int32_t several_of(const Known *known, const uint8_t *tokens) {
+    int32_t several = 0;
+    for (Py_ssize_t i = 0; i < known->bytes; i++) {
+        uint8_t bits = (uint8_t)(tokens[i] & ~known->up_to[1][i]);
+        bits = (uint8_t)(bits - (bits >> 1 & 0x55));
+        bits = (uint8_t)((bits & 0x33) + (bits >> 2 & 0x33));
+        several += (bits + (bits >> 4)) & 0xF;
+    }
+    return several;
+}
+
 // They are kept as long as the tree is, so what comes after many shares the last place.
 const Class *class_of(Known *known, const uint64_t *ascii, int usual) {
     for (int c = 0; c < known->class_count; c++) {
@@ -246,6 +257,7 @@ const Class *class_of(Known *known, const uint64_t *ascii, int usual) {
     class->ascii[1] = ascii[1];
     class->usual = usual;
     class->longest = longest_of(known, class->tokens);
+    class->several = several_of(known, class->tokens);
     return class;
 }
 

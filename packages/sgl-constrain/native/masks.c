@@ -6,7 +6,9 @@
 #include "native.h"
 
 #define SMALL 600  // nodes of subtrees that are walked without further ado
-#define EXITS_A_NODE 2
+#define EXITS_A_NODE 2   // beyond that it takes longer to look at exits than to walk
+#define EXITS_A_TOKEN 4
+#define FEW_EXITS 2000
 
 typedef struct {
     States *states;
@@ -167,13 +169,14 @@ static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *l
                        (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), {{0}}, 0, {NULL, NULL}, {NULL, NULL}};
     for (int w = 0; w < 2; w++) leaving.before.words[w] = loop->ascii[w] | first->words[w];
     if (loop->usual >= 0 || first->words[2] | first->words[3]) put(&leaving.before, BEFORE - 1);
-    if (count_exits(known, &leaving) > EXITS_A_NODE * (int64_t)nodes_below(work, first)) return 0;
     const Class *class = class_of(known, loop->ascii, usual);
     const uint8_t *beginning = class == NULL ? NULL : beginning_with(known, first);
     if (beginning == NULL) {
         PyErr_NoMemory();
         return -1;
     }
+    int64_t exits = count_exits(known, &leaving);
+    if (exits > EXITS_A_NODE * (int64_t)nodes_below(work, first) || exits > FEW_EXITS + EXITS_A_TOKEN * (int64_t)class->several) return 0;
     const uint8_t *tokens = class->tokens;
     if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX)) {
         unite_common(work->bits, beginning, tokens, known->bytes);

@@ -330,7 +330,8 @@ typedef struct {
 typedef struct {
     uint64_t ascii[2];
     int usual;
-    int32_t longest;   // characters of a token
+    int32_t longest;  // characters of a token
+    int32_t several;  // tokens of more than one
     uint8_t *tokens;
 } Class;
 
