@@ -36,6 +36,8 @@
 #define DEAD 0
 #define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
+#define SPARE 6
+#define MOST_SPARE 1024  // numbers
 #define UNMADE (-1)  // instead of a target
 #define NEXT_HEAD 0  // of an edge that is taken: that of the item, and 1 more
 #define MOST_USUAL 6
@@ -76,6 +78,8 @@ typedef struct {
     Sequence *all;
     int32_t *slots;  // the number of a sequence and 1 more; 0 where free
     Py_ssize_t count, capacity, slot_count;
+    int64_t *block;  // of values, the first of which is where the block before it is
+    Py_ssize_t used, room;
 } Pool;
 
 int32_t pool_find(const Pool *pool, const int64_t *values, Py_ssize_t count);  // -1: it is not there
@@ -195,6 +199,8 @@ typedef struct {
     int32_t everything;
     int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
     Py_ssize_t uncounted_count;
+    Numbers spare[SPARE];
+    int spare_count;
     Py_ssize_t held, most_states, most_held;
     double deadline;  // from then on Python is asked whether more states are admitted
 } States;

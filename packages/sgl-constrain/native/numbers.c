@@ -156,6 +156,23 @@ static int pool_more_slots(Pool *pool) {
     return 0;
 }
 
+#define BLOCK 500  // values
+
+// Room for some values, which stays where it is.
+static int64_t *pool_room(Pool *pool, Py_ssize_t count) {
+    if (pool->block == NULL || pool->room - pool->used < count) {
+        Py_ssize_t room = count < BLOCK ? BLOCK : count + 1;
+        int64_t *block = malloc((size_t)room * sizeof(int64_t));
+        if (block == NULL) return NULL;
+        memcpy(block, &pool->block, sizeof pool->block);
+        pool->block = block;
+        pool->room = room;
+        pool->used = 1;
+    }
+    pool->used += count;
+    return pool->block + pool->used - count;
+}
+
 int32_t pool_add(Pool *pool, const int64_t *values, Py_ssize_t count) {
     int64_t *kept = NULL;
     if (pool->count == pool->capacity) {
@@ -170,7 +187,7 @@ int32_t pool_add(Pool *pool, const int64_t *values, Py_ssize_t count) {
     uint32_t hash = hash_of(values, count);
     size_t slot = pool_slot(pool, values, count, hash);
     if (pool->slots[slot]) return pool->slots[slot] - 1;
-    if (count >= INT32_MAX || (kept = malloc(((size_t)count + 1) * sizeof(int64_t))) == NULL) goto failed;
+    if (count >= INT32_MAX || (kept = pool_room(pool, count)) == NULL) goto failed;
     if (count) memcpy(kept, values, (size_t)count * sizeof(int64_t));
     pool->all[pool->count] = (Sequence){kept, (int32_t)count, hash};
     pool->slots[slot] = (int32_t)++pool->count;
@@ -181,7 +198,12 @@ failed:
 }
 
 void pool_drop(Pool *pool) {
-    for (Py_ssize_t i = 0; i < pool->count; i++) free(pool->all[i].values);
+    while (pool->block != NULL) {
+        int64_t *before;
+        memcpy(&before, pool->block, sizeof before);
+        free(pool->block);
+        pool->block = before;
+    }
     free(pool->all);
     free(pool->slots);
     *pool = (Pool){0};

@@ -132,6 +132,19 @@ static int remember(States *self, const Numbers *taken, int32_t target) {
     return 0;
 }
 
+// Lists for a moment, which keep their memory.
+static Numbers borrow(States *self) {
+    if (!self->spare_count) return (Numbers){0};
+    Numbers numbers = self->spare[--self->spare_count];
+    numbers.count = 0;
+    return numbers;
+}
+
+static void give_back(States *self, Numbers *numbers) {
+    if (self->spare_count < SPARE && numbers->capacity <= MOST_SPARE) self->spare[self->spare_count++] = *numbers;
+    else free(numbers->values);
+}
+
 // The state after a byte in a part of a state's plan; -1 with an exception.
 int32_t make_target(States *self, int32_t state, int32_t part) {
     const Plan *plan = self->opened[state].plan;
@@ -139,7 +152,7 @@ int32_t make_target(States *self, int32_t state, int32_t part) {
     if (target != UNMADE) return target;
     const Sequence *read = &self->items.all[state];
     int32_t first = read->values[0] == ACCEPT;
-    Numbers taken = {0}, items = {0};
+    Numbers taken = borrow(self), items = borrow(self);
     for (int32_t i = 0; i < plan->parts[part].count; i++) {
         const Taken *edge = &plan->taken[plan->parts[part].first + i];
         int64_t item = read->values[first + edge->place];
@@ -155,8 +168,8 @@ int32_t make_target(States *self, int32_t state, int32_t part) {
     }
     if (target >= 0) self->opened[state].targets[part] = target;
 done:
-    free(taken.values);
-    free(items.values);
+    give_back(self, &taken);
+    give_back(self, &items);
     return target;
 }
 
@@ -359,6 +372,7 @@ static void states_dealloc(PyObject *object) {
     free(self->targets);
     free(self->edges);
     free(self->texts);
+    while (self->spare_count) free(self->spare[--self->spare_count].values);
     free(self->shapes);
     free(self->repetitions);
     free(self->distances);
