@@ -67,6 +67,17 @@ int add(Numbers *set, int64_t value);
 
 uint64_t mixed(int32_t a, int32_t b);
 
+// Memory that stays where it is until all of it is dropped.
+typedef struct {
+    int64_t *last;  // its first value is where the block before it is
+    Py_ssize_t used, room;
+} Blocks;
+
+void *lasting(Blocks *blocks, size_t bytes);  // NULL: an exception
+void blocks_drop(Blocks *blocks);
+
+PyObject *ask(PyObject *callable, long long number);
+
 // Sequences of numbers, each kept once, by number. They do not move while they are there.
 typedef struct {
     int64_t *values;
@@ -78,8 +89,7 @@ typedef struct {
     Sequence *all;
     int32_t *slots;  // the number of a sequence and 1 more; 0 where free
     Py_ssize_t count, capacity, slot_count;
-    int64_t *block;  // of values, the first of which is where the block before it is
-    Py_ssize_t used, room;
+    Blocks blocks;
 } Pool;
 
 int32_t pool_find(const Pool *pool, const int64_t *values, Py_ssize_t count);  // -1: it is not there
@@ -112,6 +122,7 @@ typedef struct {
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
     Py_ssize_t described, capacity, count, slot_count;
+    Blocks blocks;  // of items, and of numbers of expressions
     unsigned steps;
 } Continuations;
 
@@ -199,6 +210,7 @@ typedef struct {
     int32_t everything;
     int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
     Py_ssize_t uncounted_count;
+    Blocks blocks;  // of plans, targets and counts
     Numbers spare[SPARE];
     int spare_count;
     Py_ssize_t held, most_states, most_held;

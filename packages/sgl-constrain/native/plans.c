@@ -57,7 +57,7 @@ static int keep_text(States *self, int64_t head, PyObject *text) {
 int text_byte(States *self, int64_t head, int *last) {
     int64_t place = head - TEXTS;
     if (place >= self->text_count || !(self->texts[place] & TOLD)) {
-        PyObject *text = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
+        PyObject *text = ask(self->ask[EDGES], head);
         int failed = text == NULL || keep_text(self, head, text) < 0;
         Py_XDECREF(text);
         if (failed) return -1;
@@ -97,7 +97,7 @@ int edges_of(States *self, int64_t head, Edges *edges, Edge *only) {
         if (head >= PRODUCTS) {
             if (product_edges(self, head, &made) < 0) return -1;
         } else {
-            PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
+            PyObject *answer = ask(self->ask[EDGES], head);
             int failed = answer == NULL || read_edges(answer, &made) < 0;
             Py_XDECREF(answer);
             if (failed) return -1;
@@ -175,10 +175,10 @@ static int cut(Drafts *drafts, const Bytes *bytes, Taken taken) {
     return 0;
 }
 
-static Plan *plan_with_room(int32_t parts, size_t taken) {
+static Plan *plan_with_room(States *self, int32_t parts, size_t taken) {
     size_t before = (sizeof(Plan) + 7) & ~(size_t)7, in_parts = (size_t)parts * sizeof(Part);
-    Plan *plan = taken < INT32_MAX ? malloc(before + in_parts + taken * sizeof(Taken)) : NULL;
-    if (plan == NULL) return (Plan *)PyErr_NoMemory();
+    Plan *plan = lasting(&self->blocks, before + in_parts + taken * sizeof(Taken));
+    if (plan == NULL) return NULL;
     plan->count = parts;
     plan->parts = (Part *)((char *)plan + before);
     plan->taken = (Taken *)((char *)plan->parts + in_parts);
@@ -201,10 +201,10 @@ static void number_parts(Drafts *drafts, int16_t *part_of) {
     }
 }
 
-static Plan *plan_of_drafts(Drafts *drafts) {
+static Plan *plan_of_drafts(States *self, Drafts *drafts) {
     size_t taken = 0;
     for (int32_t part = 0; part < drafts->count; part++) taken += (size_t)drafts->parts[part].count;
-    Plan *plan = plan_with_room(drafts->count, taken);
+    Plan *plan = plan_with_room(self, drafts->count, taken);
     if (plan == NULL) return NULL;
     number_parts(drafts, plan->part_of);
     plan->begins = drafts->begins;
@@ -225,7 +225,7 @@ static Plan *plan_of_byte(States *self, int64_t head) {
     if (byte < 0) return NULL;
     Plan **plan = &self->of_byte[last][byte];
     if (*plan == NULL) {
-        if ((*plan = plan_with_room(1, 1)) == NULL) return NULL;
+        if ((*plan = plan_with_room(self, 1, 1)) == NULL) return NULL;
         Bytes *bytes = &(*plan)->begins;
         memset(bytes, 0, sizeof(Bytes));
         put(bytes, byte);
@@ -251,7 +251,7 @@ static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count)
         for (int32_t e = 0; e < edges.count; e++)
             if (cut(&drafts, &edges.all[e].bytes, (Taken){(int32_t)i, edges.all[e].code}) < 0) goto done;
     }
-    plan = plan_of_drafts(&drafts);
+    plan = plan_of_drafts(self, &drafts);
 done:
     free(drafts.links);
     return plan;
@@ -273,30 +273,26 @@ static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
             return plan;
         }
     }
-    free(plan);
     return place < 0 ? NULL : self->plans[place];  // it was made meanwhile
 }
+
+#define FEW_HEADS 32
 
 int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
     int32_t first = items.count && items.values[0] == ACCEPT, count = state == DONE ? 0 : items.count - first;
-    int64_t *heads = malloc(((size_t)count + 1) * sizeof(int64_t));
+    int64_t few[FEW_HEADS], *heads = count <= FEW_HEADS ? few : malloc((size_t)count * sizeof(int64_t));
     if (heads == NULL) {
         PyErr_NoMemory();
         return -1;
     }
     for (int32_t i = 0; i < count; i++) heads[i] = items.values[first + i] >> 32;
     Plan *plan = shared_plan(self, heads, count);
-    free(heads);
-    int32_t *targets = plan == NULL ? NULL : malloc(((size_t)plan->count + 1) * sizeof(int32_t));
-    int met = self->opened[state].plan != NULL;  // it was opened meanwhile
-    if (targets == NULL || met) {
-        if (plan != NULL && targets == NULL) PyErr_NoMemory();
-        int failed = targets == NULL;
-        free(targets);
-        return failed ? -1 : 0;
-    }
+    if (heads != few) free(heads);
+    if (plan == NULL || self->opened[state].plan != NULL) return plan == NULL ? -1 : 0;  // it was opened meanwhile
+    int32_t *targets = lasting(&self->blocks, (size_t)plan->count * sizeof(int32_t));
+    if (targets == NULL) return -1;
     for (int32_t i = 0; i < plan->count; i++) targets[i] = UNMADE;
     self->opened[state] = (Opened){plan, targets};
     return 0;

@@ -102,7 +102,7 @@ static int64_t shortest_of_continuation(States *self, int32_t continuation) {
     while (!failed && path.count) {
         int32_t at = (int32_t)path.values[--path.count];
         const Continuation here = self->continuations->all[at];
-        PyObject *answer = PyObject_CallFunction(self->ask[SHORTEST], "i", (int)here.expression);
+        PyObject *answer = ask(self->ask[SHORTEST], here.expression);
         long long length = answer == NULL ? -1 : PyLong_AsLongLong(answer);
         Py_XDECREF(answer);
         failed = PyErr_Occurred() != NULL;
@@ -293,7 +293,7 @@ static int search(States *self, int64_t number) {
     int unknown = search_from(self, number, search, (Successors *)(search + 1));
     free(search);
     if (unknown <= 0 || self->distances[number] != UNKNOWN) return unknown < 0 ? -1 : 0;
-    PyObject *answer = PyObject_CallFunction(self->ask[DISTANCE], "L", (long long)(PRODUCTS + number));
+    PyObject *answer = ask(self->ask[DISTANCE], PRODUCTS + number);
     long long distance = answer == NULL ? -1 : PyLong_AsLongLong(answer);
     Py_XDECREF(answer);
     if (PyErr_Occurred()) return -1;

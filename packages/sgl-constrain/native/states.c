@@ -94,7 +94,7 @@ int32_t number(States *self, Numbers *items) {
 int push_items(States *self, int32_t continuation, Numbers *items) {
     int failed = find_items(self->continuations, continuation);
     if (failed > 0) {
-        PyObject *answer = PyObject_CallFunction(self->ask[CLOSURE], "i", (int)continuation);
+        PyObject *answer = ask(self->ask[CLOSURE], continuation);
         failed = answer == NULL || push_all(items, answer) < 0 ? -1 : 0;
         Py_XDECREF(answer);
         return failed;
@@ -355,17 +355,9 @@ static void states_dealloc(PyObject *object) {
     PyObject_GC_UnTrack(object);
     Py_CLEAR(self->continuations);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
-    for (Py_ssize_t i = 0; i < self->items.count; i++) {
-        free(self->opened[i].targets);
-        Py_XDECREF(self->moves[i]);
-    }
-    for (Py_ssize_t i = 0; i < self->heads.count; i++) free(self->plans[i]);
-    for (int b = 0; b < 256; b++) {
-        free(self->of_byte[0][b]);
-        free(self->of_byte[1][b]);
-    }
+    for (Py_ssize_t i = 0; i < self->items.count; i++) Py_XDECREF(self->moves[i]);
+    blocks_drop(&self->blocks);
     for (Py_ssize_t i = 0; i < self->known.count; i++) free(self->edges[i].all);
-    for (Py_ssize_t i = 0; i < self->shape_count; i++) free(self->shapes[i].counts);
     free(self->opened);
     free(self->moves);
     free(self->plans);
