@@ -139,9 +139,10 @@ PyObject *tree_differing(PyObject *self, PyObject *const *args, Py_ssize_t count
     return answer;
 }
 
-static int restore(Py_buffer *out, const Py_buffer *base, const char *bytes, Py_ssize_t length) {
+static int restore(const Tree *tree, Py_buffer *out, const Py_buffer *base, const char *bytes, Py_ssize_t length) {
     Py_ssize_t count = length / 12;
-    if (length % 12 || out->itemsize != 4 || (base != NULL && base->len != out->len)) return -1;
+    if (length % 12 || out->itemsize != 4 || out->len != ((Py_ssize_t)tree->size + 31) / 32 * 4) return -1;
+    if (base != NULL && base->len != out->len) return -1;
     if (base == NULL) memset(out->buf, 0, (size_t)out->len);
     else memcpy(out->buf, base->buf, (size_t)out->len);
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -158,14 +159,13 @@ PyObject *tree_restore(PyObject *self, PyObject *const *args, Py_ssize_t count) 
     Py_buffer out, base;
     char *bytes;
     Py_ssize_t length;
-    (void)self;
     if (count != 3) return PyErr_Format(PyExc_TypeError, "restore(differing, base, out) takes 3 arguments");
     if (PyBytes_AsStringAndSize(args[0], &bytes, &length) < 0) return NULL;
     if (PyObject_GetBuffer(args[2], &out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
     base.obj = NULL;
     if (args[1] == Py_None || PyObject_GetBuffer(args[1], &base, PyBUF_C_CONTIGUOUS) == 0) {
-        if (restore(&out, base.obj == NULL ? NULL : &base, bytes, length) < 0)
-            PyErr_SetString(PyExc_ValueError, "out must have 4 bytes for each word of the mask");
+        if (restore((const Tree *)self, &out, base.obj == NULL ? NULL : &base, bytes, length) < 0)
+            PyErr_SetString(PyExc_ValueError, "out must have a word of 32 bits for each of the mask's");
         let_go(&base, 1);
     }
     PyBuffer_Release(&out);

@@ -98,11 +98,10 @@ def test_limits_hold_in_the_twin(
         assert np.array_equal(*masks)
 
 
-def tree(module: ModuleType) -> Any:
+def tree(module: ModuleType, size: int = 9) -> Any:
     """a -> token 0, ab -> 1, ac; aca -> 2. Token 5 is 1 again."""
-    return module.Tree(
-        integers(97, 98, 99, 97), integers(2, 0, 1, 0), integers(0, 1, -1, 2), integers(5), integers(1), 1, 9
-    )
+    nodes = integers(97, 98, 99, 97), integers(2, 0, 1, 0), integers(0, 1, -1, 2)
+    return module.Tree(*nodes, integers(5), integers(1), 1, size)
 
 
 def walking(module: ModuleType) -> tuple[Any, Any, int]:
@@ -295,9 +294,9 @@ def test_usual_classes_are_learnt_before_the_first_mask(native_module: ModuleTyp
 
 
 def test_masks_are_told_by_the_words_in_which_they_differ(native_module: ModuleType) -> None:
-    trie = tree(native_module)
     rng = np.random.default_rng(3)
     for size in (4, 60, 64, 1000, 5000):
+        trie = tree(native_module, 8 * size)
         base = rng.integers(0, 256, size, dtype=np.uint8)
         for changes in (0, 1, 7, 190):
             mask, sparse = base.copy(), np.zeros(size, dtype=np.uint8)

@@ -59,6 +59,7 @@ class Grammar:
         self.epoch = 0  # counts how often masks were dropped: mask ids are valid within one epoch
         self._automaton = automaton
         self._ways = ways(automaton, vocabulary, slices)
+        self._write = self._ways.write
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
@@ -105,19 +106,17 @@ class Grammar:
         mask = self._mask(state)
         array = mask.array()
         if array is None:
-            array = np.empty(self.vocabulary.words, dtype=np.int32)
-            self._ways.write(mask.kept, array)
-            array.flags.writeable = False
+            array = self._ways.array(mask.kept)
             mask.array = weakref.ref(array)
         return array
 
-    def write_mask(self, state: int, out: NDArray[np.int32]) -> None:
-        """The same into `out`, [vocabulary.words]."""
-        known = self._mask_of.get(state)
+    def write_mask(self, state: int, out: NDArray[np.int32], row: int) -> None:
+        """The same into a row of `out`, [n, vocabulary.words]."""
+        mask = self._mask_of.get(state) or self._mask(state)
         try:
-            self._ways.write((self._mask(state) if known is None else known).kept, out)
+            self._write(mask.kept, out, row)
         except (BufferError, ValueError):  # not in one piece, or of another type
-            out[...] = self.mask(state)
+            out[row] = self.mask(state)
 
     def mask_id(self, state: int) -> int:
         """The number of the state's mask: states with equal masks share one, counted 0, 1, 2 within
@@ -140,8 +139,8 @@ class Grammar:
         with self._lock:
             kept = [mask.kept for mask in list(self._masks.values())[first:]]
         rows = np.empty((len(kept), self.vocabulary.words), dtype=np.int32)
-        for mask, row in zip(kept, rows, strict=True):
-            self._ways.write(mask, row)
+        for row, mask in enumerate(kept):
+            self._write(mask, rows, row)
         return rows
 
     def forced(self, state: int) -> bytes:

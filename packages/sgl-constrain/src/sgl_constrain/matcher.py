@@ -44,7 +44,7 @@ class Matcher:
         """Write the mask into row `row` of `out`, [n, words] int32: a numpy array or anything that shares
         memory with one through `numpy.asarray`, such as a torch tensor on the CPU.
         """
-        self.grammar.write_mask(self._states[-1], np.asarray(out)[row])
+        self.grammar.write_mask(self._states[-1], np.asarray(out), row)
 
     def mask_id(self) -> int:
         """The number of the mask among `grammar.masks()`."""
@@ -214,7 +214,7 @@ def fill_bitmask_batch(
         if matcher is None:
             target[row] = -1
         else:
-            matcher.grammar.write_mask(matcher.state, target[row])
+            matcher.grammar.write_mask(matcher.state, target, row)
 
 
 def apply_bitmask(logits: NDArray[np.floating[Any]], bitmask: NDArray[np.int32]) -> None:

@@ -37,17 +37,21 @@ class Ways:
         """Equal for equal masks; others seldom have the same one."""
         return mask.tobytes()
 
-    def equal(self, one: Bits, other: Bits) -> bool:
+    def equal(self, one: NDArray[np.int32], other: Bits) -> bool:
         """Are a mask that is kept and another with the same key equal?"""
         return True
 
-    def kept(self, key: bytes, mask: Bits) -> tuple[Bits, int]:
+    def kept(self, key: bytes, mask: Bits) -> tuple[NDArray[np.int32], int]:
         """The mask, to be kept beside its key; and how many bytes of its own that takes."""
-        return np.frombuffer(key, dtype=np.uint8), len(key)
+        return np.frombuffer(key, dtype="<i4").astype(np.int32, copy=False), len(key)
 
-    def write(self, mask: Bits, out: NDArray[np.int32]) -> None:
-        """One that is kept, as [words] int32."""
-        out[:] = mask.view("<i4")
+    def array(self, mask: NDArray[np.int32]) -> NDArray[np.int32]:
+        """[words], read-only: one that is kept."""
+        return mask
+
+    def write(self, mask: NDArray[np.int32], out: NDArray[np.int32], row: int) -> None:
+        """The same into a row of `out`, [n, words]."""
+        out[row] = mask
 
     def mask(self, state: int) -> Bits:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
