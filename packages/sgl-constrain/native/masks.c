@@ -76,7 +76,8 @@ typedef struct {
     const Loop *loop;
     const Bytes *first;
     int32_t state;   // that reads the class
-    int32_t most;    // characters of a way
+    int32_t most;    // characters of a way that are read surely,
+    int on;          // but there may be more
     uint8_t within;  // one of the bits that it must have
     Bytes before;    // with which it may end; 0x80 stands for all beyond ASCII
     int stays;
@@ -89,7 +90,7 @@ static int32_t left_to(Work *work, const Leaving *leaving, const Exit *exit, int
     if (leaving->stays && (leaving->loop->returns || exit->within & PLAIN)) return target;
     if (characters == 0) return state_after(work->states, leaving->state, &leaving->opened, byte);
     const Chain *chain = &leaving->loop->chain;
-    if (chain->count) {
+    if (chain->count && exit->characters <= leaving->most) {
         int32_t past = characters - chain->back;
         int32_t before = chain->states[characters < chain->count ? characters : chain->back + past % (chain->count - chain->back)];
         Opened opened;
@@ -146,7 +147,7 @@ static int leave_by(Work *work, const Leaving *leaving, int byte, int from, int 
     if (plain && leaving->stays && target == DEAD) return 0;
     for (int32_t i = known->exits_of[byte * BEFORE + from]; i < known->exits_of[byte * BEFORE + to]; i++) {
         const Exit *exit = &known->exits[i];
-        if (!is_way(exit, leaving) || exit->characters > leaving->most) continue;
+        if (!is_way(exit, leaving) || (exit->characters > leaving->most && !leaving->on)) continue;
         const Node *node = &work->tree->nodes[exit->place];
         int32_t after = left_to(work, leaving, exit, byte, target);
         if (after < 0) return -1;
@@ -165,7 +166,7 @@ static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *l
     Known *known = work->known;
     int usual = loop->usual >= 0 ? loop->usual : work->tree->usual.count, far = 0;
     int64_t most = loop->times < 0 ? INT32_MAX : (int64_t)loop->times + 1;
-    Leaving leaving = {loop, first, state, most > INT32_MAX ? INT32_MAX : (int32_t)most,
+    Leaving leaving = {loop, first, state, most > INT32_MAX ? INT32_MAX : (int32_t)most, 0,
                        (uint8_t)(loop->usual >= 0 ? 1 << usual : PLAIN), {{0}}, 0, {NULL, NULL}, {NULL, NULL}};
     for (int w = 0; w < 2; w++) leaving.before.words[w] = loop->ascii[w] | first->words[w];
     if (loop->usual >= 0 || first->words[2] | first->words[3]) put(&leaving.before, BEFORE - 1);
@@ -178,7 +179,8 @@ static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *l
     int64_t exits = count_exits(known, &leaving);
     if (exits > EXITS_A_NODE * (int64_t)nodes_below(work, first) || exits > FEW_EXITS + EXITS_A_TOKEN * (int64_t)class->several) return 0;
     const uint8_t *tokens = class->tokens;
-    if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX)) {
+    // What leaves the class after a chain is not known, so what is longer is walked.
+    if (loop->times < 0 || (most >= class->longest && known->longest < UINT16_MAX && !loop->chain.count)) {
         unite_common(work->bits, beginning, tokens, known->bytes);
     } else if ((!loop->alone && most < MANY) || most > MOST_COUNTED || known->longest == UINT16_MAX) {
         return 0;
@@ -186,6 +188,7 @@ static int go_round(Work *work, int32_t state, const Bytes *first, const Loop *l
         unite_common_of_three(work->bits, beginning, tokens, known->up_to[most], known->bytes);
         far = !loop->alone;
     }
+    leaving.on = !loop->alone && !far;
     if (open_state(work->states, state, &leaving.opened) < 0) return -1;
     if (loop->after >= 0 && open_state(work->states, loop->after, &leaving.after) < 0) return -1;
     if (loop->after < 0 && (leaving.stays = stays(work, state, &leaving.opened, loop)) < 0) return -1;

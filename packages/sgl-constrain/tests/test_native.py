@@ -236,30 +236,55 @@ BESIDE = [  # texts that something is taken off of, or that must be read in two 
 ]  # fmt: skip
 
 
+def check_filled(grammar: Grammar, rng: random.Random, walks: int) -> None:
+    """Along random texts."""
+    trie, states, vocabulary = grammar._ways._tree, grammar._automaton.table, grammar.vocabulary
+    for _ in range(walks):
+        state = grammar.start
+        for _ in range(12):
+            filled, walked = np.zeros((2, vocabulary.words * 4), dtype=np.uint8)
+            trie.fill(states, state, filled)
+            trie.walk(states, state, walked)
+            assert np.array_equal(filled, walked)
+            allowed = np.flatnonzero(np.unpackbits(walked, bitorder="little")).tolist()
+            if not allowed:
+                break
+            state = grammar.step(state, rng.choice(allowed))
+
+
 def test_what_is_filled_is_what_a_walk_finds(
     smollm2: Vocabulary, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ENGINE, "module", native_module)
     compiler = Compiler(smollm2)
     made = [compiler.json_schema(schema) for schema in [*SCHEMAS, *BESIDE]]
-    made += [
-        compiler.regex(p)
-        for p in [*PATTERNS, r"(?!.*foo|x)[^\n]*", r"(?=.*_n)(?!ab).*", r"(?!é)\w*", "(the|then)+ x"]
-    ]
+    patterns = r"(?!.*foo|x)[^\n]*", r"(?=.*_n)(?!ab).*", r"(?!é)\w*", "(the|then)+ x"
+    made += [compiler.regex(pattern) for pattern in (*PATTERNS, *patterns)]
     rng = random.Random(7)
     for grammar in made:
-        trie, states = grammar._ways._tree, grammar._automaton.table
-        for _ in range(3):
-            state = grammar.start
-            for _ in range(12):
-                filled, walked = np.zeros((2, smollm2.words * 4), dtype=np.uint8)
-                trie.fill(states, state, filled)
-                trie.walk(states, state, walked)
-                assert np.array_equal(filled, walked)
-                allowed = np.flatnonzero(np.unpackbits(walked, bitorder="little")).tolist()
-                if not allowed:
-                    break
-                state = grammar.step(state, rng.choice(allowed))
+        check_filled(grammar, rng, 3)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        '(?=.*é)[^"]*"', '[^"]*é[^"]*日"', '(?!.*ab)[^"]*"', '(?!.*é)[^"]*"', '[^"]{0,30}"', "([a-z]{3})*é",
+        '([a-zé]{4})*"', '(?=.*日).{3,40}"', '(?!b)[^"]{0,28} b', '(?!.*(é|b)a)(.{3})*"', '[ -~]{3}[^"]*é"',
+        '([a-z]{2,9} ){0,9}"', '(?=.*b)([a-z]{29})*"', '[a-z ]{26}([^"][a-z]{3})*"', r"(\w{5}|[a-z ]{4})*日",
+        r'(?=[^b]*b[^b]*$)[^"]*|"',
+    ],
+)  # fmt: skip
+def test_classes_are_left_where_texts_leave_them(
+    pattern: str, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    texts = [b""]
+    for start in texts:
+        if len(start.decode()) < 5:
+            texts += [start + letter.encode() for letter in 'abé日" ']
+    long = [text * 9 + b'"' for text in texts[1:200]]
+    grammar = Compiler(Vocabulary([*texts, *long, b"\xc3", b"\xa9b", b"b\xe6\x97"], eos=[0])).regex(pattern)
+    check_filled(grammar, random.Random(pattern), 6)
 
 
 def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
