@@ -253,7 +253,9 @@ class Expressions:
         known = self._sequences.get(key)
         if known is not None:
             return known
-        return self._add(_made(Sequence, key), all(map(self._nullable.__getitem__, flat)))
+        node = _made(Sequence, key)
+        number = self._sequences[node] = self._add(node, all(map(self._nullable.__getitem__, flat)))
+        return number
 
     def choice(self, options: Iterable[int]) -> int:
         """Alternatives that begin with text are gathered into one table, so a common beginning is
@@ -293,7 +295,9 @@ class Expressions:
         known = self._choices.get(key)
         if known is not None:
             return known
-        return self._add(_made(Choice, key), any(map(self._nullable.__getitem__, rest)))
+        node = _made(Choice, key)
+        number = self._choices[node] = self._add(node, any(map(self._nullable.__getitem__, rest)))
+        return number
 
     def _words_at_start(self, option: int) -> list[tuple[bytes, int]]:
         """The words with which an alternative begins, each with what follows it."""
@@ -357,7 +361,7 @@ class Expressions:
     def rule(self) -> int:
         """A new rule; `define` says later what it stands for."""
         self._rules.append(None)
-        return self._intern(Reference(len(self._rules) - 1), False)
+        return self._add(Reference(len(self._rules) - 1), False)
 
     def define(self, reference: int, body: int) -> None:
         node = self.nodes[reference]
@@ -394,7 +398,10 @@ class Expressions:
         def of_state(state: Hashable) -> int:
             key = (number, state)
             expression = known.get(key)
-            return self._add(_made(Deferred, key), False) if expression is None else expression
+            if expression is None:
+                node = _made(Deferred, key)
+                expression = known[node] = self._add(node, False)
+            return expression
 
         return of_state
 
@@ -484,17 +491,18 @@ class Expressions:
                 return FAIL
 
     def _intern(self, node: Node, nullable: bool) -> int:
-        number = self._interned[type(node)].get(node)
-        return self._add(node, nullable) if number is None else number
+        interned = self._interned[type(node)]
+        number = interned.get(node)
+        if number is None:
+            number = interned[node] = self._add(node, nullable)
+        return number
 
     def _add(self, node: Node, nullable: bool) -> int:
-        nodes = self.nodes
-        number = len(nodes)
+        number = len(self.nodes)
         if number >= self._most:
             raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
-        nodes.append(node)
+        self.nodes.append(node)
         self._nullable.append(nullable)
-        self._interned[type(node)][node] = number
         return number
 
 
