@@ -184,7 +184,6 @@ class Grammar:
         """About how much memory the grammar holds now."""
         return (
             self._mask_bytes
-            + len(self._masks) * _BYTES_PER_MASK
             + self._ways.nbytes
             + self._automaton.nbytes
             + self._expressions.nbytes
@@ -221,6 +220,7 @@ class Grammar:
             known = self._masks.get(key)
         if known is None:
             kept, size = self._ways.kept(key, packed)
+            size += _BYTES_PER_MASK
             if self._mask_bytes + size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
                 self._mask_of, self._standing, self._masks, self._mask_bytes = {}, {}, {}, 0
