@@ -73,7 +73,6 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
         while (described <= expression) described *= 2;
         Expression *grown = realloc(self->expressions, (size_t)described * sizeof(Expression));
         if (grown == NULL) {
-            free(numbers);
             PyErr_NoMemory();
             return -1;
         }
@@ -81,11 +80,8 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
         self->expressions = grown;
         self->described = described;
     }
-    if (self->expressions[expression].numbers != NULL) {  // described meanwhile, and perhaps in use
-        free(numbers);
-    } else {
+    if (self->expressions[expression].numbers == NULL)  // else it was described meanwhile, and is perhaps in use
         self->expressions[expression] = (Expression){numbers, (int32_t)count, (uint8_t)kind};
-    }
     return 0;
 }
 
@@ -96,10 +92,10 @@ static const Expression *described(const Continuations *self, int32_t expression
 
 static int describe(Continuations *self, int32_t expression) {
     if (described(self, expression) != NULL) return 0;
-    PyObject *answer = PyObject_CallFunction(self->describe, "i", (int)expression);
+    PyObject *answer = ask(self->describe, expression);
     if (answer == NULL) return -1;
     Py_ssize_t count = PyTuple_Check(answer) ? PyTuple_Size(answer) : 0;
-    int32_t *numbers = count > 0 && count < INT32_MAX ? malloc((size_t)count * sizeof(int32_t)) : NULL;
+    int32_t *numbers = count > 0 && count < INT32_MAX ? lasting(&self->blocks, (size_t)count * sizeof(int32_t)) : NULL;
     long kind = -1;
     for (Py_ssize_t i = 0; numbers != NULL && i < count && !PyErr_Occurred(); i++) {
         long value = PyLong_AsLong(PyTuple_GetItem(answer, i));
@@ -119,7 +115,6 @@ static int describe(Continuations *self, int32_t expression) {
                 (kind != WORDS || given % 2 == 1);
     for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
     if (!right) {
-        free(numbers);
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
         return -1;
     }
@@ -191,13 +186,9 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
 
 // The items of a continuation, in order.
 static int keep_items(Continuations *self, int32_t continuation, const int64_t *items, Py_ssize_t count) {
-    int64_t *exact = malloc(((size_t)count + 1) * sizeof(int64_t));
-    if (exact == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
+    int64_t *exact = lasting(&self->blocks, (size_t)count * sizeof(int64_t));
+    if (exact == NULL) return -1;
     if (count) memcpy(exact, items, (size_t)count * sizeof(int64_t));
-    free(self->all[continuation].items);
     self->all[continuation].items = exact;
     self->all[continuation].count = (int32_t)count;
     return 0;
@@ -258,7 +249,7 @@ static int gather(Continuations *self, int32_t continuation, Numbers *items) {
         }
         pending.count = kept;
         if (outcome == 0 && (++self->steps % 64 == 0 || seen.count + items->count > 64)) {  // limits of size and of time
-            PyObject *none = PyObject_CallFunction(self->check, "n", seen.count + items->count);
+            PyObject *none = ask(self->check, seen.count + items->count);
             if (none == NULL) outcome = -1;
             Py_XDECREF(none);
         }
@@ -330,16 +321,14 @@ static PyObject *continuations_learn(PyObject *object, PyObject *args) {
         failed = PyErr_Occurred() != NULL || push(&found, value) < 0;
     }
     // Numbers with methods of their own could have come back here: the continuation is looked up after them.
-    if (!failed && continuation_of(self, number, &continuation) == 0 && push(&found, 0) == 0) {
-        found.count--;
+    failed = failed || continuation_of(self, number, &continuation) < 0;
+    if (!failed) {
         sort_distinct(&found);
-        free(self->all[continuation].items);
-        self->all[continuation].items = found.values;
-        self->all[continuation].count = (int32_t)found.count;
-        Py_RETURN_NONE;
+        failed = keep_items(self, continuation, found.values, found.count);
     }
     free(found.values);
-    return NULL;
+    if (failed) return NULL;
+    Py_RETURN_NONE;
 }
 
 static Py_ssize_t continuations_length(PyObject *object) { return ((Continuations *)object)->count; }
@@ -364,9 +353,8 @@ static PyObject *continuations_new(PyTypeObject *type, PyObject *args, PyObject 
     self->describe = Py_NewRef(describing);
     self->check = Py_NewRef(checking);
     self->all = malloc(64 * sizeof(Continuation));
-    int64_t *end_items = malloc(sizeof(int64_t));
+    int64_t *end_items = lasting(&self->blocks, sizeof(int64_t));
     if (self->all == NULL || end_items == NULL) {
-        free(end_items);
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
@@ -397,8 +385,7 @@ static void continuations_dealloc(PyObject *object) {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     continuations_forget(object);
-    for (Py_ssize_t i = 0; i < self->count; i++) free(self->all[i].items);
-    for (Py_ssize_t i = 0; i < self->described; i++) free(self->expressions[i].numbers);
+    blocks_drop(&self->blocks);
     free(self->all);
     free(self->expressions);
     free(self->slots);

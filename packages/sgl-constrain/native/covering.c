@@ -14,7 +14,7 @@ int counts_of(States *self, int32_t expression, Repetition *found) {
         *found = self->repetitions[expression];
         return 0;
     }
-    PyObject *answer = PyObject_CallFunction(self->ask[COUNTS], "i", (int)expression);
+    PyObject *answer = ask(self->ask[COUNTS], expression);
     if (answer == NULL) return -1;
     Numbers numbers = {0};
     int failed = push_all(&numbers, answer);
@@ -60,19 +60,13 @@ static int find_shape(States *self, int32_t current) {
     int repeats = repetition.body >= 0;
     // Negative numbers are the skeletons of repetitions, so they do not meet expressions.
     int32_t whole = shape.skeleton < 0 ? -1 : skeleton(self, repeats ? -1 - repetition.body : here.expression, shape.skeleton);
-    Count *counts = whole < 0 || shape.count + repeats == 0 ? NULL : malloc((size_t)(shape.count + 1) * sizeof(Count));
+    Count *counts = whole < 0 || shape.count + repeats == 0 ? NULL : lasting(&self->blocks, (size_t)(shape.count + 1) * sizeof(Count));
     if (whole < 0) return -1;
-    if (counts == NULL && shape.count + repeats) {
-        PyErr_NoMemory();
-        return -1;
-    }
+    if (counts == NULL && shape.count + repeats) return -1;
     if (repeats) counts[0] = repetition.count;
     if (shape.count) memcpy(counts + repeats, shape.counts, (size_t)shape.count * sizeof(Count));
-    if (self->shapes[current].skeleton >= 0) {  // it was found meanwhile
-        free(counts);
-    } else {
+    if (self->shapes[current].skeleton < 0)  // else it was found meanwhile
         self->shapes[current] = (Shape){whole, shape.count + repeats, counts};
-    }
     return 0;
 }
 

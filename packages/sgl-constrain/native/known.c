@@ -13,7 +13,7 @@ typedef struct {
     uint64_t ascii[2];
     uint16_t characters, states[MOST_USUAL];
     uint8_t within;
-    uint8_t first;
+    uint8_t first, last;
 } Way;
 
 #define LEFT 0     // states of a class, as tables have them: left it,
@@ -21,6 +21,7 @@ typedef struct {
 
 static Way step(const Tree *tree, const Way *above, const Node *node) {
     Way here = *above;
+    here.last = node->byte < 0x80 ? node->byte : BEFORE - 1;
     if (node->depth == 0) {
         here.first = node->byte;
     } else if (node->byte < 0x80) {
@@ -49,11 +50,11 @@ static void remove_from(uint8_t *restrict into, const uint8_t *restrict mask, Py
     for (Py_ssize_t i = 0; i < bytes; i++) into[i] &= (uint8_t)~mask[i];
 }
 
-// Goes through the tree; counts what will be in the lists, or fills them when there is room.
-static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
-    int32_t exits[256], contained[128], far[MOST_COUNTED + 1], tokens = 0;
+// Goes through the tree; counts what will be in the lists, or fills them when there is room. exits: 0 for each list of
+// `exits_of`.
+static void survey(const Tree *tree, Known *known, Way *ways, int32_t *exits, int fill) {
+    int32_t contained[128], far[MOST_COUNTED + 1], tokens = 0;
     for (int n = 0; n <= MOST_COUNTED; n++) far[n] = fill ? known->far_of[n] : 0;
-    for (int b = 0; b < 256; b++) exits[b] = fill ? known->exits_of[b] : 0;
     for (int b = 0; b < 128; b++) contained[b] = fill ? known->contained[b] : 0;
     ways[0] = (Way){.within = 0xFF};
     for (int u = 0; u < tree->usual.count; u++) ways[0].states[u] = BETWEEN;
@@ -69,8 +70,9 @@ static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
             far[above->characters]++;
         }
         if (node->depth > 0 && (byte < 0x80 ? above->within && !(above->ascii[byte >> 6] >> (byte & 63) & 1) : above->within & PLAIN)) {
-            if (fill) known->exits[exits[byte]] = exit;
-            exits[byte]++;
+            int list = byte * BEFORE + above->last;
+            if (fill) known->exits[known->exits_of[list] + exits[list]] = exit;
+            exits[list]++;
         }
         if (node->token < 0) continue;
         if (fill) {
@@ -90,7 +92,7 @@ static void survey(const Tree *tree, Known *known, Way *ways, int fill) {
             }
     }
     if (fill) return;
-    for (int b = 0; b < 256; b++) known->exits_of[b + 1] = known->exits_of[b] + exits[b];
+    for (int list = 0; list < 256 * BEFORE; list++) known->exits_of[list + 1] = known->exits_of[list] + exits[list];
     for (int n = 0; n <= MOST_COUNTED; n++) known->far_of[n + 1] = known->far_of[n] + far[n];
     for (int b = 0; b < 128; b++) known->contained[b + 1] = known->contained[b] + contained[b];
 }
@@ -103,6 +105,7 @@ static void know_roots(const Tree *tree, Known *known) {
         const Node *node = &tree->nodes[place];
         if (node->depth == 0) {
             known->root[node->byte] = place;
+            known->below[node->byte] = node->size;
             for (int b = begun + 1; b <= node->byte; b++) known->from[b] = tokens;
             begun = node->byte;
             known->parent[place] = -1;
@@ -131,7 +134,7 @@ static int know_masks(Known *known) {
 }
 
 static int make_room(const Tree *tree, Known *known) {
-    known->exits = malloc(((size_t)known->exits_of[256] + 1) * sizeof(Exit));
+    known->exits = malloc(((size_t)known->exits_of[256 * BEFORE] + 1) * sizeof(Exit));
     known->containing = malloc(((size_t)known->contained[128] + 1) * sizeof(int32_t));
     known->far = malloc(((size_t)known->far_of[MOST_COUNTED + 1] + 1) * sizeof(Exit));
     if (known->exits == NULL || known->far == NULL || known->containing == NULL) return -1;
@@ -146,7 +149,8 @@ int know(Tree *tree) {
     if (tree->known != NULL) return 0;
     Known *known = calloc(1, sizeof(Known));
     Way *ways = malloc(((size_t)tree->depth + 1) * sizeof(Way));
-    int failed = known == NULL || ways == NULL;
+    int32_t *exits = calloc(256 * BEFORE, sizeof(int32_t));
+    int failed = known == NULL || ways == NULL || exits == NULL;
     if (!failed) {
         known->bytes = ((Py_ssize_t)tree->size + 7) / 8;
         known->parent = malloc(((size_t)tree->count + 1) * sizeof(int32_t));
@@ -155,14 +159,16 @@ int know(Tree *tree) {
     }
     if (!failed) {
         know_roots(tree, known);
-        survey(tree, known, ways, 0);
+        survey(tree, known, ways, exits, 0);
+        memset(exits, 0, 256 * BEFORE * sizeof(int32_t));
         failed = make_room(tree, known);
     }
     if (!failed) {
-        survey(tree, known, ways, 1);
+        survey(tree, known, ways, exits, 1);
         failed = know_masks(known);
     }
     free(ways);
+    free(exits);
     if (failed) {
         forget(known);
         PyErr_NoMemory();
@@ -217,6 +223,17 @@ static int32_t longest_of(const Known *known, const uint8_t *tokens) {
     return low;
 }
 
+static int32_t several_of(const Known *known, const uint8_t *tokens) {
+    int32_t several = 0;
+    for (Py_ssize_t i = 0; i < known->bytes; i++) {
+        uint8_t bits = (uint8_t)(tokens[i] & ~known->up_to[1][i]);
+        bits = (uint8_t)(bits - (bits >> 1 & 0x55));
+        bits = (uint8_t)((bits & 0x33) + (bits >> 2 & 0x33));
+        several += (bits + (bits >> 4)) & 0xF;
+    }
+    return several;
+}
+
 // They are kept as long as the tree is, so what comes after many shares the last place.
 const Class *class_of(Known *known, const uint64_t *ascii, int usual) {
     for (int c = 0; c < known->class_count; c++) {
@@ -240,6 +257,7 @@ const Class *class_of(Known *known, const uint64_t *ascii, int usual) {
     class->ascii[1] = ascii[1];
     class->usual = usual;
     class->longest = longest_of(known, class->tokens);
+    class->several = several_of(known, class->tokens);
     return class;
 }
 

@@ -57,9 +57,9 @@ static int is_usual(const Edges *usual, const Edge *edges, int32_t count) {
 
 // The class of a head, into `loop`; its size.
 static int read_class(States *self, const Usual *usual, int64_t head, Loop *loop) {
-    int32_t place = edges_of(self, head);
-    if (place < 0) return -1;
-    const Edges edges = self->edges[place];
+    Edges edges;
+    Edge only;
+    if (edges_of(self, head, &edges, &only) < 0) return -1;
     int32_t first = 0, size = 0;
     *loop = (Loop){.usual = -1};
     for (; first < edges.count; first++) {
@@ -78,10 +78,11 @@ static int read_class(States *self, const Usual *usual, int64_t head, Loop *loop
 // Go on with what is read after some characters of the class; `beyond`: the class has others than ASCII. later: the
 // item comes after others.
 static int follow_item(States *self, int64_t head, int64_t item, int later, int beyond, Loop *loop, Numbers *pending) {
-    int32_t place = item >> 32 < PRODUCTS ? edges_of(self, item >> 32) : -1;
     Round round = {0, 0, 0, -1};
-    if (place < 0) return PyErr_Occurred() ? -1 : 1;
-    const Edges edges = self->edges[place];
+    Edges edges;
+    Edge only;
+    if (item >> 32 >= PRODUCTS) return 1;
+    if (edges_of(self, item >> 32, &edges, &only) < 0) return -1;
     int inside = 0, complete = 0;
     if (item >> 32 == head && find_round(self, item, &round) < 0) return -1;
     for (int32_t e = 0; e < edges.count; e++) {
@@ -161,7 +162,7 @@ int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop) {
     const Sequence items = self->items.all[state];
     int64_t head = 0;
     int largest = SMALL;
-    if (items.count == 0 || state == 1 || items.values[items.count - 1] >> 32 >= PRODUCTS) return 0;
+    if (items.count == 0 || state == DONE || items.values[items.count - 1] >> 32 >= PRODUCTS) return 0;
     for (int32_t i = 0; i < items.count; i++) {
         Round round;
         int64_t here = items.values[i] >> 32;
@@ -202,11 +203,12 @@ int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after)
     Loop class = {.usual = -1};
     for (int32_t i = 0; i < items.count && state != DONE && !failed; i++) {
         int64_t head = items.values[i] >> 32;
-        int32_t place = head ? edges_of(self, head) : -1;
+        Edges edges = {NULL, 0};
+        Edge only;
         int far = 0;
-        failed = head && place < 0;
-        for (int32_t e = 0; !failed && head && e < self->edges[place].count; e++) {
-            const uint64_t *words = self->edges[place].all[e].bytes.words;
+        failed = head && edges_of(self, head, &edges, &only) < 0;
+        for (int32_t e = 0; !failed && e < edges.count; e++) {
+            const uint64_t *words = edges.all[e].bytes.words;
             far |= (words[2] | words[3]) != 0;
         }
         if (!far) continue;

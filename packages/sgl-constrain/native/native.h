@@ -9,8 +9,10 @@
 //     products.c       products of states, and whether they can finish
 //     unbounded.c      states without counts that no token reaches
 //     loops.c          classes that a state reads over and over
+//     chains.c         and others that lead from one state to the next
 //     known.c          what is known of tokens by their bytes
 //     masks.c          masks, put together from both
+//     packing.c        masks, kept as the words in which they differ from others
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
 // What the twin cannot tell it asks of Python, by functions that were given when a thing was made. The GIL is held
@@ -34,12 +36,16 @@
 #define DEAD 0
 #define DONE 1
 #define ACCEPT 0  // the item that says that the text may end
+#define SPARE 6
+#define MOST_SPARE 1024  // numbers
 #define UNMADE (-1)  // instead of a target
+#define NEXT_HEAD 0  // of an edge that is taken: that of the item, and 1 more
 #define MOST_USUAL 6
 #define MOST_CLASSES 64
 #define MOST_BEGINNINGS 32
 #define MOST_COUNTED 127
-#define MANY 24  // characters
+#define MANY 24          // characters
+#define MOST_CHAINED 24  // no fewer than these
 
 // -- numbers.c --------------------------------------------------------------------------------------------------
 
@@ -61,6 +67,17 @@ int add(Numbers *set, int64_t value);
 
 uint64_t mixed(int32_t a, int32_t b);
 
+// Memory that stays where it is until all of it is dropped.
+typedef struct {
+    int64_t *last;  // its first value is where the block before it is
+    Py_ssize_t used, room;
+} Blocks;
+
+void *lasting(Blocks *blocks, size_t bytes);  // NULL: an exception
+void blocks_drop(Blocks *blocks);
+
+PyObject *ask(PyObject *callable, long long number);
+
 // Sequences of numbers, each kept once, by number. They do not move while they are there.
 typedef struct {
     int64_t *values;
@@ -72,6 +89,7 @@ typedef struct {
     Sequence *all;
     int32_t *slots;  // the number of a sequence and 1 more; 0 where free
     Py_ssize_t count, capacity, slot_count;
+    Blocks blocks;
 } Pool;
 
 int32_t pool_find(const Pool *pool, const int64_t *values, Py_ssize_t count);  // -1: it is not there
@@ -104,6 +122,7 @@ typedef struct {
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
     Py_ssize_t described, capacity, count, slot_count;
+    Blocks blocks;  // of items, and of numbers of expressions
     unsigned steps;
 } Continuations;
 
@@ -140,7 +159,8 @@ typedef struct {
     int32_t first, count;  // in `taken`
 } Part;
 
-// Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state.
+// Which edges of a state's items are taken on which bytes: `parts` of bytes that lead to the same state. One piece of
+// memory.
 typedef struct {
     Bytes begins;
     int32_t count;
@@ -176,6 +196,9 @@ typedef struct {
     int32_t *targets;
     Pool known;  // heads, one by one; and the edges of each
     Edges *edges;
+    uint16_t *texts;         // by head: a byte, and what is known of it
+    Py_ssize_t text_count;
+    Plan *of_byte[2][256];   // the plans of states that read it and nothing else, and have more to read after it, or not
     Pool skeletons;
     Shape *shapes;            // by continuation
     Repetition *repetitions;  // by expression
@@ -187,6 +210,9 @@ typedef struct {
     int32_t everything;
     int32_t *uncounted, uncounted_from;  // by continuation; 0 where not known
     Py_ssize_t uncounted_count;
+    Blocks blocks;  // of plans, targets and counts
+    Numbers spare[SPARE];
+    int spare_count;
     Py_ssize_t held, most_states, most_held;
     double deadline;  // from then on Python is asked whether more states are admitted
 } States;
@@ -201,9 +227,9 @@ int push_items(States *self, int32_t continuation, Numbers *items);  // those wi
 // -- plans.c ----------------------------------------------------------------------------------------------------
 
 int know_plan(States *self, int32_t state);
-int32_t edges_of(States *self, int64_t head);    // the place in `edges`; -1: an exception
-int read_edges(PyObject *packed, Edges *edges);  // as `utf8.packed` writes them
-void plan_free(Plan *plan);
+int edges_of(States *self, int64_t head, Edges *edges, Edge *only);  // of a text it is `only`; not to be changed
+int read_edges(PyObject *packed, Edges *edges);                      // as `utf8.packed` writes them
+int text_byte(States *self, int64_t head, int *last);                // the byte that it reads; -1: an exception
 
 static inline int is_text(int64_t head) { return head >= TEXTS && head < PRODUCTS; }
 
@@ -234,6 +260,7 @@ int uncover(States *self, Numbers *items);  // drops those that others make supe
 
 int product_edges(States *self, int64_t head, Edges *edges);
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+int32_t without_exceptions(States *self, int32_t state);  // reads what products take away too; -1: an exception
 PyObject *states_product(PyObject *object, PyObject *given);
 PyObject *states_product_head(PyObject *object, PyObject *args);
 PyObject *states_is_live(PyObject *object, PyObject *given);
@@ -252,6 +279,11 @@ typedef struct {
     int count;
 } Usual;
 
+// The states after 0, 1, ... characters of a class; after the last of them, if it is not too far, state `back` again.
+typedef struct {
+    int32_t states[MOST_CHAINED], count, back;  // count 0: not known
+} Chain;
+
 // A class of characters that a state reads over and over: ASCII characters, and beyond them those of a usual class.
 typedef struct {
     uint64_t ascii[2];
@@ -262,9 +294,11 @@ typedef struct {
     int alone;      // nothing else that the state reads on the way reads one of them
     Bytes leaving;  // what may be read after some of them and does not belong to the class
     int32_t least, after;  // after that many characters all else that is read is what state `after` reads; -1: no
+    Chain chain;
 } Loop;
 
 int find_loop(States *self, const Usual *usual, int32_t state, Loop *loop);  // 1: there is one; -1: an exception
+int find_chain(States *self, const Usual *usual, int32_t state, Loop *loop);  // of other states
 int find_beyond(States *self, const Usual *usual, int32_t state, int32_t *after);
 
 // -- walk.c -----------------------------------------------------------------------------------------------------
@@ -300,6 +334,7 @@ int descend(States *states, const Tree *tree, Level *levels, int32_t state, int3
 // -- known.c ----------------------------------------------------------------------------------------------------
 
 #define PLAIN 0x80  // of `within`: ASCII only
+#define BEFORE 129  // bytes before another: those beyond ASCII are one
 
 // A node, and what stands on the way to it: after the `first` byte, ASCII characters among which its own byte is
 // not. `within`: the usual classes that have all others of the way, as bits. characters: of the whole way.
@@ -313,13 +348,15 @@ typedef struct {
 typedef struct {
     uint64_t ascii[2];
     int usual;
-    int32_t longest;   // characters of a token
+    int32_t longest;  // characters of a token
+    int32_t several;  // tokens of more than one
     uint8_t *tokens;
 } Class;
 
 struct Known {
     Py_ssize_t bytes;  // of a mask
-    int32_t root[256];   // the place of each, -1: none
+    int32_t root[256];   // the place of each, -1: none;
+    int32_t below[256];  // and how many nodes its subtree has
     int32_t *parent;     // by place; -1 for roots
     int32_t *ordered;    // tokens, by place
     int32_t from[257];   // in `ordered`, by first byte
@@ -332,7 +369,7 @@ struct Known {
     uint8_t *up_to[MOST_COUNTED + 1];  // tokens of up to 0, 1, ... characters
     int32_t longest;
     Exit *exits;
-    int32_t exits_of[257];     // where those of a byte begin
+    int32_t exits_of[256 * BEFORE + 1];  // where those of a byte begin, by the one before it
     Exit *far;                 // nodes that begin a character, after many others: by how many
     int32_t far_of[MOST_COUNTED + 2];
     Class classes[MOST_CLASSES];
@@ -352,6 +389,12 @@ const uint8_t *beginning_with(Known *known, const Bytes *bytes);        // bytes
 // -- masks.c ----------------------------------------------------------------------------------------------------
 
 int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits);
+
+// -- packing.c --------------------------------------------------------------------------------------------------
+
+PyObject *tree_key(PyObject *self, PyObject *given);
+PyObject *tree_differing(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *tree_restore(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 // -- the types --------------------------------------------------------------------------------------------------
 

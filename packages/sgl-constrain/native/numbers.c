@@ -113,6 +113,40 @@ int add(Numbers *set, int64_t value) {
     return 0;
 }
 
+// -- Blocks -----------------------------------------------------------------------------------------------------
+
+#define BLOCK 500  // values
+
+void *lasting(Blocks *blocks, size_t bytes) {
+    Py_ssize_t count = (Py_ssize_t)(bytes / sizeof(int64_t)) + 1;
+    if (blocks->last == NULL || blocks->room - blocks->used < count) {
+        Py_ssize_t room = count < BLOCK ? BLOCK : count + 1;
+        int64_t *block = malloc((size_t)room * sizeof(int64_t));
+        if (block == NULL) return PyErr_NoMemory();
+        memcpy(block, &blocks->last, sizeof blocks->last);
+        *blocks = (Blocks){block, 1, room};
+    }
+    blocks->used += count;
+    return blocks->last + blocks->used - count;
+}
+
+void blocks_drop(Blocks *blocks) {
+    while (blocks->last != NULL) {
+        int64_t *before;
+        memcpy(&before, blocks->last, sizeof before);
+        free(blocks->last);
+        blocks->last = before;
+    }
+    *blocks = (Blocks){0};
+}
+
+PyObject *ask(PyObject *callable, long long number) {
+    PyObject *argument = PyLong_FromLongLong(number);
+    PyObject *answer = argument == NULL ? NULL : PyObject_CallFunctionObjArgs(callable, argument, NULL);
+    Py_XDECREF(argument);
+    return answer;
+}
+
 // -- Pool -------------------------------------------------------------------------------------------------------
 
 static uint32_t hash_of(const int64_t *values, Py_ssize_t count) {
@@ -170,7 +204,7 @@ int32_t pool_add(Pool *pool, const int64_t *values, Py_ssize_t count) {
     uint32_t hash = hash_of(values, count);
     size_t slot = pool_slot(pool, values, count, hash);
     if (pool->slots[slot]) return pool->slots[slot] - 1;
-    if (count >= INT32_MAX || (kept = malloc(((size_t)count + 1) * sizeof(int64_t))) == NULL) goto failed;
+    if (count >= INT32_MAX || (kept = lasting(&pool->blocks, (size_t)count * sizeof(int64_t))) == NULL) goto failed;
     if (count) memcpy(kept, values, (size_t)count * sizeof(int64_t));
     pool->all[pool->count] = (Sequence){kept, (int32_t)count, hash};
     pool->slots[slot] = (int32_t)++pool->count;
@@ -181,7 +215,7 @@ failed:
 }
 
 void pool_drop(Pool *pool) {
-    for (Py_ssize_t i = 0; i < pool->count; i++) free(pool->all[i].values);
+    blocks_drop(&pool->blocks);
     free(pool->all);
     free(pool->slots);
     *pool = (Pool){0};

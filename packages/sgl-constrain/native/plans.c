@@ -31,6 +31,44 @@ int read_edges(PyObject *packed, Edges *edges) {
     return 0;
 }
 
+// -- edges ------------------------------------------------------------------------------------------------------
+
+#define LAST 0x100  // of a byte: its text ends with it
+#define TOLD 0x200  // it is known
+
+// Those of a text, all of whose bytes from here on are given: each leads to the next head.
+static int keep_text(States *self, int64_t head, PyObject *text) {
+    char *bytes;
+    Py_ssize_t length;
+    if (PyBytes_AsStringAndSize(text, &bytes, &length) < 0) return -1;
+    if (length == 0 || length > PRODUCTS - head) {
+        PyErr_Format(PyExc_ValueError, "%lld reads no text", (long long)head);
+        return -1;
+    }
+    uint16_t *more = grown(self->texts, &self->text_count, (Py_ssize_t)(head - TEXTS) + length, sizeof(uint16_t));
+    if (more == NULL) return -1;
+    self->texts = more;
+    more += head - TEXTS;
+    for (Py_ssize_t i = 0; i < length; i++) more[i] = (uint16_t)(TOLD | (unsigned char)bytes[i]);
+    more[length - 1] |= LAST;
+    return 0;
+}
+
+int text_byte(States *self, int64_t head, int *last) {
+    int64_t place = head - TEXTS;
+    if (place >= self->text_count || !(self->texts[place] & TOLD)) {
+        PyObject *text = ask(self->ask[EDGES], head);
+        int failed = text == NULL || keep_text(self, head, text) < 0;
+        Py_XDECREF(text);
+        if (failed) return -1;
+    }
+    *last = (self->texts[place] & LAST) != 0;
+    return self->texts[place] & 0xFF;
+}
+
+// Of a byte of a text: what is taken, nothing and it is complete, or the next head.
+static uint64_t after_byte(int64_t head, int last) { return last ? (uint64_t)1 << 32 : (uint64_t)(head + 1) << 33; }
+
 // Keeps the edges of a head, which become the place's, unless they are known; the place, or -1 with an exception.
 static int32_t keep_edges(States *self, int64_t head, Edges *edges) {
     int32_t place = pool_find(&self->known, &head, 1);
@@ -44,193 +82,184 @@ static int32_t keep_edges(States *self, int64_t head, Edges *edges) {
     return place;
 }
 
-// Keeps those of a text, all of whose bytes are given: each is the only one of a head, and leads to the next head.
-static int32_t keep_text(States *self, int64_t head, PyObject *text) {
-    int32_t first = -1;
-    char *bytes;
-    Py_ssize_t length;
-    if (PyBytes_AsStringAndSize(text, &bytes, &length) < 0) return -1;
-    if (length == 0 || length > PRODUCTS - head) {
-        PyErr_Format(PyExc_ValueError, "%lld reads no text", (long long)head);
-        return -1;
+int edges_of(States *self, int64_t head, Edges *edges, Edge *only) {
+    if (is_text(head)) {
+        int last = 0, byte = text_byte(self, head, &last);
+        if (byte < 0) return -1;
+        *only = (Edge){{{0}}, after_byte(head, last)};
+        put(&only->bytes, byte);
+        *edges = (Edges){only, 1};
+        return 0;
     }
-    for (Py_ssize_t i = length - 1; i >= 0; i--) {
-        uint64_t after = i == length - 1 ? 1 : (uint64_t)(head + i + 1) << 1;  // nothing, and it is complete
-        Edges edges = {malloc(sizeof(Edge)), 1};
-        if (edges.all == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        edges.all[0] = (Edge){{{0}}, after << 32};
-        put(&edges.all[0].bytes, (unsigned char)bytes[i]);
-        first = keep_edges(self, head + i, &edges);
-        free(edges.all);
-        if (first < 0) return -1;
-    }
-    return first;
-}
-
-// The place of a head's edges in `edges`, or -1 with an exception.
-int32_t edges_of(States *self, int64_t head) {
     int32_t place = pool_find(&self->known, &head, 1);
-    if (place >= 0) return place;
-    Edges edges = {0};
-    int failed = 0;
-    if (head >= PRODUCTS) {
-        failed = product_edges(self, head, &edges);
-    } else {
-        PyObject *answer = PyObject_CallFunction(self->ask[EDGES], "L", (long long)head);
-        if (answer == NULL) return -1;
-        if (is_text(head)) place = keep_text(self, head, answer);
-        else failed = read_edges(answer, &edges);
-        Py_DECREF(answer);
-        if (is_text(head)) return place;
-    }
-    if (!failed) place = keep_edges(self, head, &edges);  // it may have been asked for meanwhile
-    free(edges.all);
-    return failed ? -1 : place;
-}
-
-// A part while a plan is made: it came of `before` by one more edge that is taken. `into` is the part that the edge
-// numbered `edge` cuts out of it.
-typedef struct {
-    int32_t before, place, length, into;
-    int64_t edge;
-    uint64_t code;
-} Draft;
-
-typedef struct {
-    Draft *all;
-    Py_ssize_t count, room;
-    int32_t part_of[256];  // -1: no edge is taken
-} Drafts;
-
-static int cut(Drafts *drafts, const Edge *edge, int32_t place, int64_t number) {
-    int32_t fresh = -1;  // of those bytes on which nothing was taken
-    for (int b = first_in(&edge->bytes, 0); b < 256; b = first_in(&edge->bytes, b + 1)) {
-        int32_t before = drafts->part_of[b];
-        int32_t into = before < 0 ? fresh : drafts->all[before].edge == number ? drafts->all[before].into : -1;
-        if (into < 0) {
-            Draft *more = grown(drafts->all, &drafts->room, drafts->count + 1, sizeof(Draft));
-            if (more == NULL) return -1;
-            drafts->all = more;
-            into = (int32_t)drafts->count++;
-            int32_t length = before < 0 ? 1 : more[before].length + 1;
-            more[into] = (Draft){before, place, length, -1, -1, edge->code};
-            if (before < 0) {
-                fresh = into;
-            } else {
-                more[before].into = into;
-                more[before].edge = number;
-            }
+    if (place < 0) {
+        Edges made = {0};
+        if (head >= PRODUCTS) {
+            if (product_edges(self, head, &made) < 0) return -1;
+        } else {
+            PyObject *answer = ask(self->ask[EDGES], head);
+            int failed = answer == NULL || read_edges(answer, &made) < 0;
+            Py_XDECREF(answer);
+            if (failed) return -1;
         }
-        drafts->part_of[b] = into;
+        place = keep_edges(self, head, &made);  // it may have been asked for meanwhile
+        free(made.all);
+        if (place < 0) return -1;
     }
+    *edges = self->edges[place];
     return 0;
 }
 
-void plan_free(Plan *plan) {
-    if (plan == NULL) return;
-    free(plan->parts);
-    free(plan->taken);
-    free(plan);
+// -- plans ------------------------------------------------------------------------------------------------------
+
+// Bytes on which the same edges are taken, while a plan is made: the last of them, which comes after the others.
+typedef struct {
+    Bytes bytes;
+    int32_t last, count, number;
+} Draft;
+
+typedef struct {
+    Taken taken;
+    int32_t before;
+} Link;
+
+typedef struct {
+    Bytes begins;
+    Draft parts[256];
+    int32_t count;
+    Link *links;
+    Py_ssize_t link_count, room;
+} Drafts;
+
+static int32_t link_to(Drafts *drafts, int32_t before, Taken taken) {
+    Link *more = grown(drafts->links, &drafts->room, drafts->link_count + 1, sizeof(Link));
+    if (more == NULL) return -1;
+    drafts->links = more;
+    more[drafts->link_count] = (Link){taken, before};
+    return (int32_t)drafts->link_count++;
 }
 
-static Plan *plan_of_drafts(Drafts *drafts) {
-    Plan *plan = calloc(1, sizeof(Plan));
-    int32_t seen[256];
-    size_t taken = 0;
-    if (plan == NULL) return (Plan *)PyErr_NoMemory();
-    for (int b = 0; b < 256; b++) {
-        int32_t draft = drafts->part_of[b];
-        plan->part_of[b] = -1;
-        if (draft < 0) continue;
-        put(&plan->begins, b);
-        int32_t part = 0;
-        while (part < plan->count && seen[part] != draft) part++;
-        if (part == plan->count) {
-            seen[plan->count++] = draft;
-            taken += (size_t)drafts->all[draft].length;
-        }
-        plan->part_of[b] = (int16_t)part;
-    }
-    plan->parts = calloc((size_t)plan->count + 1, sizeof(Part));
-    plan->taken = taken < INT32_MAX ? malloc((taken + 1) * sizeof(Taken)) : NULL;
-    if (plan->parts == NULL || plan->taken == NULL) {
-        plan_free(plan);
-        return (Plan *)PyErr_NoMemory();
-    }
-    int32_t first = 0;
-    for (int32_t part = 0; part < plan->count; part++) {
-        const Draft *draft = &drafts->all[seen[part]];
-        plan->parts[part].first = first;
-        plan->parts[part].count = draft->length;
-        for (int32_t place = first + draft->length - 1;; place--) {
-            plan->taken[place] = (Taken){draft->place, draft->code};
-            if (draft->before < 0) break;
-            draft = &drafts->all[draft->before];
-        }
-        first += plan->parts[part].count;
-    }
-    for (int b = 0; b < 256; b++)
-        if (plan->part_of[b] >= 0) put(&plan->parts[plan->part_of[b]].bytes, b);
-    return plan;
+// Common bytes, into `common`; are there any?
+static int in_common(const Bytes *one, const Bytes *other, Bytes *common) {
+    uint64_t any = 0;
+    for (int w = 0; w < 4; w++) any |= common->words[w] = one->words[w] & other->words[w];
+    return any != 0;
 }
 
-// Of one head: its edges are disjoint.
-static Plan *plan_of_edges(const Edges *edges) {
-    Plan *plan = calloc(1, sizeof(Plan));
-    if (plan == NULL) return (Plan *)PyErr_NoMemory();
-    plan->count = edges->count;
-    plan->parts = calloc((size_t)plan->count + 1, sizeof(Part));
-    plan->taken = malloc(((size_t)plan->count + 1) * sizeof(Taken));
-    if (plan->parts == NULL || plan->taken == NULL) {
-        plan_free(plan);
-        return (Plan *)PyErr_NoMemory();
+static void take_off(Bytes *bytes, const Bytes *others) {
+    for (int w = 0; w < 4; w++) bytes->words[w] &= ~others->words[w];
+}
+
+// One more edge: the parts of which it reads some bytes take it there.
+static int cut(Drafts *drafts, const Bytes *bytes, Taken taken) {
+    Bytes rest = *bytes, common;
+    if (in_common(&rest, &drafts->begins, &common)) {
+        int32_t before = drafts->count;
+        for (int32_t i = 0; i < before; i++) {
+            Draft *part = &drafts->parts[i];
+            if (!in_common(&rest, &part->bytes, &common)) continue;
+            int32_t last = link_to(drafts, part->last, taken);
+            if (last < 0) return -1;
+            take_off(&rest, &common);
+            take_off(&part->bytes, &common);
+            if (first_in(&part->bytes, 0) < 256) part = &drafts->parts[drafts->count++], *part = drafts->parts[i];
+            *part = (Draft){common, last, part->count + 1, 0};
+        }
     }
+    if (first_in(&rest, 0) < 256) {
+        int32_t last = link_to(drafts, -1, taken);
+        if (last < 0) return -1;
+        drafts->parts[drafts->count++] = (Draft){rest, last, 1, 0};
+    }
+    for (int w = 0; w < 4; w++) drafts->begins.words[w] |= bytes->words[w];
+    return 0;
+}
+
+static Plan *plan_with_room(States *self, int32_t parts, size_t taken) {
+    size_t before = (sizeof(Plan) + 7) & ~(size_t)7, in_parts = (size_t)parts * sizeof(Part);
+    Plan *plan = lasting(&self->blocks, before + in_parts + taken * sizeof(Taken));
+    if (plan == NULL) return NULL;
+    plan->count = parts;
+    plan->parts = (Part *)((char *)plan + before);
+    plan->taken = (Taken *)((char *)plan->parts + in_parts);
     memset(plan->part_of, -1, sizeof plan->part_of);
-    for (int32_t e = 0; e < edges->count; e++) {
-        const Bytes *bytes = &edges->all[e].bytes;
-        plan->parts[e] = (Part){*bytes, e, 1};
-        plan->taken[e] = (Taken){0, edges->all[e].code};
-        for (int b = first_in(bytes, 0); b < 256; b = first_in(bytes, b + 1)) plan->part_of[b] = (int16_t)e;
-        for (int w = 0; w < 4; w++) plan->begins.words[w] |= bytes->words[w];
+    return plan;
+}
+
+static void number_parts(Drafts *drafts, int16_t *part_of) {
+    int16_t part = 0;
+    uint8_t order[256];
+    for (int32_t i = 0; i < drafts->count; i++)  // by their first bytes
+        part_of[first_in(&drafts->parts[i].bytes, 0)] = (int16_t)i;
+    for (int b = first_in(&drafts->begins, 0); b < 256; b = first_in(&drafts->begins, b + 1))
+        if (part_of[b] >= 0) order[part_of[b]] = (uint8_t)part++;
+    for (int32_t i = 0; i < drafts->count; i++) {
+        drafts->parts[i].number = order[i];
+        for (int w = 0; w < 4; w++)
+            for (uint64_t bits = drafts->parts[i].bytes.words[w]; bits; bits &= bits - 1)
+                part_of[64 * w + __builtin_ctzll(bits)] = order[i];
+    }
+}
+
+static Plan *plan_of_drafts(States *self, Drafts *drafts) {
+    size_t taken = 0;
+    for (int32_t part = 0; part < drafts->count; part++) taken += (size_t)drafts->parts[part].count;
+    Plan *plan = plan_with_room(self, drafts->count, taken);
+    if (plan == NULL) return NULL;
+    number_parts(drafts, plan->part_of);
+    plan->begins = drafts->begins;
+    int32_t first = 0;
+    for (int32_t i = 0; i < drafts->count; i++) {
+        const Draft *draft = &drafts->parts[i];
+        plan->parts[draft->number] = (Part){draft->bytes, first, draft->count};
+        first += draft->count;
+        for (int32_t link = draft->last, place = first - 1; link >= 0; link = drafts->links[link].before)
+            plan->taken[place--] = drafts->links[link].taken;
     }
     return plan;
 }
 
-static int are_disjoint(const Edges *edges) {
-    Bytes met = {{0}};
-    for (int32_t e = 0; e < edges->count; e++)
-        for (int w = 0; w < 4; w++) {
-            if (met.words[w] & edges->all[e].bytes.words[w]) return 0;
-            met.words[w] |= edges->all[e].bytes.words[w];
-        }
-    return 1;
+// Of a byte of a text: which head comes next is not part of it.
+static Plan *plan_of_byte(States *self, int64_t head) {
+    int last = 0, byte = text_byte(self, head, &last);
+    if (byte < 0) return NULL;
+    Plan **plan = &self->of_byte[last][byte];
+    if (*plan == NULL) {
+        if ((*plan = plan_with_room(self, 1, 1)) == NULL) return NULL;
+        Bytes *bytes = &(*plan)->begins;
+        memset(bytes, 0, sizeof(Bytes));
+        put(bytes, byte);
+        (*plan)->part_of[byte] = 0;
+        (*plan)->parts[0] = (Part){*bytes, 0, 1};
+        (*plan)->taken[0] = (Taken){0, last ? after_byte(head, last) : NEXT_HEAD};
+    }
+    return *plan;
 }
 
 // Cut the bytes that `heads` read into parts on which the same edges are taken.
 static Plan *plan_of_heads(States *self, const int64_t *heads, Py_ssize_t count) {
-    Drafts drafts = {0};
+    Drafts drafts;
     Plan *plan = NULL;
-    int64_t number = 0;
-    memset(drafts.part_of, -1, sizeof drafts.part_of);
+    drafts.links = NULL;
+    drafts.count = 0;
+    drafts.link_count = drafts.room = 0;
+    memset(&drafts.begins, 0, sizeof(Bytes));
     for (Py_ssize_t i = 0; i < count; i++) {
-        int32_t place = edges_of(self, heads[i]);
-        if (place < 0) goto done;
-        const Edges edges = self->edges[place];
-        if (count == 1 && are_disjoint(&edges)) return plan_of_edges(&edges);
+        Edges edges;
+        Edge only;
+        if (edges_of(self, heads[i], &edges, &only) < 0) goto done;
         for (int32_t e = 0; e < edges.count; e++)
-            if (cut(&drafts, &edges.all[e], (int32_t)i, number++) < 0) goto done;
+            if (cut(&drafts, &edges.all[e].bytes, (Taken){(int32_t)i, edges.all[e].code}) < 0) goto done;
     }
-    plan = plan_of_drafts(&drafts);
+    plan = plan_of_drafts(self, &drafts);
 done:
-    free(drafts.all);
+    free(drafts.links);
     return plan;
 }
 
 // The plan of some heads, shared by all states that have them.
 static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
+    if (count == 1 && is_text(heads[0])) return plan_of_byte(self, heads[0]);
     int32_t place = pool_find(&self->heads, heads, count);
     if (place >= 0) return self->plans[place];
     Plan *plan = plan_of_heads(self, heads, count);
@@ -244,30 +273,26 @@ static Plan *shared_plan(States *self, const int64_t *heads, Py_ssize_t count) {
             return plan;
         }
     }
-    plan_free(plan);
     return place < 0 ? NULL : self->plans[place];  // it was made meanwhile
 }
+
+#define FEW_HEADS 32
 
 int know_plan(States *self, int32_t state) {
     if (self->opened[state].plan != NULL) return 0;
     const Sequence items = self->items.all[state];
     int32_t first = items.count && items.values[0] == ACCEPT, count = state == DONE ? 0 : items.count - first;
-    int64_t *heads = malloc(((size_t)count + 1) * sizeof(int64_t));
+    int64_t few[FEW_HEADS], *heads = count <= FEW_HEADS ? few : malloc((size_t)count * sizeof(int64_t));
     if (heads == NULL) {
         PyErr_NoMemory();
         return -1;
     }
     for (int32_t i = 0; i < count; i++) heads[i] = items.values[first + i] >> 32;
     Plan *plan = shared_plan(self, heads, count);
-    free(heads);
-    int32_t *targets = plan == NULL ? NULL : malloc(((size_t)plan->count + 1) * sizeof(int32_t));
-    int met = self->opened[state].plan != NULL;  // it was opened meanwhile
-    if (targets == NULL || met) {
-        if (plan != NULL && targets == NULL) PyErr_NoMemory();
-        int failed = targets == NULL;
-        free(targets);
-        return failed ? -1 : 0;
-    }
+    if (heads != few) free(heads);
+    if (plan == NULL || self->opened[state].plan != NULL) return plan == NULL ? -1 : 0;  // it was opened meanwhile
+    int32_t *targets = lasting(&self->blocks, (size_t)plan->count * sizeof(int32_t));
+    if (targets == NULL) return -1;
     for (int32_t i = 0; i < plan->count; i++) targets[i] = UNMADE;
     self->opened[state] = (Opened){plan, targets};
     return 0;

@@ -71,14 +71,13 @@ static int64_t sum_of(int64_t a, int64_t b) { return a + b < FAR ? a + b : FAR; 
 static int64_t shortest_of_head(States *self, int64_t head, int deep) {
     if (deep > MOST_BYTES) return FAR;
     int64_t bytes = 1, least = FAR;
-    int32_t place = edges_of(self, head);
-    for (; place >= 0 && is_text(head); bytes++) {
-        head = (int64_t)(self->edges[place].all[0].code >> 33);
-        if (!head) return bytes;
-        place = edges_of(self, head);
+    for (int last = 0; is_text(head); head++, bytes++) {
+        if (text_byte(self, head, &last) < 0) return -1;
+        if (last) return bytes;
     }
-    if (place < 0) return -1;
-    const Edges edges = self->edges[place];
+    Edges edges;
+    Edge only;
+    if (edges_of(self, head, &edges, &only) < 0) return -1;
     for (int32_t e = 0; e < edges.count; e++)
         if (edges.all[e].code >> 32 & 1) return bytes;
     for (int32_t e = 0; e < edges.count; e++) {
@@ -103,7 +102,7 @@ static int64_t shortest_of_continuation(States *self, int32_t continuation) {
     while (!failed && path.count) {
         int32_t at = (int32_t)path.values[--path.count];
         const Continuation here = self->continuations->all[at];
-        PyObject *answer = PyObject_CallFunction(self->ask[SHORTEST], "i", (int)here.expression);
+        PyObject *answer = ask(self->ask[SHORTEST], here.expression);
         long long length = answer == NULL ? -1 : PyLong_AsLongLong(answer);
         Py_XDECREF(answer);
         failed = PyErr_Occurred() != NULL;
@@ -294,7 +293,7 @@ static int search(States *self, int64_t number) {
     int unknown = search_from(self, number, search, (Successors *)(search + 1));
     free(search);
     if (unknown <= 0 || self->distances[number] != UNKNOWN) return unknown < 0 ? -1 : 0;
-    PyObject *answer = PyObject_CallFunction(self->ask[DISTANCE], "L", (long long)(PRODUCTS + number));
+    PyObject *answer = ask(self->ask[DISTANCE], PRODUCTS + number);
     long long distance = answer == NULL ? -1 : PyLong_AsLongLong(answer);
     Py_XDECREF(answer);
     if (PyErr_Occurred()) return -1;
@@ -302,9 +301,34 @@ static int search(States *self, int64_t number) {
     return 0;
 }
 
+// Where `left` reads a byte that `right` does not, and nothing may be taken away any more: as `look_ahead`.
+static int64_t look_beside(States *self, Product product) {
+    Opened left, right;
+    if (product.both) return UNKNOWN;
+    if (open_state(self, product.left, &left) < 0 || open_state(self, product.right, &right) < 0) return FAILED;
+    for (int32_t part = 0; part < left.plan->count; part++) {
+        uint64_t beside = 0;
+        for (int w = 0; w < 4; w++) beside |= left.plan->parts[part].bytes.words[w] & ~right.plan->begins.words[w];
+        int32_t after = beside ? target_of(self, product.left, &left, part) : DEAD;
+        if (after < 0) return FAILED;
+        if (after == DEAD) continue;
+        int64_t distance = accepts(self, after) ? 0 : shortest(self, after);
+        if (distance < 0) return FAILED;
+        if (distance < FAR) return sum_of(distance, 1);
+    }
+    return UNKNOWN;
+}
+
 // Can the product finish after at least one more byte? -1: an exception.
 static int is_live(States *self, int64_t number) {
     if (self->distances[number] == UNKNOWN) {
+        int64_t beside = look_beside(self, product_at(self, number));
+        if (beside == FAILED) return -1;
+        if (beside >= 0) {
+            self->distances[number] = beside;
+            if (beside > self->farthest) self->farthest = beside;
+            return 1;
+        }
         Successors after;
         if (find_successors(self, product_at(self, number), &after) < 0) return -1;
         int64_t distance = look_ahead(self, &after);
@@ -356,6 +380,17 @@ static int32_t append(States *self, int32_t continuation, int32_t rest) {
     return failed ? -1 : rest;
 }
 
+// The items of a state, but for the end of the text, and then `rest`.
+static int push_appended(States *self, int32_t state, int32_t rest, Numbers *items) {
+    const Sequence read = self->items.all[state];
+    for (int32_t i = 0; i < read.count && state != DONE; i++) {
+        if (read.values[i] == ACCEPT) continue;
+        int32_t after = append(self, (int32_t)(read.values[i] & REST), rest);
+        if (after < 0 || push(items, read.values[i] >> 32 << 32 | after) < 0) return -1;
+    }
+    return 0;
+}
+
 // The items of a product and then `rest`.
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
     if (!is_product(self, head)) return -1;
@@ -364,13 +399,24 @@ int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
         int live = is_live(self, head - PRODUCTS);
         return live > 0 ? push(items, head << 32 | rest) : live;
     }
-    const Sequence left = self->items.all[product.left];
-    for (int32_t i = 0; i < left.count; i++) {
-        if (left.values[i] == ACCEPT || product.left == DONE) continue;
-        int32_t after = append(self, (int32_t)(left.values[i] & REST), rest);
-        if (after < 0 || push(items, left.values[i] >> 32 << 32 | after) < 0) return -1;
+    return push_appended(self, product.left, rest, items);
+}
+
+int32_t without_exceptions(States *self, int32_t state) {
+    const Sequence items = self->items.all[state];
+    if (state == DONE || !items.count || items.values[items.count - 1] >> 32 < PRODUCTS) return state;
+    Numbers pending = {0}, kept = {0};
+    int failed = 0;
+    for (int32_t i = 0; i < items.count && !failed; i++) failed = push(&pending, items.values[i]);
+    while (pending.count && !failed) {
+        int64_t item = pending.values[--pending.count], head = item >> 32;
+        Product product = head < PRODUCTS ? (Product){1, 0, 0} : product_at(self, head - PRODUCTS);
+        failed = product.both ? push(&kept, item) : push_appended(self, product.left, (int32_t)(item & REST), &pending);
     }
-    return 0;
+    if (!failed) failed = (state = number(self, &kept)) < 0;
+    free(pending.values);
+    free(kept.values);
+    return failed ? -1 : state;
 }
 
 // -- what Python may ask ----------------------------------------------------------------------------------------

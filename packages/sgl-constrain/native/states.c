@@ -94,7 +94,7 @@ int32_t number(States *self, Numbers *items) {
 int push_items(States *self, int32_t continuation, Numbers *items) {
     int failed = find_items(self->continuations, continuation);
     if (failed > 0) {
-        PyObject *answer = PyObject_CallFunction(self->ask[CLOSURE], "i", (int)continuation);
+        PyObject *answer = ask(self->ask[CLOSURE], continuation);
         failed = answer == NULL || push_all(items, answer) < 0 ? -1 : 0;
         Py_XDECREF(answer);
         return failed;
@@ -132,6 +132,19 @@ static int remember(States *self, const Numbers *taken, int32_t target) {
     return 0;
 }
 
+// Lists for a moment, which keep their memory.
+static Numbers borrow(States *self) {
+    if (!self->spare_count) return (Numbers){0};
+    Numbers numbers = self->spare[--self->spare_count];
+    numbers.count = 0;
+    return numbers;
+}
+
+static void give_back(States *self, Numbers *numbers) {
+    if (self->spare_count < SPARE && numbers->capacity <= MOST_SPARE) self->spare[self->spare_count++] = *numbers;
+    else free(numbers->values);
+}
+
 // The state after a byte in a part of a state's plan; -1 with an exception.
 int32_t make_target(States *self, int32_t state, int32_t part) {
     const Plan *plan = self->opened[state].plan;
@@ -139,10 +152,12 @@ int32_t make_target(States *self, int32_t state, int32_t part) {
     if (target != UNMADE) return target;
     const Sequence *read = &self->items.all[state];
     int32_t first = read->values[0] == ACCEPT;
-    Numbers taken = {0}, items = {0};
+    Numbers taken = borrow(self), items = borrow(self);
     for (int32_t i = 0; i < plan->parts[part].count; i++) {
         const Taken *edge = &plan->taken[plan->parts[part].first + i];
-        if (push(&taken, (int64_t)(edge->code | ((uint64_t)read->values[first + edge->place] & REST))) < 0) goto done;
+        int64_t item = read->values[first + edge->place];
+        uint64_t code = edge->code == NEXT_HEAD ? (uint64_t)((item >> 32) + 1) << 33 : edge->code;
+        if (push(&taken, (int64_t)(code | ((uint64_t)item & REST))) < 0) goto done;
     }
     int32_t place = pool_find(&self->taken, taken.values, taken.count);
     if (place >= 0) {
@@ -153,8 +168,8 @@ int32_t make_target(States *self, int32_t state, int32_t part) {
     }
     if (target >= 0) self->opened[state].targets[part] = target;
 done:
-    free(taken.values);
-    free(items.values);
+    give_back(self, &taken);
+    give_back(self, &items);
     return target;
 }
 
@@ -340,18 +355,16 @@ static void states_dealloc(PyObject *object) {
     PyObject_GC_UnTrack(object);
     Py_CLEAR(self->continuations);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
-    for (Py_ssize_t i = 0; i < self->items.count; i++) {
-        free(self->opened[i].targets);
-        Py_XDECREF(self->moves[i]);
-    }
-    for (Py_ssize_t i = 0; i < self->heads.count; i++) plan_free(self->plans[i]);
+    for (Py_ssize_t i = 0; i < self->items.count; i++) Py_XDECREF(self->moves[i]);
+    blocks_drop(&self->blocks);
     for (Py_ssize_t i = 0; i < self->known.count; i++) free(self->edges[i].all);
-    for (Py_ssize_t i = 0; i < self->shape_count; i++) free(self->shapes[i].counts);
     free(self->opened);
     free(self->moves);
     free(self->plans);
     free(self->targets);
     free(self->edges);
+    free(self->texts);
+    while (self->spare_count) free(self->spare[--self->spare_count].values);
     free(self->shapes);
     free(self->repetitions);
     free(self->distances);

@@ -256,16 +256,30 @@ static void copy_aliases(const Tree *tree, uint8_t *bits) {
     }
 }
 
-enum { WALK, FILL, CORRECT };
+// A state with products that take something away is filled like the one without, and corrected where that is not too
+// much. `room`: for a pair a level, and one more.
+static int fill(States *states, Tree *tree, Pair *room, int32_t state, uint8_t *bits, Py_ssize_t bytes) {
+    Level *levels = (Level *)room;
+    uint8_t *path = (uint8_t *)(levels + tree->depth + 2);  // a level has less than a pair
+    int32_t more = without_exceptions(states, state);
+    if (more < 0) return -1;
+    for (int unfit = 1; unfit; more = state) {
+        memset(bits, 0, (size_t)bytes);
+        if (fill_mask(states, tree, levels, path, more, bits) < 0) return -1;
+        unfit = more != state;
+        if (unfit && (unfit = correct(states, tree, room, state, more, bits)) < 0) return -1;
+    }
+    return 0;
+}
 
-// The arguments of all methods: states, state, out, and for one of them another state.
+// The arguments of both methods: states, state, out.
 static PyObject *tree_do(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count, PyObject *names,
-                         int what) {
+                         int filling) {
     Tree *tree = (Tree *)self;
-    int32_t state, other = DEAD;
+    int32_t state;
     Py_buffer out;
-    if (count != (what == CORRECT ? 4 : 3) || (names != NULL && PyTuple_Size(names) > 0)) {
-        PyErr_SetString(PyExc_TypeError, "a walk takes states, state and out, a correction another state too");
+    if (count != 3 || (names != NULL && PyTuple_Size(names) > 0)) {
+        PyErr_SetString(PyExc_TypeError, "a walk takes states, state and out");
         return NULL;
     }
     if (!PyObject_TypeCheck(args[0], ((Types *)PyType_GetModuleState(type))->states)) {
@@ -273,92 +287,42 @@ static PyObject *tree_do(PyObject *self, PyTypeObject *type, PyObject *const *ar
         return NULL;
     }
     States *states = (States *)args[0];
-    if (given_state(states, args[1], &state) < 0 || (what == CORRECT && given_state(states, args[3], &other) < 0) ||
-        writable_bits(args[2], &out, tree->size) < 0)
-        return NULL;
-    Pair *room = malloc(((size_t)tree->depth + 2) * sizeof(Pair));  // a level has less, and a path a byte
+    if (given_state(states, args[1], &state) < 0 || writable_bits(args[2], &out, tree->size) < 0) return NULL;
+    Pair *room = malloc(((size_t)tree->depth + 2) * sizeof(Pair));
     int failed = -1;
-    if (what == FILL) memset(out.buf, 0, (size_t)out.len);
     if (room == NULL) PyErr_NoMemory();
-    else if (what == CORRECT) failed = correct(states, tree, room, state, other, out.buf);
-    else if (what == FILL) failed = fill_mask(states, tree, (Level *)room, (uint8_t *)((Level *)room + tree->depth + 2), state, out.buf);
+    else if (filling) failed = fill(states, tree, room, state, out.buf, out.len);
     else failed = descend(states, tree, (Level *)room, state, 0, tree->count, out.buf);
     if (failed == 0) copy_aliases(tree, out.buf);
     free(room);
     PyBuffer_Release(&out);
-    return failed < 0 ? NULL : PyBool_FromLong(failed == 0);
+    if (failed < 0) return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *tree_walk(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                            PyObject *names) {
-    return tree_do(self, type, args, count, names, WALK);
+    return tree_do(self, type, args, count, names, 0);
 }
 
 static PyObject *tree_fill_mask(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
                                 PyObject *names) {
-    return tree_do(self, type, args, count, names, FILL);
-}
-
-static PyObject *tree_correct(PyObject *self, PyTypeObject *type, PyObject *const *args, Py_ssize_t count,
-                              PyObject *names) {
-    return tree_do(self, type, args, count, names, CORRECT);
-}
-
-static void mix(uint64_t sums[4], const uint8_t *bytes) {
-    uint64_t words[4];
-    memcpy(words, bytes, sizeof words);
-    for (int w = 0; w < 4; w++) {
-        sums[w] = (sums[w] ^ words[w]) * 0x9E3779B97F4A7C15u;
-        sums[w] ^= sums[w] >> 29;
-    }
-}
-
-static PyObject *tree_digest(PyObject *self, PyObject *given) {
-    Py_buffer view;
-    (void)self;
-    if (PyObject_GetBuffer(given, &view, PyBUF_C_CONTIGUOUS) < 0) return NULL;
-    const uint8_t *bytes = view.buf;
-    uint64_t sums[4] = {1, 2, 3, (uint64_t)view.len};
-    Py_ssize_t whole = view.len & ~(Py_ssize_t)31;
-    for (Py_ssize_t i = 0; i < whole; i += 32) mix(sums, bytes + i);
-    uint8_t rest[32] = {0};
-    memcpy(rest, bytes + whole, (size_t)(view.len - whole));
-    mix(sums, rest);
-    PyBuffer_Release(&view);
-    for (int w = 0; w < 4; w++) {
-        uint64_t before = sums[(w + 3) & 3];
-        sums[w] = (sums[w] ^ before >> 31 ^ before << 33) * 0xD6E8FEB86659FD93u;
-    }
-    return PyBytes_FromStringAndSize((char *)sums, sizeof sums);
-}
-
-static PyObject *tree_equal(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer one, other;
-    (void)self;
-    if (count != 2) return PyErr_Format(PyExc_TypeError, "equal(one, other) takes 2 arguments");
-    if (PyObject_GetBuffer(args[0], &one, PyBUF_C_CONTIGUOUS) < 0) return NULL;
-    if (PyObject_GetBuffer(args[1], &other, PyBUF_C_CONTIGUOUS) < 0) {
-        PyBuffer_Release(&one);
-        return NULL;
-    }
-    int same = one.len == other.len && memcmp(one.buf, other.buf, (size_t)one.len) == 0;
-    PyBuffer_Release(&one);
-    PyBuffer_Release(&other);
-    return PyBool_FromLong(same);
+    return tree_do(self, type, args, count, names, 1);
 }
 
 static PyMethodDef tree_methods[] = {
-    {"digest", tree_digest, METH_O, "digest(bytes): of 32 bytes, which other bytes have by accident only."},
-    {"equal", (PyCFunction)(void (*)(void))tree_equal, METH_FASTCALL, "equal(one, other): have both the same bytes?"},
+    {"key", tree_key, METH_O,
+     "key(mask): as `differing` from none set; where these are many a digest of 32 bytes, which others seldom have."},
+    {"differing", (PyCFunction)(void (*)(void))tree_differing, METH_FASTCALL,
+     "differing(mask, base): the words in which it differs from another, or from None; None where these are many."},
+    {"restore", (PyCFunction)(void (*)(void))tree_restore, METH_FASTCALL,
+     "restore(differing, base, out): writes the mask."},
     {"learn", tree_learn, METH_VARARGS,
      "learn(edges, table): what a usual class has beyond ASCII; and how its characters and all of ASCII are read."},
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "walk(states, state, out): set the bits of the tokens that may come next."},
     {"fill", (PyCFunction)(void (*)(void))tree_fill_mask, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
      "fill(states, state, out): the bits of the tokens that may come next, with what is known of tokens."},
-    {"correct", (PyCFunction)(void (*)(void))tree_correct, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,
-     "correct(states, state, out, other): the bits, which are those of another state, become those of the state. False "
-     "where there is too much to do: `out` is spoilt then."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot tree_slots[] = {

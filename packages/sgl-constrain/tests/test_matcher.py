@@ -92,6 +92,14 @@ def test_a_torch_tensor_is_filled_in_place(letters: Compiler) -> None:
     assert mask.tolist() == [[-1], [2]]
 
 
+def test_rows_need_not_lie_in_one_piece(letters: Compiler) -> None:
+    matcher = Matcher(letters.regex("b"))
+    apart, wide = np.zeros((1, 4), dtype=np.int32), np.zeros((1, 1), dtype=np.int64)
+    matcher.fill_bitmask(apart[:, ::4])
+    matcher.fill_bitmask(wide)
+    assert apart.tolist() == [[2, 0, 0, 0]] and wide.tolist() == [[2]]
+
+
 @pytest.mark.parametrize(
     ("pattern", "written", "tail", "jump"),
     [

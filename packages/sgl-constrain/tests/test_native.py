@@ -98,11 +98,10 @@ def test_limits_hold_in_the_twin(
         assert np.array_equal(*masks)
 
 
-def tree(module: ModuleType) -> Any:
+def tree(module: ModuleType, size: int = 9) -> Any:
     """a -> token 0, ab -> 1, ac; aca -> 2. Token 5 is 1 again."""
-    return module.Tree(
-        integers(97, 98, 99, 97), integers(2, 0, 1, 0), integers(0, 1, -1, 2), integers(5), integers(1), 1, 9
-    )
+    nodes = integers(97, 98, 99, 97), integers(2, 0, 1, 0), integers(0, 1, -1, 2)
+    return module.Tree(*nodes, integers(5), integers(1), 1, size)
 
 
 def walking(module: ModuleType) -> tuple[Any, Any, int]:
@@ -198,9 +197,6 @@ def test_wrong_arguments_of_a_walk_are_refused(native_module: ModuleType) -> Non
             trie.walk(*arguments)
     with pytest.raises(TypeError):
         trie.walk(states, 1, out=out)
-    for arguments in ((states, 1, out), (states, 1, out, -1), (states, 1, out, 99), (states, 1, out, None)):
-        with pytest.raises((TypeError, ValueError)):
-            trie.correct(*arguments)
     with pytest.raises(TypeError):
         trie.fill(states, 1, out, 1)
     out[:] = 0
@@ -231,15 +227,64 @@ def test_a_question_that_fails_or_comes_back_ends_the_walk_or_not(native_module:
     assert out.tolist() == [0b100111, 0]
 
 
-def test_one_mask_is_corrected_to_another(native_module: ModuleType) -> None:
-    _, states, start = walking(native_module)
-    trie = tree(native_module)
-    other = states.number([])
-    for state, before in ((start, other), (other, start)):
-        out, expected = np.zeros(2, dtype=np.uint8), np.zeros(2, dtype=np.uint8)
-        trie.walk(states, before, out)
-        trie.walk(states, state, expected)
-        assert trie.correct(states, state, out, before) and np.array_equal(out, expected)
+BESIDE = [  # texts that something is taken off of, or that must be read in two ways at once
+    {"patternProperties": {"_count$": {"type": "integer"}, "^x-": {}}, "additionalProperties": {"const": 1}},
+    {"properties": {"name": {}, "names": {"type": "null"}}, "additionalProperties": {"type": "string"}},
+    {"propertyNames": {"pattern": "^/.*[^/]$", "not": {"enum": ["/a", "/ab"]}}, "minProperties": 1},
+    {"type": "string", "pattern": "é.*日", "not": {"pattern": "^a"}},
+    {"type": "string", "pattern": "^[^ ]*$", "format": "email", "maxLength": 60},
+]  # fmt: skip
+
+
+def check_filled(grammar: Grammar, rng: random.Random, walks: int) -> None:
+    """Along random texts."""
+    trie, states, vocabulary = grammar._ways._tree, grammar._automaton.table, grammar.vocabulary
+    for _ in range(walks):
+        state = grammar.start
+        for _ in range(12):
+            filled, walked = np.zeros((2, vocabulary.words * 4), dtype=np.uint8)
+            trie.fill(states, state, filled)
+            trie.walk(states, state, walked)
+            assert np.array_equal(filled, walked)
+            allowed = np.flatnonzero(np.unpackbits(walked, bitorder="little")).tolist()
+            if not allowed:
+                break
+            state = grammar.step(state, rng.choice(allowed))
+
+
+def test_what_is_filled_is_what_a_walk_finds(
+    smollm2: Vocabulary, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    compiler = Compiler(smollm2)
+    made = [compiler.json_schema(schema) for schema in [*SCHEMAS, *BESIDE]]
+    patterns = r"(?!.*foo|x)[^\n]*", r"(?=.*_n)(?!ab).*", r"(?!é)\w*", "(the|then)+ x"
+    made += [compiler.regex(pattern) for pattern in (*PATTERNS, *patterns)]
+    rng = random.Random(7)
+    for grammar in made:
+        check_filled(grammar, rng, 3)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        '(?=.*é)[^"]*"', '[^"]*é[^"]*日"', '(?!.*ab)[^"]*"', '(?!.*é)[^"]*"', '[^"]{0,30}"', "([a-z]{3})*é",
+        '([a-zé]{4})*"', '(?=.*日).{3,40}"', '(?!b)[^"]{0,28} b', '(?!.*(é|b)a)(.{3})*"', '[ -~]{3}[^"]*é"',
+        '([a-z]{2,9} ){0,9}"', '(?=.*b)([a-z]{29})*"', '[a-z ]{26}([^"][a-z]{3})*"', r"(\w{5}|[a-z ]{4})*日",
+        r'(?=[^b]*b[^b]*$)[^"]*|"',
+    ],
+)  # fmt: skip
+def test_classes_are_left_where_texts_leave_them(
+    pattern: str, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    texts = [b""]
+    for start in texts:
+        if len(start.decode()) < 5:
+            texts += [start + letter.encode() for letter in 'abé日" ']
+    long = [text * 9 + b'"' for text in texts[1:200]]
+    grammar = Compiler(Vocabulary([*texts, *long, b"\xc3", b"\xa9b", b"b\xe6\x97"], eos=[0])).regex(pattern)
+    check_filled(grammar, random.Random(pattern), 6)
 
 
 def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
@@ -273,23 +318,64 @@ def test_usual_classes_are_learnt_before_the_first_mask(native_module: ModuleTyp
         other.learn(edges, good)
 
 
-def test_a_digest_tells_masks_apart(native_module: ModuleType) -> None:
-    trie = tree(native_module)
+def test_masks_are_told_by_the_words_in_which_they_differ(native_module: ModuleType) -> None:
     rng = np.random.default_rng(3)
-    mask = rng.integers(0, 256, 1000, dtype=np.uint8)
-    seen = {trie.digest(mask), trie.digest(mask[:999].copy()), trie.digest(np.zeros(1000, dtype=np.uint8))}
-    for byte in range(0, 1000, 7):
+    for size in (4, 60, 64, 1000, 5000):
+        trie = tree(native_module, 8 * size)
+        base = rng.integers(0, 256, size, dtype=np.uint8)
+        for changes in (0, 1, 7, 190):
+            mask, sparse = base.copy(), np.zeros(size, dtype=np.uint8)
+            places = rng.integers(0, size, changes)
+            mask[places] ^= 5
+            sparse[places] = 3
+            for one, other in ((mask, base), (sparse, None)):
+                words, out = trie.differing(one, other), np.full(size // 4, 9, dtype=np.int32)
+                assert len(words) % 12 == 0 and len(words) <= 12 * changes
+                trie.restore(words, other, out)
+                assert np.array_equal(out.view(np.uint8), one)
+            assert trie.key(sparse) == trie.differing(sparse, None)
+    assert trie.differing(mask, base[::-1].copy()) is None, "that is much"
+    words, out = trie.differing(mask, base), np.zeros(1250, dtype=np.int32)
+    for arguments in (
+        (words, base, out[1:]), (words, base, out.view(np.int16)), (words, base, out.astype(np.int64)),
+        (words, None, out[:9]), (words[1:], base, out), (words, base), (words, out[::2], out),
+        (words, base, out[::2]), (None, base, out), (words, base, out.tobytes()),
+    ):  # fmt: skip
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.restore(*arguments)
+    for arguments in ((mask, base[1:]), (mask,), (None, mask), (mask, mask[::2])):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.differing(*arguments)
+    for argument in (None, mask[::2]):
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            trie.key(argument)
+
+
+def test_a_key_tells_masks_apart(native_module: ModuleType) -> None:
+    trie = tree(native_module)
+    mask = np.random.default_rng(3).integers(0, 256, 5000, dtype=np.uint8)
+    seen = {trie.key(mask), trie.key(mask[:4999].copy()), trie.key(np.zeros(5000, dtype=np.uint8))}
+    for byte in range(0, 5000, 7):
         changed = mask.copy()
         changed[byte] ^= 1 << byte % 8
-        seen.add(trie.digest(changed))
-        assert not trie.equal(mask, changed)
-    assert len(seen) == 3 + len(range(0, 1000, 7)) and trie.digest(mask.copy()) in seen
-    assert trie.equal(mask, mask.copy()) and trie.equal(mask, mask.view(np.int32))
-    assert not trie.equal(mask, mask[:999])
-    for call in (lambda: trie.digest(None), lambda: trie.digest(mask[::2]), lambda: trie.equal(mask),
-                 lambda: trie.equal(mask, None), lambda: trie.equal(None, mask)):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
-            call()
+        seen.add(trie.key(changed))
+    assert len(seen) == 3 + len(range(0, 5000, 7)) and trie.key(mask.copy()) in seen
+
+
+def test_masks_with_one_key_are_told_apart(
+    smollm2: Vocabulary, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    texts = [b"", b"a", b"ab ", b"ab c!"]
+    expected = Compiler(smollm2).regex(r"[a-z]* ?[.!]*|\d\w*")
+    grammar = Compiler(smollm2).regex(r"[a-z]* ?[.!]*|\d\w*")
+    monkeypatch.setattr(grammar._ways, "key", lambda mask: bytes(32))
+    for text in texts * 2:
+        one, other = (g.mask(g.step_bytes(g.start, text)) for g in (grammar, expected))
+        assert np.array_equal(one, other)
+    assert len(grammar.masks()) == len(expected.masks()) > 1
+    assert grammar.mask(grammar.start) is not (held := expected.mask(expected.start))
+    assert held is expected.mask(expected.start), "the same object, as long as it is held"
 
 
 def test_the_environment_asks_for_the_pure_engine() -> None:

@@ -5,6 +5,7 @@ digits it has.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -37,6 +38,31 @@ def test_texts_within_bounds_have_no_empty_part(
     assert (texts != FAIL) == has_number(low, low_open, high, high_open, integer=integer)
     with judge(expressions) as is_empty:
         assert prune(expressions, texts, is_empty) == texts
+
+
+def test_just_the_whole_numbers_within_bounds(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool]
+) -> None:
+    rng = random.Random(2)
+    for _ in range(60):
+        top = rng.choice((12, 150, 70_000))
+        low, high = rng.randint(-top, top) + rng.choice((0, 0.5)), rng.randint(-top, top)
+        schema: dict[str, object] = {"type": "integer", "exclusiveMinimum": low}
+        if high > low + 1:
+            schema["maximum"] = high
+        grammar = compiler.json_schema(schema)
+        near = [int(bound) + i for bound in (low, high) for i in range(-3, 4)]
+        for value in {
+            *near,
+            *range(-2, 12),
+            *(rng.randint(-2 * top, 2 * top) for _ in range(20)),
+            99,
+            100,
+            9999,
+        }:
+            within = value > low and (value <= high or "maximum" not in schema)
+            assert accepts(grammar, str(value)) == within, (schema, value)
+            assert not accepts(grammar, f"0{value}") and not accepts(grammar, f"{value}.0")
 
 
 LARGE = 10**40  # two more is a multiple of 3

@@ -364,6 +364,15 @@ class Automaton:
         """An expression for the twin in C: its kind, and numbers as `_expand` uses them."""
         node = self.expressions.nodes[expression]
         kind = type(node)  # asked in the order of how often it is what
+        if kind is Deferred or kind is Reference:
+            if kind is Deferred:
+                stands = self.expressions.made(expression)
+            else:
+                stands = self.expressions.body(cast(Reference, node))
+            node = self.expressions.nodes[stands]
+            kind = type(node)
+            if kind is not Sequence and kind is not Choice:
+                return _OPTIONS, stands
         if kind is Sequence:
             return _SEQUENCE, *cast(Sequence, node).parts
         if kind is Words:
@@ -378,10 +387,6 @@ class Automaton:
                 return _CHARACTER, head
             case Choice(options):
                 return _OPTIONS, *options
-            case Reference():
-                return _OPTIONS, self.expressions.body(node)
-            case Deferred():
-                return _OPTIONS, self.expressions.made(expression)
             case Both() | Without():
                 return (_OPAQUE,)
             case _:

@@ -7,11 +7,14 @@ Both give the same masks, bit for bit.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.slices import Slices
-from sgl_constrain.trie import Bits, Ints
+from sgl_constrain.trie import Bits
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.ways import Ways
@@ -19,10 +22,21 @@ from sgl_constrain.ways import Ways
 __all__ = ["ENGINE", "NativeWays", "native", "ways"]
 
 
+_DIGEST = 32  # bytes of a key that is not all of a mask
+_MOST_BASES = 6
+
+
 def ways(automaton: Automaton, vocabulary: Vocabulary, slices: Slices) -> Ways | NativeWays:
     """The masks of one automaton over a vocabulary. slices: of it, over the heads of the automaton."""
     kind = Ways if ENGINE.module is None else NativeWays
     return kind(automaton, vocabulary, slices)
+
+
+class Differing(NamedTuple):
+    """A mask as the words in which it differs from another, or from none set."""
+
+    words: bytes
+    base: Bits | None = None
 
 
 class NativeWays:
@@ -35,21 +49,37 @@ class NativeWays:
         assert automaton.twin_table is not None, "the twin came after the automaton"
         self._states = automaton.twin_table
         self._mask = np.empty(vocabulary.words * 4, dtype=np.uint8)
+        self._bases: list[Bits] = []  # masks that differ in much from each other
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
+        self._restore = self._tree.restore
 
     def key(self, mask: Bits) -> bytes:
-        return self._tree.digest(mask)
+        return self._tree.key(mask)
 
-    def equal(self, one: Ints, other: Bits) -> bool:
-        return self._tree.equal(one, other)
+    def equal(self, one: Differing, other: Bits) -> bool:
+        return one.base is None or self._tree.differing(other, one.base) == one.words
 
-    def kept(self, key: bytes, mask: Bits) -> Bits:
-        return mask.copy()
+    def kept(self, key: bytes, mask: Bits) -> tuple[Differing, int]:
+        if len(key) not in (_DIGEST, mask.size):  # else it may be no more than a key
+            return Differing(key), len(key)
+        for base in self._bases:
+            words = self._tree.differing(mask, base)
+            if words is not None:
+                return Differing(words, base), len(words)
+        whole = mask.copy()
+        self._bases = [whole, *self._bases[: _MOST_BASES - 1]]
+        return Differing(b"", whole), whole.size
+
+    def array(self, mask: Differing) -> NDArray[np.int32]:
+        array = np.empty(self._mask.size // 4, dtype=np.int32)
+        self._restore(*mask, array)
+        array.flags.writeable = False
+        return array
+
+    def write(self, mask: Differing, out: NDArray[np.int32], row: int) -> None:
+        words, base = mask
+        self._restore(words, base, out[row])
 
     def mask(self, state: int) -> Bits:
-        out = self._mask
-        more = self._automaton.without_exceptions(state)
-        self._tree.fill(self._states, more, out)
-        if more != state and not self._tree.correct(self._states, state, out, more):
-            self._tree.fill(self._states, state, out)
-        return out
+        self._tree.fill(self._states, state, self._mask)
+        return self._mask

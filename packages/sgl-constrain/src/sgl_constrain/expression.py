@@ -110,6 +110,9 @@ class _Source(NamedTuple):
 T = TypeVar("T")
 
 
+_made = tuple.__new__  # of a class of nodes and its fields: without a call in Python
+
+
 def shallow(thing: T) -> T:
     """As `copy.copy`, which takes several times as long."""
     made = object.__new__(type(thing))
@@ -208,19 +211,19 @@ class Expressions:
 
     def words(self, follow: Mapping[bytes, int]) -> int:
         """One of the words, then the expression that belongs to it."""
-        kept = [pair for pair in follow.items() if pair[1] != FAIL]
+        kept = {word: after for word, after in follow.items() if after != FAIL}
         if not kept:
             return FAIL
-        kept.sort()
-        if not kept[-1][0]:  # the only word is the empty one
-            return kept[0][1]
-        table = WordTable(*zip(*kept, strict=True))
+        words = tuple(sorted(kept))
+        if not words[-1]:  # the only word is the empty one
+            return kept[b""]
+        table = _made(WordTable, (words, tuple(map(kept.__getitem__, words))))
         number = self._table_numbers.get(table)
         if number is None:
             self.tables.append(table)
-            self._word_bytes += sum(map(len, table.words)) + len(kept) * _BYTES_PER_WORD
+            self._word_bytes += sum(map(len, words)) + len(words) * _BYTES_PER_WORD
             number = self._table_numbers[table] = len(self.tables) - 1
-        return self.rest_of_words(number, 0, len(kept), 0)
+        return self.rest_of_words(number, 0, len(words), 0)
 
     def rest_of_words(self, table: int, low: int, high: int, depth: int) -> int:
         """The words low..high of a table, which are alike in their first `depth` bytes, from there on."""
@@ -234,33 +237,36 @@ class Expressions:
     # -- combinations ----------------------------------------------------------------------------------------
 
     def sequence(self, *parts: int) -> int:
+        nodes = self.nodes
         flat: list[int] = []
         for part in parts:
             if part == FAIL:
                 return FAIL
-            node = self.nodes[part]
+            node = nodes[part]
             if type(node) is Sequence:
                 flat += node.parts
             elif part != EMPTY:
                 flat.append(part)
-        if not flat:
-            return EMPTY
-        if len(flat) == 1:
-            return flat[0]
-        key = tuple(flat)
-        known = self._sequences.get((key,))
+        if len(flat) < 2:
+            return flat[0] if flat else EMPTY
+        key = (tuple(flat),)
+        known = self._sequences.get(key)
         if known is not None:
             return known
-        return self._intern(Sequence(key), all(map(self._nullable.__getitem__, flat)))
+        node = _made(Sequence, key)
+        number = self._sequences[node] = self._add(node, all(map(self._nullable.__getitem__, flat)))
+        return number
 
     def choice(self, options: Iterable[int]) -> int:
         """Alternatives that begin with text are gathered into one table, so a common beginning is
         read once.
         """
         nodes = self.nodes
+        pending = list(options)[::-1]
+        if len(pending) == 1:
+            return pending[0]
         rest: dict[int, None] = {}
         texts: dict[int, None] = {}
-        pending = list(options)[::-1]
         while pending:
             option = pending.pop()
             node = nodes[option]
@@ -268,7 +274,8 @@ class Expressions:
             if kind is Choice:
                 pending += cast(Choice, node).options[::-1]
             elif kind is Words or kind is Sequence:
-                (texts if self._begins_with_text(node) else rest)[option] = None
+                first = nodes[cast(Sequence, node).parts[0]] if kind is Sequence else node
+                (texts if type(first) is Words and not first.depth else rest)[option] = None
             elif option != FAIL:
                 rest[option] = None
         if len(texts) > 1:
@@ -284,16 +291,13 @@ class Expressions:
         if EMPTY in rest and all(map(self._nullable.__getitem__, rest)):
             del rest[EMPTY]
             return self.choice(rest)
-        parts = tuple(sorted(rest))
-        known = self._choices.get((parts,))
+        key = (tuple(sorted(rest)),)
+        known = self._choices.get(key)
         if known is not None:
             return known
-        return self._intern(Choice(parts), any(map(self._nullable.__getitem__, parts)))
-
-    def _begins_with_text(self, node: Node) -> bool:
-        if type(node) is Sequence:
-            node = self.nodes[node.parts[0]]
-        return type(node) is Words and not node.depth
+        node = _made(Choice, key)
+        number = self._choices[node] = self._add(node, any(map(self._nullable.__getitem__, rest)))
+        return number
 
     def _words_at_start(self, option: int) -> list[tuple[bytes, int]]:
         """The words with which an alternative begins, each with what follows it."""
@@ -357,7 +361,7 @@ class Expressions:
     def rule(self) -> int:
         """A new rule; `define` says later what it stands for."""
         self._rules.append(None)
-        return self._intern(Reference(len(self._rules) - 1), False)
+        return self._add(Reference(len(self._rules) - 1), False)
 
     def define(self, reference: int, body: int) -> None:
         node = self.nodes[reference]
@@ -389,7 +393,17 @@ class Expressions:
         """
         self._sources.append(_Source(make, witness))
         number = len(self._sources) - 1
-        return lambda state: self._intern(Deferred(number, state), False)
+        known = self._interned[Deferred]
+
+        def of_state(state: Hashable) -> int:
+            key = (number, state)
+            expression = known.get(key)
+            if expression is None:
+                node = _made(Deferred, key)
+                expression = known[node] = self._add(node, False)
+            return expression
+
+        return of_state
 
     def witness(self, node: Deferred) -> int:
         return self._sources[node.source].witness(node.state)
@@ -480,11 +494,15 @@ class Expressions:
         interned = self._interned[type(node)]
         number = interned.get(node)
         if number is None:
-            if len(self.nodes) >= self._most:
-                raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
-            self.nodes.append(node)
-            self._nullable.append(nullable)
-            number = interned[node] = len(self.nodes) - 1
+            number = interned[node] = self._add(node, nullable)
+        return number
+
+    def _add(self, node: Node, nullable: bool) -> int:
+        number = len(self.nodes)
+        if number >= self._most:
+            raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
+        self.nodes.append(node)
+        self._nullable.append(nullable)
         return number
 
 

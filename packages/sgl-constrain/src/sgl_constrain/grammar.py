@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
-from typing import NamedTuple
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,13 +25,22 @@ from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 
 _FORCED_BYTES = 4096  # `forced` looks no further ahead; the next call goes on from there
-_MOST_WALKED = 64
-_BYTES_PER_STEP = 120
+_BYTES_PER_STEP, _BYTES_PER_MASK = 120, 250
 
 
-class _Mask(NamedTuple):
-    number: int
-    bits: NDArray[np.int32]
+class _Mask:
+    """kept: as `Ways` keeps it. array: of it, as long as someone holds one."""
+
+    __slots__ = ("array", "kept", "number")
+
+    def __init__(self, number: int, kept: Any) -> None:
+        self.number = number
+        self.kept = kept
+        self.array: Callable[[], NDArray[np.int32] | None] = _nothing
+
+
+def _nothing() -> None:
+    return None
 
 
 class Grammar:
@@ -49,11 +59,13 @@ class Grammar:
         self.epoch = 0  # counts how often masks were dropped: mask ids are valid within one epoch
         self._automaton = automaton
         self._ways = ways(automaton, vocabulary, slices)
+        self._write = self._ways.write
         self._lock = threading.RLock()
         self._steps: dict[int, int] = {}  # by state << 8 | byte: those taken by texts, not by walks
         self._mask_of: dict[int, _Mask] = {}  # by state
-        self._walked: dict[int, Bits] = {}  # by state, of those that stand for states with counts
+        self._standing: dict[int, _Mask] = {}  # by state << 1 | may it end, of those that stand for others
         self._masks: dict[bytes, _Mask] = {}  # by `Ways.key`, in the order of their numbers
+        self._mask_bytes = 0
 
     def __del__(self) -> None:
         self._expressions.close()
@@ -89,9 +101,22 @@ class Grammar:
 
     def mask(self, state: int) -> NDArray[np.int32]:
         """[vocabulary.words] int32, read-only: bit i % 32 of word i // 32 is set when token i may
-        come next.
+        come next. States with equal masks have the same object, as long as it is held.
         """
-        return self._mask(state).bits
+        mask = self._mask(state)
+        array = mask.array()
+        if array is None:
+            array = self._ways.array(mask.kept)
+            mask.array = weakref.ref(array)
+        return array
+
+    def write_mask(self, state: int, out: NDArray[np.int32], row: int) -> None:
+        """The same into a row of `out`, [n, vocabulary.words]."""
+        mask = self._mask_of.get(state) or self._mask(state)
+        try:
+            self._write(mask.kept, out, row)
+        except (BufferError, ValueError):  # not in one piece, or of another type
+            out[row] = self.mask(state)
 
     def mask_id(self, state: int) -> int:
         """The number of the state's mask: states with equal masks share one, counted 0, 1, 2 within
@@ -104,9 +129,7 @@ class Grammar:
         if known is None:
             with self._lock:
                 self._automaton.start_clock(step=True)
-                bits = self._make_mask(state)
-                known = self._shared(bits)
-                self._mask_of[state] = known
+                known = self._mask_of[state] = self._make_mask(state)
         return known
 
     def masks(self, first: int = 0) -> NDArray[np.int32]:
@@ -114,8 +137,11 @@ class Grammar:
         device.
         """
         with self._lock:
-            rows = [mask.bits for mask in list(self._masks.values())[first:]]
-        return np.stack(rows) if rows else np.empty((0, self.vocabulary.words), dtype=np.int32)
+            kept = [mask.kept for mask in list(self._masks.values())[first:]]
+        rows = np.empty((len(kept), self.vocabulary.words), dtype=np.int32)
+        for row, mask in enumerate(kept):
+            self._write(mask, rows, row)
+        return rows
 
     def forced(self, state: int) -> bytes:
         """The longest string of whole characters that every continuation of the text starts with.
@@ -157,50 +183,47 @@ class Grammar:
     def nbytes(self) -> int:
         """About how much memory the grammar holds now."""
         return (
-            (len(self._masks) + len(self._walked)) * self.vocabulary.words * 4
+            self._mask_bytes
             + self._ways.nbytes
             + self._automaton.nbytes
             + self._expressions.nbytes
             + len(self._steps) * _BYTES_PER_STEP
         )
 
-    def _make_mask(self, state: int) -> Bits:
+    def _make_mask(self, state: int) -> _Mask:
         if state in (DEAD, DONE):
-            bits = np.zeros(self.vocabulary.words * 4, dtype=np.uint8)
-        else:
-            most = self.vocabulary.trie.depth
-            simpler, farthest = self._automaton.unbounded(state, most)
-            bits = self._ways.mask(simpler) if simpler == state else self._walk_once(simpler)
-            if self._automaton.farther > farthest:
-                bits = self._ways.mask(self._automaton.unbounded(state, most, products=False)[0])
-        if self.accepts(state):
-            for token in self.vocabulary.eos:
-                bits[token >> 3] |= 1 << (token & 7)
-        return bits
+            return self._shared(np.zeros(self.vocabulary.words * 4, dtype=np.uint8), state == DONE)
+        most, may_end = self.vocabulary.trie.depth, self.accepts(state)
+        simpler, farthest = self._automaton.unbounded(state, most)
+        mask = self._mask_from(simpler, may_end)
+        if self._automaton.farther > farthest:
+            mask = self._mask_from(self._automaton.unbounded(state, most, products=False)[0], may_end)
+        return mask
 
-    def _walk_once(self, state: int) -> Bits:
-        """The same for a state that stands for many."""
-        known = self._walked.get(state)
+    def _mask_from(self, state: int, may_end: bool) -> _Mask:
+        """The mask of all states for which a state stands, which may end, or not."""
+        known = self._standing.get(state << 1 | may_end)
         if known is None:
-            if len(self._walked) == _MOST_WALKED:
-                self._walked.clear()
-            mask = self._ways.mask(state)
-            self._walked[state] = mask.copy()
-            return mask
-        return known.copy()
+            known = self._shared(self._ways.mask(state), may_end)
+            self._standing[state << 1 | may_end] = known
+        return known
 
-    def _shared(self, packed: Bits) -> _Mask:
-        """The one mask with these bits."""
+    def _shared(self, packed: Bits, may_end: bool) -> _Mask:
+        """The one mask with these bits, and those of the tokens that end the text."""
+        if may_end:
+            for token in self.vocabulary.eos:
+                packed[token >> 3] |= 1 << (token & 7)
         key = self._ways.key(packed)
         known = self._masks.get(key)
-        if known is not None and not self._ways.equal(known.bits, packed):
+        if known is not None and not self._ways.equal(known.kept, packed):
             key = packed.tobytes()  # two masks with one key
             known = self._masks.get(key)
         if known is None:
-            if (len(self._masks) + 1) * packed.size > self._automaton.limits.mask_bytes:
+            kept, size = self._ways.kept(key, packed)
+            size += _BYTES_PER_MASK
+            if self._mask_bytes + size > self._automaton.limits.mask_bytes:
                 self.epoch += 1
-                self._mask_of, self._masks = {}, {}
-            bits = self._ways.kept(key, packed).view("<i4").astype(np.int32, copy=False)
-            bits.flags.writeable = False
-            known = self._masks[key] = _Mask(len(self._masks), bits)
+                self._mask_of, self._standing, self._masks, self._mask_bytes = {}, {}, {}, 0
+            self._mask_bytes += size
+            known = self._masks[key] = _Mask(len(self._masks), kept)
         return known

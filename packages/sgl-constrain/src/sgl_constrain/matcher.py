@@ -44,7 +44,7 @@ class Matcher:
         """Write the mask into row `row` of `out`, [n, words] int32: a numpy array or anything that shares
         memory with one through `numpy.asarray`, such as a torch tensor on the CPU.
         """
-        np.asarray(out)[row] = self.grammar.mask(self._states[-1])
+        self.grammar.write_mask(self._states[-1], np.asarray(out), row)
 
     def mask_id(self) -> int:
         """The number of the mask among `grammar.masks()`."""
@@ -211,7 +211,10 @@ def fill_bitmask_batch(
     """Fill a row for each matcher: `rows[i]`, or i. A None allows everything."""
     target = np.asarray(out)
     for row, matcher in zip(range(len(matchers)) if rows is None else rows, matchers, strict=True):
-        target[row] = -1 if matcher is None else matcher.grammar.mask(matcher.state)
+        if matcher is None:
+            target[row] = -1
+        else:
+            matcher.grammar.write_mask(matcher.state, target, row)
 
 
 def apply_bitmask(logits: NDArray[np.floating[Any]], bitmask: NDArray[np.int32]) -> None:

@@ -88,9 +88,17 @@ class Tree(Protocol):
         """A usual class: its edges beyond ASCII, as `utf8.packed`, and how it and ASCII are read."""
         ...
 
-    def digest(self, mask: Bits, /) -> bytes: ...
+    def key(self, mask: Bits, /) -> bytes:
+        """As `differing` from none set; where these are many 32 bytes, which others seldom have."""
+        ...
 
-    def equal(self, one: Ints, other: Bits, /) -> bool: ...
+    def differing(self, mask: Bits, base: Bits | None, /) -> bytes | None:
+        """The words in which a mask differs from another, or from none set; None where these are many."""
+        ...
+
+    def restore(self, differing: bytes, base: Bits | None, out: Ints, /) -> None:
+        """Writes a mask."""
+        ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None:
         """Sets bits of `out`."""
@@ -98,10 +106,6 @@ class Tree(Protocol):
 
     def fill(self, states: TwinStates, state: int, out: Bits, /) -> None:
         """Writes all of them."""
-        ...
-
-    def correct(self, states: TwinStates, state: int, out: Bits, other: int, /) -> bool:
-        """Of `out`, which is the mask of another state; False where that is too much, and `out` is spoilt."""
         ...
 
 

@@ -85,9 +85,10 @@ class ConstrainGrammar(StructuredOutputGrammar):  # type: ignore[misc]
     def fill_bitmask(self, bitmask: Any, batch_index: int) -> None:
         """bitmask [n, words] int32 on the CPU: row `batch_index` becomes the mask of the next token."""
         state = self._states[-1]
-        row = np.asarray(bitmask)[batch_index]
-        row[:] = self.grammar.mask(state)
+        rows = np.asarray(bitmask)
+        self.grammar.write_mask(state, rows, batch_index)
         if self._differing:
+            row = rows[batch_index]
             may_end = self.grammar.accepts(state)
             words = row.view(np.uint32)
             for token in self._differing:

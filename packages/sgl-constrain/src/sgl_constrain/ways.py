@@ -6,11 +6,12 @@ what begins with a space apart from the rest, where that pays.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.slices import SPACE, Slice, Slices
-from sgl_constrain.trie import Bits, Ints
+from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
 
@@ -36,13 +37,21 @@ class Ways:
         """Equal for equal masks; others seldom have the same one."""
         return mask.tobytes()
 
-    def equal(self, one: Ints, other: Bits) -> bool:
-        """Are two masks with the same key equal?"""
+    def equal(self, one: NDArray[np.int32], other: Bits) -> bool:
+        """Are a mask that is kept and another with the same key equal?"""
         return True
 
-    def kept(self, key: bytes, mask: Bits) -> Bits:
-        """The mask, to be kept beside its key."""
-        return np.frombuffer(key, dtype=np.uint8)
+    def kept(self, key: bytes, mask: Bits) -> tuple[NDArray[np.int32], int]:
+        """The mask, to be kept beside its key; and how many bytes of its own that takes."""
+        return np.frombuffer(key, dtype="<i4").astype(np.int32, copy=False), len(key)
+
+    def array(self, mask: NDArray[np.int32]) -> NDArray[np.int32]:
+        """[words], read-only: one that is kept."""
+        return mask
+
+    def write(self, mask: NDArray[np.int32], out: NDArray[np.int32], row: int) -> None:
+        """The same into a row of `out`, [n, words]."""
+        out[row] = mask
 
     def mask(self, state: int) -> Bits:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the

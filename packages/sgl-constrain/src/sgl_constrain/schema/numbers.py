@@ -85,20 +85,58 @@ class NumberTexts:
         self, low: Decimal, low_open: bool, high: Decimal | None, high_open: bool, integer: bool | None
     ) -> int:
         e = self._e
-        fraction = {
-            True: EMPTY,
-            False: e.sequence(self._point, self._some_digits, self._nonzero, self._some_digits),
-            None: e.optional(self._fraction),
-        }[integer]
-        texts = e.sequence(self._natural, fraction)
+        if integer:
+            least, most = _whole_numbers(low, low_open, high, high_open)
+            return self._whole(least, most)
+        bounds: list[int] = []
         if low > 0 or low_open:
-            texts = self._join(texts, self._at_least(low, low_open))
+            bounds.append(self._at_least(low, low_open))
         if high is not None:
-            texts = self._join(texts, self._at_most(high, high_open))
+            bounds.append(self._at_most(high, high_open))
+        if integer is False:
+            fraction = e.sequence(self._point, self._some_digits, self._nonzero, self._some_digits)
+            bounds.insert(0, e.sequence(self._natural, fraction))
+        if not bounds:
+            return e.sequence(self._natural, e.optional(self._fraction))
+        texts = bounds[0]
+        for bound in bounds[1:]:
+            texts = e.both(texts, bound)
         return texts
 
-    def _join(self, left: int, right: int) -> int:
-        return self._e.both(left, right)
+    def _whole(self, least: int, most: int | None) -> int:
+        """The numbers least..most, digit by digit."""
+        e, first = self._e, str(least)
+        if most is None:
+            longer = e.sequence(self._nonzero, e.repeat(self._digit, len(first)))
+            return e.choice([self._between(first, "9" * len(first)), longer])
+        last = str(most)
+        if len(first) == len(last):
+            return self._between(first, last)
+        options = [self._between(first, "9" * len(first))]
+        if len(last) > len(first) + 1:
+            options.append(e.sequence(self._nonzero, e.repeat(self._digit, len(first), len(last) - 2)))
+        options.append(self._between("1" + "0" * (len(last) - 1), last))
+        return e.choice(options)
+
+    def _between(self, first: str, last: str) -> int:
+        """The texts first..last, of as many digits."""
+        e, alike = self._e, 0
+        while alike < len(first) and first[alike] == last[alike]:
+            alike += 1
+        prefix = e.literal(first[:alike])
+        if alike == len(first):
+            return prefix
+        below, above = int(first[alike]), int(last[alike])
+        first, last, left = first[alike + 1 :], last[alike + 1 :], len(first) - alike - 1
+        options: list[int] = []
+        if first.strip("0"):
+            options.append(e.sequence(e.literal(str(below)), self._between(first, "9" * left)))
+            below += 1
+        if last.strip("9"):
+            options.append(e.sequence(e.literal(str(above)), self._between("0" * left, last)))
+            above -= 1
+        options.append(e.sequence(self._digits(below, above), e.repeat(self._digit, left, left)))
+        return e.sequence(prefix, e.choice(options))
 
     def _at_least(self, bound: Decimal, is_open: bool) -> int:
         e = self._e
@@ -187,6 +225,18 @@ class NumberTexts:
         return self._e.words({b"%d" % d: after[place + 1][(10 * remainder + d) % modulus] for d in range(10)})
 
 
+def _whole_numbers(
+    low: Decimal, low_open: bool, high: Decimal | None, high_open: bool
+) -> tuple[int, int | None]:
+    """The least and the largest within bounds; None without one above."""
+    least = int(low.to_integral_value(ROUND_CEILING))
+    least += low_open and least == low
+    if high is None:
+        return least, None
+    most = int(high.to_integral_value(ROUND_FLOOR))
+    return least, most - (high_open and most == high)
+
+
 def has_number(
     low: Decimal | None, low_open: bool, high: Decimal | None, high_open: bool, *, integer: bool | None
 ) -> bool:
@@ -196,8 +246,8 @@ def has_number(
     if not integer:
         is_whole = integer is not None and low == low.to_integral_value()
         return low < high or (low == high and not low_open and not high_open and not is_whole)
-    first, last = low.to_integral_value(ROUND_CEILING), high.to_integral_value(ROUND_FLOOR)
-    return int(first) + (low_open and first == low) <= int(last) - (high_open and last == high)
+    least, most = _whole_numbers(low, low_open, high, high_open)
+    return most is None or least <= most
 
 
 def is_multiple(value: int, divisor: Decimal) -> bool:

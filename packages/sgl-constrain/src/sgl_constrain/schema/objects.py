@@ -80,15 +80,18 @@ class _Object:
             raise GrammarTooLarge("counting the keys of an object takes too much here", limit="expressions")
         self._quote = self._e.sequence(self._e.literal('"'), self._layout.colon)
         self._witnesses: dict[_State, int] = {}
+        self._witness: int | None = None
+        self._followed: dict[tuple[int, _State], int] = {}
 
     def write(self) -> int:
         start = _State(0, 0, 0, 0)
         counts = self._o.low or self._o.high is not None or self._o.some
         if not self._members and not counts:
             return self._e.sequence(self._layout.open_object, self._in_order(start))
-        witness = self._chain(start) if counts else self._all_required()
+        if counts:
+            self._witness = self._chain(start)
         make = self._in_any_order if self._writer.any_order else self._in_order
-        self._after = self._e.source(make, witness=lambda _: witness)
+        self._after = self._e.source(make, witness=self._finished)
         return self._e.sequence(self._layout.open_object, self._after(start))
 
     # -- steps -----------------------------------------------------------------------------------------------
@@ -105,7 +108,11 @@ class _Object:
         return state.met | state.last == self._all_met
 
     def _follow(self, way: Way, after: _State) -> int:
-        return self._e.sequence(self._quote, way.value, self._after(after))
+        known = self._followed.get((way.value, after))
+        if known is None:
+            known = self._e.sequence(self._quote, way.value, self._after(after))
+            self._followed[way.value, after] = known
+        return known
 
     def _comma(self, state: _State) -> int:
         return self._layout.comma if state.keys else EMPTY
@@ -115,6 +122,12 @@ class _Object:
         return self._layout.close_object if state.keys else self._e.literal("}")
 
     # -- can it be finished? ---------------------------------------------------------------------------------
+
+    def _finished(self, _: Hashable) -> int:
+        """The witness of all points; an object that is written when a text gets there needs none."""
+        if self._witness is None:
+            self._witness = self._all_required()
+        return self._witness
 
     def _all_required(self) -> int:
         """Where nothing is counted: each required member needs a value. What may be there is named too, since
