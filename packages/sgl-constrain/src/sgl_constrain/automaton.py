@@ -68,7 +68,7 @@ class Automaton:
         self.limits = expressions.limits
         self._pairs: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
-        self._texts = Texts(expressions)
+        self.texts = Texts(expressions)
         self._twin = ENGINE.continuations(self._describe, self.check)
         self._continuations: Sequenced[tuple[int, int]] = self._pairs if self._twin is None else self._twin
         self._unbounded: dict[int, int] = {_END: _END}
@@ -89,6 +89,7 @@ class Automaton:
         self._readings = Readings(
             expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
         )
+        self._blanks: dict[int, int] = {}
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -159,6 +160,13 @@ class Automaton:
     def repeated(self, state: int) -> int | None:
         """The largest class that a state reads over and over; None when there is a product in the state."""
         return self._readings.repeated(self.states[state])
+
+    def blanks(self, state: int) -> int:
+        """How many blanks leave what else a state reads as it is; 0 when already one does not."""
+        known = self._blanks.get(state)
+        if known is None:
+            known = self._blanks[state] = self._readings.blanks(self.states[state])
+        return known
 
     def reads(self, head: int, byte: int) -> bool:
         """May a class begin with a byte?"""
@@ -367,7 +375,7 @@ class Automaton:
         if kind is Sequence:
             return _SEQUENCE, *cast(Sequence, node).parts
         if kind is Words:
-            ended, edges = self._texts.begin(expression)
+            ended, edges = self.texts.begin(expression)
             return _WORDS, ended, *[number for edge in edges for number in edge]
         if kind is Repeat:
             body, least, most = cast(Repeat, node)
@@ -414,7 +422,7 @@ class Automaton:
                 return (rest,) if expression == EMPTY else ()
 
     def _expand_words(self, expression: int, rest: int, items: set[int]) -> Iterable[int]:
-        ended, edges = self._texts.begin(expression)
+        ended, edges = self.texts.begin(expression)
         for head, following in edges:
             items.add(head << 32 | (rest if following == EMPTY else self._then(following, rest)))
         return () if ended == NOTHING else (self._then(ended, rest),)
@@ -471,13 +479,13 @@ class Automaton:
 
     def _told_edges(self, head: int) -> bytes:
         """For the twin in C; of a head that reads a text the text."""
-        return self.expressions.heads.packed(head) if head < TEXTS else self._texts.text(head)
+        return self.expressions.heads.packed(head) if head < TEXTS else self.texts.text(head)
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
         if head < TEXTS:
             return self.expressions.heads.edges[head]
         if head < PRODUCTS:
-            return (self._texts.edge(head),)
+            return (self.texts.edge(head),)
         known = self._product_edges.get(head)
         if known is None:
             known = self._product_edges[head] = tuple(
@@ -487,7 +495,7 @@ class Automaton:
 
     def _first(self, head: int) -> int:
         """The set of bytes with which a head begins that is not a product's."""
-        return self.expressions.heads.first(head) if head < TEXTS else self._texts.first(head)
+        return self.expressions.heads.first(head) if head < TEXTS else self.texts.first(head)
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -542,7 +550,7 @@ class Automaton:
         if item >> 32 >= PRODUCTS:
             return FAR
         head = item >> 32
-        before = self.expressions.heads.shortest(head) if head < TEXTS else self._texts.left(head)
+        before = self.expressions.heads.shortest(head) if head < TEXTS else self.texts.left(head)
         known = self._shortest
         continuation = item & CONTINUATION
         path: list[int] = []

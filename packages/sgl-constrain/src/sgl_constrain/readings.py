@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
 from sgl_constrain.texts import TEXTS
+from sgl_constrain.trie import BLANKS
 from sgl_constrain.twin import Sequenced
 
 PRODUCTS: Final = 1 << 30  # heads from here on are products
@@ -115,6 +116,36 @@ class Readings:
                 if not first & _TAIL_BYTES and first.bit_count() > size:
                     best, size = head, first.bit_count()
         return best
+
+    def blanks(self, items: tuple[int, ...]) -> int:
+        """How many blanks leave what else a state reads as it is; 0 when already one does not."""
+        most = 0
+        others: set[int] = set()
+        after: set[int] = set()
+        for item in items:
+            head, rest = item >> 32, item & _CONTINUATION
+            if head >= PRODUCTS:
+                return 0
+            first = self._first(head)
+            if first != BLANKS:
+                if first & BLANKS:
+                    return 0
+                others.add(item)
+                continue
+            expression, rest = self._continuations[rest]
+            node = self._expressions.nodes[expression]
+            if type(node) is not Repeat or node.least or not self._is_character(node.body, head):
+                return 0
+            times = _NO_END if node.most == ENDLESS else node.most + 1
+            if most and times != most:
+                return 0
+            most = times
+            after.update(self._closure(rest))
+        return most if after == others else 0
+
+    def _is_character(self, expression: int, head: int) -> bool:
+        node = self._expressions.nodes[expression]
+        return type(node) is Character and node.head == head
 
     def _is_repeated(self, item: int) -> bool:
         rest = item & _CONTINUATION

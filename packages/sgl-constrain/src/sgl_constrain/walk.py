@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
+from sgl_constrain.descent import Descent
 from sgl_constrain.readings import Exit, Reading
 from sgl_constrain.runs import Run, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
@@ -21,7 +22,6 @@ from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
 _PLAIN = 24  # living nodes up to which plain Python is faster than arrays
 _PLAIN_WORK = 96  # children to look at up to which plain Python is faster
-_FEW_CHILDREN = 8  # children up to which they are tried one by one
 _POSITIONS = 4096  # sets of bytes of which the positions are remembered
 _ON_THE_WAY = 256  # nodes up to which the ways of some texts through the trie are followed one by one
 _SINGLE = 4  # transitions of a state up to which they are made one by one
@@ -112,11 +112,8 @@ class Walk:
         self._automaton = automaton
         self._rows = rows
         self._trie = trie
-        # Plain Python reads single elements several times faster from these than from arrays.
-        self._byte = trie.byte.data
-        self._first_child = trie.first_child.data
+        self._descent = Descent(automaton, trie)
         self._child_count = trie.child_count.data
-        self._token_at = trie.token_at.data
 
     def mark(self, state: int, allowed: Bools) -> None:
         """Set `allowed`, [vocabulary size + 1], for the tokens of the trie that may come next; the last
@@ -135,28 +132,50 @@ class Walk:
             codes += [target << 8] * here.size
         if nodes:
             allowed[self._trie.token_at[nodes]] = True
-            self._go_on(nodes, codes, allowed)
+            self._go_on(*self._inner(np.array(nodes, np.int32), np.array(codes, np.int32)), allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
 
     def _walk(self, state: int, allowed: Bools) -> None:
-        nodes: list[int] | Ints
-        codes: list[int] | Ints
         if self._live_bytes(state) <= _PLAIN:
-            nodes, codes = [], []
-            self._plain(0, self._trie.levels[0].stop, state, nodes, codes, allowed)
+            descent = self._descent
+            descent.begin()
+            descent.among(0, self._trie.levels[0].stop, state)
+            allowed[descent.tokens] = True
+            self._go_on(descent.nodes, descent.codes, allowed)
         else:
-            nodes, codes = self._dense(state, allowed)
-        self._go_on(nodes, codes, allowed)
+            self._go_on(*self._inner(*self._dense(state, allowed)), allowed)
 
     def _go_on(self, nodes: list[int] | Ints, codes: list[int] | Ints, allowed: Bools) -> None:
-        """Down to the leaves from `nodes`, whose tokens are marked, reached in the states of `codes`."""
+        """Down to the leaves from inner `nodes`, whose tokens are marked, in the states of `codes`."""
         while len(nodes):
             if len(nodes) <= _PLAIN:
-                nodes, codes = self._plain_step(nodes, codes, allowed)
-            else:
-                nodes, codes = self._sparse_step(
-                    np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed
-                )
+                nodes, codes = _as_list(nodes), _as_list(codes)
+                if self._is_little(nodes, codes):
+                    descent = self._descent
+                    descent.begin()
+                    for node, code in zip(nodes, codes, strict=True):
+                        descent.below(node, code >> 8)
+                    allowed[descent.tokens] = True
+                    nodes, codes = descent.nodes, descent.codes
+                    continue
+            nodes, codes = self._sparse_step(
+                np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed
+            )
+
+    def _is_little(self, nodes: list[int], codes: list[int]) -> bool:
+        """Is there so little to do below that arrays are not worth it?"""
+        child_count = self._child_count
+        if sum([child_count[node] for node in nodes]) <= _PLAIN_WORK:
+            return True
+        work = 0
+        for node, code in zip(nodes, codes, strict=True):
+            work += min(child_count[node], self._live_bytes(code >> 8))
+        return work <= _PLAIN_WORK
+
+    def _inner(self, nodes: Ints, codes: Ints) -> tuple[Ints, Ints]:
+        """Without the leaves, which go no further."""
+        inner = self._trie.child_count.take(nodes).nonzero()[0]
+        return nodes.take(inner), codes.take(inner)
 
     def _live_bytes(self, state: int) -> int:
         return self._automaton.begins(state).bit_count()
@@ -188,67 +207,17 @@ class Walk:
         return nodes, codes
 
     def _sparse_step(self, nodes: Ints, codes: Ints, allowed: Bools) -> tuple[Ints, Ints]:
-        """The living children of `nodes`, with their tokens marked."""
-        counts = self._trie.child_count[nodes]
-        before = np.cumsum(counts, dtype=np.int32) - counts
-        below = np.repeat(self._trie.first_child[nodes] - before, counts)
+        """The living inner children of `nodes`, with the tokens of all living ones marked."""
+        trie = self._trie
+        counts = trie.child_count.take(nodes)
+        before = counts.cumsum(dtype=np.int32) - counts
+        below = (trie.first_child.take(nodes) - before).repeat(counts)
         below += np.arange(below.size, dtype=np.int32)
-        found = self._advance(np.repeat(codes, counts), self._trie.byte[below])
-        living = found > _SINK
-        below = below[living]
-        allowed[self._trie.token_at[below]] = True
-        return below, found[living]
-
-    def _plain_step(
-        self, nodes: Ints | list[int], codes: Ints | list[int], allowed: Bools
-    ) -> tuple[list[int] | Ints, list[int] | Ints]:
-        """The same in plain Python, unless the nodes have so many children that arrays are worth it after
-        all.
-        """
-        first_child, child_count = self._first_child, self._child_count
-        # Leaves go no further: their states' moves are not asked for.
-        inner = [(n, c) for n, c in zip(_as_list(nodes), _as_list(codes), strict=True) if child_count[n]]
-        work = 0
-        for node, code in inner:
-            count = child_count[node]
-            work += count if count <= _FEW_CHILDREN else min(count, self._live_bytes(code >> 8))
-        if work > _PLAIN_WORK:
-            return self._sparse_step(np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed)
-        below: list[int] = []
-        found: list[int] = []
-        for node, code in inner:
-            self._plain(first_child[node], child_count[node], code >> 8, below, found, allowed)
-        return below, found
-
-    def _plain(
-        self,
-        first: int,
-        count: int,
-        state: int,
-        nodes: list[int],
-        codes: list[int],
-        allowed: Bools,
-    ) -> None:
-        """Append the living ones of the nodes first..first + count, the children of a node reached in
-        `state`.
-        """
-        token_at = self._token_at
-        if count <= _FEW_CHILDREN:
-            step, byte = self._automaton.step, self._byte
-            for child in range(first, first + count):
-                target = step(state, byte[child])
-                if target:
-                    nodes.append(child)
-                    codes.append(target << 8)
-                    allowed[token_at[child]] = True
-            return
-        children = self._trie.child_set(first, count)
-        for mask, target in self._automaton.moves_on(state, children):
-            for bit in _bits(mask):
-                child = first + (children & (bit - 1)).bit_count()
-                nodes.append(child)
-                codes.append(target << 8)
-                allowed[token_at[child]] = True
+        found = self._advance(codes.repeat(counts), trie.byte.take(below))
+        living = (found > _SINK).nonzero()[0]
+        below = below.take(living)
+        allowed[trie.token_at.take(below)] = True
+        return self._inner(below, found.take(living))
 
 
 class Walks:

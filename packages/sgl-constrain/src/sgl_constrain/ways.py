@@ -48,6 +48,8 @@ class Ways:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
         next one is asked for.
         """
+        if self._automaton.blanks(state):
+            return self._walks.whole(state)
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
         if reading is not None and run is not None:

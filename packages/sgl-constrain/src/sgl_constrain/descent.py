@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Descent`: from a handful of nodes down a trie in plain Python, where array operations would cost more than
+the work they do.
+
+It makes few states. A text is followed along the trie byte by byte, blanks that may stand freely are passed
+over together, and what comes after a leaf is not asked for.
+"""
+
+from __future__ import annotations
+
+from sgl_constrain.automaton import Automaton
+from sgl_constrain.readings import PRODUCTS
+from sgl_constrain.states import CONTINUATION, DEAD, Plan, States
+from sgl_constrain.texts import TEXTS
+from sgl_constrain.trie import BLANKS, Nodes
+
+
+class Descent:
+    """What it has found since `begin`: tokens (-1 is none, and some may come twice); and inner nodes, with
+    the states in which they are reached, times 256.
+    """
+
+    def __init__(self, automaton: Automaton, trie: Nodes) -> None:
+        assert isinstance(automaton.table, States), "the twin walks by itself"
+        self._automaton = automaton
+        self._states = automaton.table
+        self._trie = trie
+        # Plain Python reads single elements several times faster from these than from arrays.
+        self._first_child = trie.first_child.data
+        self._child_count = trie.child_count.data
+        self._token_at = trie.token_at.data
+        self.begin()
+
+    def begin(self) -> None:
+        self.tokens: list[int] = []
+        self.nodes: list[int] = []
+        self.codes: list[int] = []
+
+    def below(self, node: int, state: int) -> None:
+        """What can be read below a node that is reached in `state`."""
+        self.among(self._first_child[node], self._child_count[node], state)
+
+    def among(self, first: int, count: int, state: int) -> None:
+        """The same of the node of which first..first + count are the children."""
+        items = self._states.all[state]
+        if len(items) == 1 and TEXTS <= items[0] >> 32 < PRODUCTS:
+            self._text(first, count, items[0] >> 32, items[0] & CONTINUATION)
+            return
+        children = self._trie.child_set(first, count)
+        plan = self._states.plan(state)
+        live = children & plan.begins
+        if live & BLANKS:
+            most = self._automaton.blanks(state)
+            if most:
+                self._past_blanks(first, count, state, plan, most)
+                return
+        if live:
+            self._parts(first, children, live, state, plan)
+
+    def _parts(self, first: int, children: int, live: int, state: int, plan: Plan) -> None:
+        """live: those of the children on whose bytes to go on."""
+        for part, (mask, taken, text) in enumerate(plan.parts):
+            common = live & mask
+            while common:
+                bit = common & -common
+                common ^= bit
+                node = first + (children & bit - 1).bit_count()
+                if not plan.sure and self._states.target(state, part) == DEAD:
+                    break
+                self.tokens.append(self._token_at[node])
+                count = self._child_count[node]
+                if not count:
+                    continue
+                if text:
+                    self._text(self._first_child[node], count, text, self._rest(state, taken[0][0]))
+                else:
+                    self.nodes.append(node)
+                    self.codes.append(self._states.target(state, part) << 8)
+
+    def _past_blanks(self, first: int, count: int, state: int, plan: Plan, most: int) -> None:
+        """The same, where up to `most` blanks leave what can be read as it is."""
+        blanks = self._trie.blanks(first, count)
+        self.tokens += blanks.tokens.up_to(most)
+        for part, (mask, taken, text) in enumerate(plan.parts):
+            common = mask & blanks.begins
+            while common:
+                bit = common & -common
+                common ^= bit
+                if not plan.sure and self._states.target(state, part) == DEAD:
+                    break
+                tokens, nodes = blanks.after[bit]
+                self.tokens += tokens.up_to(most)
+                inner = nodes.up_to(most)
+                if not inner:
+                    continue
+                if text:
+                    rest = self._rest(state, taken[0][0])
+                    for node in inner:
+                        self._text(self._first_child[node], self._child_count[node], text, rest)
+                else:
+                    self.nodes += inner
+                    self.codes += [self._states.target(state, part) << 8] * len(inner)
+
+    def _rest(self, state: int, item: int) -> int:
+        """What comes after an item of a state, counted without the one that says that the text may end."""
+        items = self._states.all[state]
+        return items[item + (items[0] == 0)] & CONTINUATION
+
+    def _text(self, first: int, count: int, head: int, rest: int) -> None:
+        """Follow a text, as long as there is more of the trie, and then go on with `rest`."""
+        labels = self._trie.labels
+        for byte in self._automaton.texts.text(head):
+            node = labels.find(byte, first, first + count)
+            if node < 0:
+                return
+            self.tokens.append(self._token_at[node])
+            count = self._child_count[node]
+            if not count:
+                return
+            first = self._first_child[node]
+        self.nodes.append(node)
+        self.codes.append(self._states.after(rest) << 8)
