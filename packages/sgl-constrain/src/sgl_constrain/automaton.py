@@ -41,7 +41,7 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
-from sgl_constrain.readings import PRODUCTS, Reading, Readings
+from sgl_constrain.readings import PRODUCTS, Reading, Readings, Stay
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
 from sgl_constrain.texts import NOTHING, TEXTS, Texts
 from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
@@ -89,7 +89,7 @@ class Automaton:
         self._readings = Readings(
             expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
         )
-        self._blanks: dict[int, int] = {}
+        self._stays: dict[int, Stay | None] = {}
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -161,12 +161,11 @@ class Automaton:
         """The largest class that a state reads over and over; None when there is a product in the state."""
         return self._readings.repeated(self.states[state])
 
-    def blanks(self, state: int) -> int:
-        """How many blanks leave what else a state reads as it is; 0 when already one does not."""
-        known = self._blanks.get(state)
-        if known is None:
-            known = self._blanks[state] = self._readings.blanks(self.states[state])
-        return known
+    def stay(self, state: int) -> Stay | None:
+        """The class of which characters leave what else a state reads as it is, if there is one."""
+        if state not in self._stays:
+            self._stays[state] = self._readings.stay(self.states[state])
+        return self._stays[state]
 
     def reads(self, head: int, byte: int) -> bool:
         """May a class begin with a byte?"""

@@ -2,17 +2,21 @@
 """`Descent`: from a handful of nodes down a trie in plain Python, where array operations would cost more than
 the work they do.
 
-It makes few states. A text is followed along the trie byte by byte, blanks that may stand freely are passed
-over together, and what comes after a leaf is not asked for.
+It makes few states. A text is followed along the trie byte by byte, characters that change nothing (blanks,
+those of a string) are passed over together, and what comes after a leaf is not asked for.
 """
 
 from __future__ import annotations
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.readings import PRODUCTS
+from sgl_constrain.spreads import Spread, Spreads
 from sgl_constrain.states import CONTINUATION, DEAD, Plan, States
 from sgl_constrain.texts import TEXTS
-from sgl_constrain.trie import BLANKS, Nodes
+from sgl_constrain.trie import Nodes
+
+_BLANKS = 1 << 0x09 | 1 << 0x0A | 1 << 0x0D | 1 << 0x20  # they are often passed over,
+_MANY = 4  # and so are classes of which a node has more than that
 
 
 class Descent:
@@ -20,11 +24,12 @@ class Descent:
     the states in which they are reached, times 256.
     """
 
-    def __init__(self, automaton: Automaton, trie: Nodes) -> None:
+    def __init__(self, automaton: Automaton, trie: Nodes, spreads: Spreads) -> None:
         assert isinstance(automaton.table, States), "the twin walks by itself"
         self._automaton = automaton
         self._states = automaton.table
         self._trie = trie
+        self._spreads = spreads
         # Plain Python reads single elements several times faster from these than from arrays.
         self._first_child = trie.first_child.data
         self._child_count = trie.child_count.data
@@ -49,10 +54,11 @@ class Descent:
         children = self._trie.child_set(first, count)
         plan = self._states.plan(state)
         live = children & plan.begins
-        if live & BLANKS:
-            most = self._automaton.blanks(state)
-            if most:
-                self._past_blanks(first, count, state, plan, most)
+        if live & _BLANKS or live.bit_count() > _MANY:
+            stay = self._automaton.stay(state)
+            spread = stay and live & stay.first and self._spreads.below(self._trie, first, count, stay.head)
+            if stay and spread:
+                self._past(spread, stay.most, state, plan)
                 return
         if live:
             self._parts(first, children, live, state, plan)
@@ -77,18 +83,17 @@ class Descent:
                     self.nodes.append(node)
                     self.codes.append(self._states.target(state, part) << 8)
 
-    def _past_blanks(self, first: int, count: int, state: int, plan: Plan, most: int) -> None:
-        """The same, where up to `most` blanks leave what can be read as it is."""
-        blanks = self._trie.blanks(first, count)
-        self.tokens += blanks.tokens.up_to(most)
+    def _past(self, spread: Spread, most: int, state: int, plan: Plan) -> None:
+        """The same, where up to `most` characters of a class leave what can be read as it is."""
+        self.tokens += spread.tokens.up_to(most)
         for part, (mask, taken, text) in enumerate(plan.parts):
-            common = mask & blanks.begins
+            common = mask & spread.begins
             while common:
                 bit = common & -common
                 common ^= bit
                 if not plan.sure and self._states.target(state, part) == DEAD:
                     break
-                tokens, nodes = blanks.after[bit]
+                tokens, nodes = spread.after[bit]
                 self.tokens += tokens.up_to(most)
                 inner = nodes.up_to(most)
                 if not inner:

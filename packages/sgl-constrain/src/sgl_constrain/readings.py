@@ -14,7 +14,6 @@ from typing import Final, NamedTuple, cast
 
 from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
 from sgl_constrain.texts import TEXTS
-from sgl_constrain.trie import BLANKS
 from sgl_constrain.twin import Sequenced
 
 PRODUCTS: Final = 1 << 30  # heads from here on are products
@@ -40,6 +39,16 @@ class Reading(NamedTuple):
     head: int
     most: int
     exits: tuple[Exit, ...]
+
+
+class Stay(NamedTuple):
+    """Up to `most` characters of a class leave what else a state reads as it is. first: bytes with which they
+    begin.
+    """
+
+    head: int
+    first: int
+    most: int
 
 
 class _Way(NamedTuple):
@@ -117,35 +126,37 @@ class Readings:
                     best, size = head, first.bit_count()
         return best
 
-    def blanks(self, items: tuple[int, ...]) -> int:
-        """How many blanks leave what else a state reads as it is; 0 when already one does not."""
-        most = 0
+    def stay(self, items: tuple[int, ...]) -> Stay | None:
+        """None where already one character of any class changes what else can be read."""
+        head = self.repeated(items)
+        if head is None:
+            return None
+        first = self._first(head)
         others: set[int] = set()
         after: set[int] = set()
+        most = 0
         for item in items:
-            head, rest = item >> 32, item & _CONTINUATION
-            if head >= PRODUCTS:
-                return 0
-            first = self._first(head)
-            if first != BLANKS:
-                if first & BLANKS:
-                    return 0
+            if item >> 32 != head:
+                if self._first(item >> 32) & first:
+                    return None
                 others.add(item)
                 continue
-            expression, rest = self._continuations[rest]
+            expression, rest = self._continuations[item & _CONTINUATION]
             node = self._expressions.nodes[expression]
-            if type(node) is not Repeat or node.least or not self._is_character(node.body, head):
-                return 0
+            if type(node) is not Repeat or node.least:
+                return None
             times = _NO_END if node.most == ENDLESS else node.most + 1
             if most and times != most:
-                return 0
+                return None
             most = times
-            after.update(self._closure(rest))
-        return most if after == others else 0
-
-    def _is_character(self, expression: int, head: int) -> bool:
-        node = self._expressions.nodes[expression]
-        return type(node) is Character and node.head == head
+            if type(self._expressions.nodes[node.body]) is Character:
+                after.update(self._closure(rest))
+            elif times == _NO_END and item in self._closure(item & _CONTINUATION):
+                after.update(self._closure(item & _CONTINUATION))
+                after.discard(item)
+            else:
+                return None
+        return Stay(head, first, most) if after == others else None
 
     def _is_repeated(self, item: int) -> bool:
         rest = item & _CONTINUATION

@@ -22,6 +22,7 @@ import numpy as np
 from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, prepare, union
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.runs import Run, Runs, packed
+from sgl_constrain.spreads import Spreads
 from sgl_constrain.trie import Bits, Bools, Nodes
 from sgl_constrain.twin import Table
 from sgl_constrain.utf8 import Heads
@@ -63,6 +64,7 @@ class Slices:
 
     def __init__(self, nodes: Nodes, size: int, heads: Heads | None = None) -> None:
         self.heads = heads or Heads()
+        self.spreads = Spreads(self.heads)
         self._nodes = nodes
         self._size = size
         self._lock = threading.Lock()

@@ -9,11 +9,9 @@ copy its bit.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +19,6 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 Bits = NDArray[np.uint8]
-
-BLANKS: Final = 1 << 0x09 | 1 << 0x0A | 1 << 0x0D | 1 << 0x20  # of JSON, as a set of bytes
 
 
 @dataclass(frozen=True)
@@ -39,34 +35,6 @@ class Level:
     token: Ints  # [the same]
 
 
-class Deep(NamedTuple):
-    """Numbers, in the order of their depths."""
-
-    numbers: list[int]
-    depths: list[int]
-
-    def up_to(self, depth: int) -> list[int]:
-        if not self.depths or self.depths[-1] <= depth:
-            return self.numbers
-        return self.numbers[: bisect_right(self.depths, depth)]
-
-    def add(self, number: int, depth: int) -> None:
-        self.numbers.append(number)
-        self.depths.append(depth)
-
-
-class Blanks(NamedTuple):
-    """Where blanks lead from a node. Depths are counts of blanks.
-
-    tokens: those that are blanks from there on. after: by any other byte that comes after 0..n of them, as a
-    set, the tokens and the inner nodes that it leads to; begins: all these bytes.
-    """
-
-    tokens: Deep
-    after: dict[int, tuple[Deep, Deep]]
-    begins: int
-
-
 class Nodes:
     """The nodes of a trie: by level, and by number. What it says never changes."""
 
@@ -74,9 +42,7 @@ class Nodes:
         self.levels = levels
         self.alias = alias  # tokens with the bytes of another one, and
         self.aliased = aliased  # those others, which the trie has
-        # What was asked for, by the first child:
-        self._child_sets: dict[int, int] = {}
-        self._blanks: dict[int, Blanks] = {}
+        self._child_sets: dict[int, int] = {}  # those that were asked for, by the first child
         self.nodes = levels[-1].stop if levels else 0
         self.depth = len(levels)  # bytes of the longest token
         self.byte = _joined([level.byte for level in levels])
@@ -136,36 +102,6 @@ class Nodes:
             bytes = self.byte[first : first + count].tolist()
             known = self._child_sets[first] = sum([1 << byte for byte in bytes])
         return known
-
-    def blanks(self, first: int, count: int) -> Blanks:
-        """Below the node of which first..first + count are the children."""
-        known = self._blanks.get(first)
-        if known is None:
-            known = self._blanks[first] = self._find_blanks(first, count)
-        return known
-
-    def _find_blanks(self, first: int, count: int) -> Blanks:
-        tokens = Deep([], [])
-        after: dict[int, tuple[Deep, Deep]] = {}
-        level = [(first, count)]
-        depth = 0
-        while level:
-            below: list[tuple[int, int]] = []
-            for first, count in level:
-                for node in range(first, first + count):
-                    bit = 1 << self.labels[node]
-                    token, children = int(self.token_at[node]), int(self.child_count[node])
-                    if bit & BLANKS:
-                        tokens.add(token, depth + 1)
-                        below += [(int(self.first_child[node]), children)] if children else ()
-                        continue
-                    ended, inner = after.setdefault(bit, (Deep([], []), Deep([], [])))
-                    ended.add(token, depth)
-                    if children:
-                        inner.add(node, depth)
-            level = below
-            depth += 1
-        return Blanks(tokens, after, sum(after))
 
     def without(self, tokens: Bools) -> Nodes:
         """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""

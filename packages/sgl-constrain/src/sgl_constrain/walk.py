@@ -18,6 +18,8 @@ from sgl_constrain.descent import Descent
 from sgl_constrain.readings import Exit, Reading
 from sgl_constrain.runs import Run, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
+from sgl_constrain.spreads import Spreads
+from sgl_constrain.tails import Tails
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
 _PLAIN = 24  # living nodes up to which plain Python is faster than arrays
@@ -108,11 +110,12 @@ class Walk:
     saves time.
     """
 
-    def __init__(self, automaton: Automaton, rows: Rows, trie: Nodes) -> None:
+    def __init__(self, automaton: Automaton, rows: Rows, trie: Nodes, spreads: Spreads) -> None:
         self._automaton = automaton
         self._rows = rows
         self._trie = trie
-        self._descent = Descent(automaton, trie)
+        self._spreads = spreads
+        self._descent = Descent(automaton, trie, spreads)
         self._child_count = trie.child_count.data
 
     def mark(self, state: int, allowed: Bools) -> None:
@@ -127,13 +130,28 @@ class Walk:
         """The same for the tokens that leave a run, other than at the node `skip`."""
         nodes: list[int] = []
         codes: list[int] = []
-        for _, target, here in after_runs(self._automaton, run, exits, skip):
-            nodes += here.tolist()
-            codes += [target << 8] * here.size
+        for least, most, state in exits:
+            for mask, target in self._automaton.moves_on(state, run.leaving):
+                for bit in _bits(mask):
+                    here = run.after(bit.bit_length() - 1, least, most)
+                    tails = run.tails(bit.bit_length() - 1)
+                    if tails and least <= tails.least and tails.most <= most and (bit != _SPACE or skip < 0):
+                        self._mark_tails(tails, target, allowed)
+                        continue
+                    if bit == _SPACE and not least and skip >= 0:
+                        here = here[here != skip]
+                    nodes += here.tolist()
+                    codes += [target << 8] * here.size
         if nodes:
             allowed[self._trie.token_at[nodes]] = True
             self._go_on(*self._inner(np.array(nodes, np.int32), np.array(codes, np.int32)), allowed)
-            allowed[self._trie.alias] = allowed[self._trie.aliased]
+        allowed[self._trie.alias] = allowed[self._trie.aliased]
+
+    def _mark_tails(self, tails: Tails, state: int, allowed: Bools) -> None:
+        allowed[tails.alone] = True
+        found = np.zeros(tails.trie.nodes + 1, dtype=np.bool_)
+        Walk(self._automaton, self._rows, tails.trie, self._spreads).mark(state, found)
+        allowed[tails.tokens[found.take(tails.nodes)]] = True
 
     def _walk(self, state: int, allowed: Bools) -> None:
         if self._live_bytes(state) <= _PLAIN:
@@ -226,16 +244,27 @@ class Walks:
     In three ways, for three kinds of state; what each of them needs to know is `Grammar`'s to find out.
     """
 
-    def __init__(self, automaton: Automaton, trie: Nodes, size: int, rows: Rows | None = None) -> None:
+    def __init__(
+        self, automaton: Automaton, trie: Nodes, size: int, spreads: Spreads, rows: Rows | None = None
+    ) -> None:
         self._automaton = automaton
+        self._trie = trie
         self._size = size
+        self._spreads = spreads
         self._rows = rows or Rows(automaton)
-        self._whole = Walk(automaton, self._rows, trie)
+        self._whole = Walk(automaton, self._rows, trie, spreads)
         self._rests: dict[Nodes, Walk] = {}
 
     def over(self, trie: Nodes) -> Walks:
         """The same over other tokens of the vocabulary."""
-        return Walks(self._automaton, trie, self._size, self._rows)
+        return Walks(self._automaton, trie, self._size, self._spreads, self._rows)
+
+    def is_spread(self, state: int) -> bool:
+        """Does a state read over and over what not much of the trie consists of?"""
+        stay = self._automaton.stay(state)
+        if stay is None or not self._automaton.reads(stay.head, SPACE) or not self._trie.levels:
+            return False
+        return self._spreads.below(self._trie, 0, self._trie.levels[0].stop, stay.head) is not None
 
     @property
     def nbytes(self) -> int:
@@ -251,7 +280,7 @@ class Walks:
         """The tokens of a slice, and of the others those that the walk finds."""
         walk = self._rests.get(part.trie)
         if walk is None:
-            walk = self._rests[part.trie] = Walk(self._automaton, self._rows, part.trie)
+            walk = self._rests[part.trie] = Walk(self._automaton, self._rows, part.trie, self._spreads)
         self._rows.trim()
         allowed = part.allowed.copy()
         walk.mark(state, allowed)
@@ -299,20 +328,6 @@ def _distinct(values: Ints) -> Ints:
 
 def _as_list(values: Ints | list[int]) -> list[int]:
     return values if isinstance(values, list) else values.tolist()
-
-
-def after_runs(
-    automaton: Automaton, run: Run, exits: Iterable[Exit], skip: int
-) -> Iterator[tuple[int, int, Ints]]:
-    """(state, target, nodes): where tokens leave a run, from which state and into which; not at `skip`."""
-    for least, most, state in exits:
-        for mask, target in automaton.moves_on(state, run.leaving):
-            for bit in _bits(mask):
-                nodes = run.after(bit.bit_length() - 1, least, most)
-                if bit == _SPACE and not least and skip >= 0:
-                    nodes = nodes[nodes != skip]
-                if nodes.size:
-                    yield state, target, nodes
 
 
 def _bits(mask: int) -> Iterator[int]:

@@ -22,7 +22,7 @@ class Ways:
         self._automaton = automaton
         self._trie = vocabulary.trie
         self._slices = slices
-        self._walks = Walks(automaton, vocabulary.trie, vocabulary.size)
+        self._walks = Walks(automaton, vocabulary.trie, vocabulary.size, slices.spreads)
         self._spaced = self._slices.spaced
         if self._spaced is not None:
             self._after_space = self._walks.over(self._spaced.nodes)
@@ -48,7 +48,7 @@ class Ways:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
         next one is asked for.
         """
-        if self._automaton.blanks(state):
+        if self._walks.is_spread(state):
             return self._walks.whole(state)
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
