@@ -41,7 +41,7 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
-from sgl_constrain.readings import PRODUCTS, Reading, Readings, Stay
+from sgl_constrain.readings import PRODUCTS, Excluding, Reading, Readings, Stay
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
 from sgl_constrain.texts import NOTHING, TEXTS, Texts
 from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
@@ -90,6 +90,7 @@ class Automaton:
             expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
         )
         self._stays: dict[int, Stay | None] = {}
+        self._coming_back: dict[int, bool] = {}
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -194,6 +195,29 @@ class Automaton:
         if len(rests) > 1 or any(edge.mask & first for other in others for edge in self._edges(other)):
             return None
         return (loop[0], left, right) if self._number(self._closure(rests[0])) == left else None
+
+    def without_words(self, state: int) -> Excluding | None:
+        """For a state that reads characters of a class over and over, but not so that a few texts come of it,
+        and then what begins like none of them.
+        """
+        items = self.states[state]
+        head, rest = items[-1] >> 32, items[-1] & CONTINUATION
+        if head < PRODUCTS or (len(items) > 1 and items[-2] >> 32 >= PRODUCTS):
+            return None
+        both, left, right = self.product(head)
+        if both or not self._comes_back(left) or not self._readings.is_words(self.states[right]):
+            return None
+        after = self._number(self._closure(rest))
+        if self.begins(after) & self.begins(left):
+            return None
+        plain = self._number(self._product_items(Product(False, left, DEAD), rest))
+        return Excluding(left, right, after, plain, self._number(items[:-1]))
+
+    def _comes_back(self, state: int) -> bool:
+        known = self._coming_back.get(state)
+        if known is None:
+            known = self._coming_back[state] = self._readings.comes_back(self.states[state])
+        return known
 
     def differs(self, left: int, right: int) -> bool:
         """Does `left` read anything, if only the empty text, that `right` does not?"""

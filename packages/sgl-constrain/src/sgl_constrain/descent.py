@@ -15,8 +15,7 @@ from sgl_constrain.states import CONTINUATION, DEAD, Plan, States
 from sgl_constrain.texts import TEXTS
 from sgl_constrain.trie import Nodes
 
-_BLANKS = 1 << 0x09 | 1 << 0x0A | 1 << 0x0D | 1 << 0x20  # they are often passed over,
-_MANY = 4  # and so are classes of which a node has more than that
+_BLANKS = 1 << 0x09 | 1 << 0x0A | 1 << 0x0D | 1 << 0x20
 
 
 class Descent:
@@ -54,7 +53,7 @@ class Descent:
         children = self._trie.child_set(first, count)
         plan = self._states.plan(state)
         live = children & plan.begins
-        if live & _BLANKS or live.bit_count() > _MANY:
+        if live & _BLANKS or plan.wide:
             stay = self._automaton.stay(state)
             spread = stay and live & stay.first and self._spreads.below(self._trie, first, count, stay.head)
             if stay and spread:
@@ -62,6 +61,43 @@ class Descent:
                 return
         if live:
             self._parts(first, children, live, state, plan)
+
+    def ends(self, words: int, inside: int) -> list[int]:
+        """The inner nodes at which a text of `words` ends that leads from `inside` to itself."""
+        states = self._states
+        found: list[int] = []
+        pending = [(0, self._trie.levels[0].stop, words, inside)]
+        while pending:
+            first, count, state, other = pending.pop()
+            children = self._trie.child_set(first, count)
+            for part, (mask, taken, text) in enumerate(states.plan(state).parts):
+                common = mask & children
+                while common:
+                    bit = common & -common
+                    common ^= bit
+                    node = first + (children & bit - 1).bit_count()
+                    reached = states.step(other, bit.bit_length() - 1)
+                    if text:
+                        node, reached = self._follow(node, text, reached)
+                        target = states.after(self._rest(state, taken[0][0]))
+                    else:
+                        target = states.target(state, part)
+                    if node < 0 or not self._child_count[node]:
+                        continue
+                    if reached == inside and states.accepts(target):
+                        found.append(node)
+                    pending.append((self._first_child[node], self._child_count[node], target, reached))
+        return found
+
+    def _follow(self, node: int, head: int, state: int) -> tuple[int, int]:
+        """The node to which a text leads from another, or -1, and the state to which it leads."""
+        for byte in self._automaton.texts.text(head):
+            first = self._first_child[node]
+            node = self._trie.labels.find(byte, first, first + self._child_count[node])
+            if node < 0:
+                break
+            state = self._states.step(state, byte)
+        return node, state
 
     def _parts(self, first: int, children: int, live: int, state: int, plan: Plan) -> None:
         """live: those of the children on whose bytes to go on."""

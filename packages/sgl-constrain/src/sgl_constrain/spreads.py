@@ -15,7 +15,8 @@ from sgl_constrain.trie import Nodes
 from sgl_constrain.utf8 import NO_HEAD, Heads
 
 _MOST_NODES = 1 << 10  # below which a spread is looked for
-_MOST_HELD = 1 << 18  # numbers in all
+_MOST_HELD = 1 << 18  # numbers in all,
+_HELD_ON = 16  # where what else is held counts as so many
 
 
 class Deep(NamedTuple):
@@ -56,7 +57,9 @@ class Spreads:
         key = trie, first, head
         if key not in self._known:
             found = self._find(trie, first, count, head)
-            self._held += 0 if found is None else len(found.tokens.numbers) + 2 * len(found.after)
+            self._held += (
+                1 if found is None else len(found.tokens.numbers) + _HELD_ON * (1 + len(found.after))
+            )
             if self._held > _MOST_HELD:
                 self._known, self._held = {}, 0
             self._known[key] = found

@@ -25,6 +25,7 @@ ACCEPT: Final = 0  # the item that says the text may end
 CONTINUATION: Final = (1 << 32) - 1  # of an item: its head stands above
 
 _ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
+_WIDE = 32  # bytes with which a class begins that is often read over and over
 
 Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
 # An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
@@ -33,15 +34,16 @@ Taken = tuple[tuple[int, int], ...]
 
 class Plan(NamedTuple):
     """parts: disjoint (set of bytes, edges taken on each of them, head of the text that is all there is to
-    read after it, or NO_HEAD); begins: their bytes; sure: none of them leads to DEAD.
+    read after it, or NO_HEAD); begins: their bytes; wide: these are many; sure: none of them leads to DEAD.
     """
 
     parts: tuple[tuple[int, Taken, int], ...]
     begins: int
+    wide: bool
     sure: bool
 
 
-_NO_PLAN: Final = Plan((), 0, True)
+_NO_PLAN: Final = Plan((), 0, False, True)
 
 
 class States:
@@ -241,7 +243,8 @@ def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
                 parts.append((fresh, (taken,)))
                 covered |= fresh
             sure = sure and head < PRODUCTS
-    return Plan(tuple([(mask, taken, _text(taken)) for mask, taken in parts]), covered, sure)
+    told = tuple([(mask, taken, _text(taken)) for mask, taken in parts])
+    return Plan(told, covered, covered.bit_count() > _WIDE, sure)
 
 
 def _text(taken: Taken) -> int:

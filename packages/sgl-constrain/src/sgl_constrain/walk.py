@@ -15,7 +15,7 @@ import numpy as np
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.descent import Descent
-from sgl_constrain.readings import Exit, Reading
+from sgl_constrain.readings import Excluding, Exit, Reading
 from sgl_constrain.runs import Run, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
 from sgl_constrain.spreads import Spreads
@@ -125,6 +125,15 @@ class Walk:
         if self._trie.levels:
             self._walk(state, allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
+
+    def ends(self, words: int, inside: int) -> list[int]:
+        """As of `Descent`."""
+        return self._descent.ends(words, inside) if self._trie.levels else []
+
+    def mark_below(self, nodes: list[int], state: int, allowed: Bools) -> None:
+        """The same for the tokens that go on from inner nodes that are reached in `state`."""
+        self._go_on(nodes, [state << 8] * len(nodes), allowed)
+        allowed[self._trie.alias] = allowed[self._trie.aliased]
 
     def mark_after(self, run: Run, exits: Iterable[Exit], allowed: Bools, skip: int = -1) -> None:
         """The same for the tokens that leave a run, other than at the node `skip`."""
@@ -274,6 +283,16 @@ class Walks:
         """Every token, from the root of the trie."""
         allowed = self._nothing()
         self._whole.mark(state, allowed)
+        return packed(allowed[:-1])
+
+    def excluded(self, reading: Excluding) -> Bits:
+        """The tokens in which one of the words ends, and that go on with what comes after it."""
+        allowed = self._nothing()
+        if self._automaton.accepts(reading.words):
+            self._whole.mark(reading.after, allowed)
+        nodes = self._whole.ends(reading.words, reading.inside)
+        if nodes:
+            self._whole.mark_below(nodes, reading.after, allowed)
         return packed(allowed[:-1])
 
     def beside(self, part: Slice, state: int) -> Bits:

@@ -9,10 +9,14 @@ import numpy as np
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import ENDLESS
+from sgl_constrain.readings import Excluding
 from sgl_constrain.slices import SPACE, Slice, Slices
+from sgl_constrain.states import DEAD
 from sgl_constrain.trie import Bits, Ints
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
+
+_MOST_PLAIN = 8  # masks kept that others are made of
 
 
 class Ways:
@@ -23,6 +27,7 @@ class Ways:
         self._trie = vocabulary.trie
         self._slices = slices
         self._walks = Walks(automaton, vocabulary.trie, vocabulary.size, slices.spreads)
+        self._plain: dict[int, Bits] = {}  # by state, of those without words
         self._spaced = self._slices.spaced
         if self._spaced is not None:
             self._after_space = self._walks.over(self._spaced.nodes)
@@ -30,7 +35,7 @@ class Ways:
 
     @property
     def nbytes(self) -> int:
-        return self._walks.nbytes
+        return self._walks.nbytes + sum([mask.nbytes for mask in self._plain.values()])
 
     def key(self, mask: Bits) -> bytes:
         """Equal for equal masks; others seldom have the same one."""
@@ -59,11 +64,24 @@ class Ways:
             if words is None or self._spaced is None:
                 return self._walks.after(run, reading)
             return words | self._walks.after(run, reading, self._spaced.root)
+        without = self._automaton.without_words(state)
+        if without is not None:
+            return self._without(without)
         part = self._slice(state)
         if part is not None:
             return self._walks.beside(part, state)
         words = self._words_after_space(state)
         return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
+
+    def _without(self, reading: Excluding) -> Bits:
+        """Of texts of any kind but some: those of any kind, but where one of these ends."""
+        plain = self._plain.get(reading.plain)
+        if plain is None:
+            if len(self._plain) == _MOST_PLAIN:
+                self._plain.clear()
+            plain = self._plain[reading.plain] = self.mask(reading.plain)
+        bits = plain & ~self._walks.excluded(reading)
+        return bits if reading.others == DEAD else bits | self._walks.whole(reading.others)
 
     def _words_after_space(self, state: int) -> Bits | None:
         """The tokens that begin with a space and may come next; None where no large class is read over and
