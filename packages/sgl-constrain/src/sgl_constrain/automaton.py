@@ -135,8 +135,8 @@ class Automaton:
         most = _LARGE_CLASS
         for item in self.states[state]:
             head = item >> 32
-            if NO_HEAD < head < PRODUCTS:
-                size = sum(edge.mask.bit_count() for edge in self._edges(head))
+            if NO_HEAD < head < TEXTS:
+                size = self.expressions.heads.first(head).bit_count()
                 times = self._times(head, item & CONTINUATION) if size > most else 0
                 if times:
                     best, most = (head, times), size
@@ -237,9 +237,18 @@ class Automaton:
                 return found, FAR
         if most != self._unbounded_from:
             self._unbounded_from, self._unbounded = most, {_END: _END}
+        here = self.states[state]
+        if here and here[-1] >> 32 < PRODUCTS:
+            known = self._unbounded
+            for item in here:
+                rest = item & CONTINUATION
+                if known.get(rest) != rest and self._unbound(rest, most) != rest:
+                    break
+            else:
+                return state, FAR
         items: set[int] = set()
         slack = FAR
-        for item in self.states[state]:
+        for item in here:
             head, rest = item >> 32, self._unbound(item & CONTINUATION, most)
             relaxed, room = self._liveness.relaxed(head) if products and head >= PRODUCTS else (head, FAR)
             if relaxed != head and self.farther + most <= room:
@@ -247,7 +256,7 @@ class Automaton:
                 slack = min(slack, room - most)
             else:
                 items.add(head << 32 | rest)
-        unchanged = slack == FAR and items == set(self.states[state])
+        unchanged = slack == FAR and items == set(here)
         return (state if unchanged else self._number(items)), slack
 
     def without_exceptions(self, state: int) -> int:

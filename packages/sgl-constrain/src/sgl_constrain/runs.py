@@ -32,6 +32,7 @@ _ASCII = (1 << 128) - 1
 _BYTES = (1 << 256) - 1
 _MOST_TABLES = 32  # of classes beyond ASCII, remembered
 _FEW = 24  # nodes that are walked one by one
+_ASKED = 4  # times before tails are made of more
 _AT_ONCE = 1 << 15  # nodes gone through at once: temporary arrays beyond that are pages to be cleared first
 
 Words = NDArray[np.uint64]
@@ -61,7 +62,7 @@ class Run:
     trie: Nodes
     _masks: dict[int, Bits] = field(default_factory=dict)
     _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)
-    _tails: dict[int, Tails | None] = field(default_factory=dict)
+    _tails: dict[int, Tails | int] = field(default_factory=dict)
 
     def tokens_up_to(self, times: int) -> Bools:
         """[size + 1]: the tokens that are runs of at most `times` characters, to be changed by the caller."""
@@ -88,19 +89,20 @@ class Run:
         return nodes[bisect_left(lengths, least) if least else 0 : bisect_right(lengths, most)]
 
     def tails(self, byte: int) -> Tails | None:
-        """How tokens go on after `byte`, one of those that leave; None where it is asked for the first time,
-        or few do.
+        """How tokens go on after `byte`, one of those that leave; None where few do, or until that is worth
+        it.
         """
-        if byte not in self._tails:
-            self._tails[byte] = None
+        known = self._tails.get(byte, 0)
+        if isinstance(known, Tails):
+            return known
+        nodes, lengths = self._after[byte]
+        if len(lengths) < _FEW:
             return None
-        known = self._tails[byte]
-        if known is None:
-            nodes, lengths = self._after[byte]
-            if len(lengths) < _FEW:
-                return None
-            known = self._tails[byte] = tails(self.trie, nodes, lengths[0], lengths[-1])
-        return known
+        self._tails[byte] = known + 1
+        if known < _ASKED:
+            return None
+        made = self._tails[byte] = tails(self.trie, nodes, lengths[0], lengths[-1])
+        return made
 
 
 class _Paths:

@@ -73,6 +73,8 @@ class Slices:
         self._slices: OrderedDict[tuple[int, int], Slice | None] = OrderedDict()
         prepare()
         whole = heads is None
+        if whole and nodes.nodes:
+            self.spreads.make(nodes, 0, nodes.levels[0].stop, self.heads.of_characters(_BLANK))
         for ranges in (_BLANK, ASCII_DIGIT):
             self._prepare(self.heads.of_characters(ranges), ())
         word, blank = matching(r"\w"), matching(r"\s")

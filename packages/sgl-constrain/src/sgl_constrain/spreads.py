@@ -14,7 +14,8 @@ from typing import NamedTuple
 from sgl_constrain.trie import Nodes
 from sgl_constrain.utf8 import NO_HEAD, Heads
 
-_MOST_NODES = 1 << 10  # below which a spread is looked for
+_MOST_NODES = 1 << 10  # below which a spread is made,
+_FEW_NODES = 1 << 6  # and up to which already when it is asked for the first time
 _MOST_HELD = 1 << 18  # numbers in all,
 _HELD_ON = 16  # where what else is held counts as so many
 
@@ -49,34 +50,42 @@ class Spreads:
 
     def __init__(self, heads: Heads) -> None:
         self._heads = heads
-        self._known: dict[tuple[Nodes, int, int], Spread | None] = {}
+        self._known: dict[tuple[Nodes, int, int], Spread] = {}
+        self._asked: dict[tuple[Nodes, int, int], bool] = {}  # for those not known; may it be made?
         self._held = 0
 
     def below(self, trie: Nodes, first: int, count: int, head: int) -> Spread | None:
-        """Below the node of which first..first + count are the children; None when too much is there."""
+        """Below the node of which first..first + count are the children; None when too much is there, or so
+        much that it must be asked for twice.
+        """
         key = trie, first, head
-        if key not in self._known:
-            found = self._find(trie, first, count, head)
-            self._held += (
-                1 if found is None else len(found.tokens.numbers) + _HELD_ON * (1 + len(found.after))
-            )
-            if self._held > _MOST_HELD:
-                self._known, self._held = {}, 0
-            self._known[key] = found
-            return found
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            asked = self._asked.get(key)
+            if asked is None:
+                size = int(trie.size[first : first + count].sum())
+                asked = size <= _FEW_NODES
+                self._asked[key] = size <= _MOST_NODES
+            if asked:
+                known = self.make(trie, first, count, head)
+        return known
 
-    def _find(self, trie: Nodes, first: int, count: int, head: int) -> Spread | None:
+    def make(self, trie: Nodes, first: int, count: int, head: int) -> Spread:
+        """The same, however much is there."""
+        found = self._find(trie, first, count, head)
+        self._held += len(found.tokens.numbers) + _HELD_ON * (1 + len(found.after))
+        if self._held > _MOST_HELD:
+            self._known, self._asked, self._held = {}, {}, 0
+        self._known[trie, first, head] = found
+        return found
+
+    def _find(self, trie: Nodes, first: int, count: int, head: int) -> Spread:
         edges = self._heads.edges
         inside: list[tuple[int, int]] = []  # (depth, token)
         after: dict[int, tuple[list[tuple[int, int]], list[tuple[int, int]]]] = {}
         pending = [(first, count, head, 0)]
-        met = 0
         while pending:
             first, count, at, depth = pending.pop()
-            met += count
-            if met > _MOST_NODES:
-                return None
             for node in range(first, first + count):
                 bit = 1 << trie.labels[node]
                 token, children = int(trie.token_at[node]), int(trie.child_count[node])

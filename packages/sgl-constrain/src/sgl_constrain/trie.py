@@ -59,6 +59,11 @@ class Nodes:
         for level, below in pairwise(levels):
             children[level.start : level.stop] = np.bincount(below.parent, minlength=level.stop - level.start)
         self.child_count = children[:-1].copy()
+        self.size = np.ones(self.nodes, dtype=np.int32)  # of the subtree of each
+        for level, below in zip(levels[-2::-1], levels[:0:-1], strict=True):
+            inside = self.size[below.start : below.stop]
+            sums = np.bincount(below.parent, inside, minlength=level.stop - level.start)
+            self.size[level.start : level.stop] += sums.astype(np.int32)
         roots = levels[0].stop if levels else 0
         self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
 
@@ -93,7 +98,7 @@ class Nodes:
 
     @property
     def nbytes(self) -> int:
-        return self.nodes * 7 * 4
+        return self.nodes * 8 * 4 + len(self.labels)
 
     def child_set(self, first: int, count: int) -> int:
         """The bytes that lead to first..first + count - 1, the children of one node, as a set."""

@@ -22,8 +22,8 @@ from sgl_constrain.spreads import Spreads
 from sgl_constrain.tails import Tails
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
-_PLAIN = 24  # living nodes up to which plain Python is faster than arrays
-_PLAIN_WORK = 96  # children to look at up to which plain Python is faster
+_PLAIN = 32  # living nodes up to which plain Python is faster than arrays
+_PLAIN_WORK = 128  # children to look at up to which plain Python is faster
 _POSITIONS = 4096  # sets of bytes of which the positions are remembered
 _ON_THE_WAY = 256  # nodes up to which the ways of some texts through the trie are followed one by one
 _SINGLE = 4  # transitions of a state up to which they are made one by one

@@ -16,6 +16,7 @@ from sgl_constrain.trie import Bits, Ints
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
 
+_NARROW = 20  # first bytes up to which there is nothing to gain from slices
 _MOST_PLAIN = 8  # masks kept that others are made of
 
 
@@ -53,7 +54,7 @@ class Ways:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
         next one is asked for.
         """
-        if self._walks.is_spread(state):
+        if self._is_narrow(state) or self._walks.is_spread(state):
             return self._walks.whole(state)
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
@@ -72,6 +73,13 @@ class Ways:
             return self._walks.beside(part, state)
         words = self._words_after_space(state)
         return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
+
+    def _is_narrow(self, state: int) -> bool:
+        """Does it read no class over and over, and nothing that begins with a space or with many bytes?"""
+        begins = self._automaton.begins(state)
+        if begins >> SPACE & 1 or begins.bit_count() > _NARROW:
+            return False
+        return begins.bit_count() == 1 or self._automaton.repeated(state) is None
 
     def _without(self, reading: Excluding) -> Bits:
         """Of texts of any kind but some: those of any kind, but where one of these ends."""
