@@ -40,12 +40,15 @@ class Descent:
         self.nodes: list[int] = []
         self.codes: list[int] = []
 
-    def below(self, node: int, state: int) -> None:
-        """What can be read below a node that is reached in `state`."""
-        self.among(self._first_child[node], self._child_count[node], state)
+    def go_on(self) -> None:
+        """Below the inner nodes found so far."""
+        pending = zip(self.nodes, self.codes, strict=True)
+        self.nodes, self.codes = [], []
+        for node, code in pending:
+            self.among(self._first_child[node], self._child_count[node], code >> 8)
 
     def among(self, first: int, count: int, state: int) -> None:
-        """The same of the node of which first..first + count are the children."""
+        """Below a node that is reached in `state`, of which first..first + count are the children."""
         items = self._states.all[state]
         if len(items) == 1 and TEXTS <= items[0] >> 32 < PRODUCTS:
             self._text(first, count, items[0] >> 32, items[0] & CONTINUATION)
@@ -62,8 +65,10 @@ class Descent:
         if live:
             self._parts(first, children, live, state, plan)
 
-    def ends(self, words: int, inside: int) -> list[int]:
-        """The inner nodes at which a text of `words` ends that leads from `inside` to itself."""
+    def ends(self, words: int, inside: int) -> list[int] | None:
+        """The inner nodes at which a text of `words` ends that leads from `inside` to itself; None when what
+        `inside` reads may end on the way elsewhere too.
+        """
         states = self._states
         found: list[int] = []
         pending = [(0, self._trie.levels[0].stop, words, inside)]
@@ -75,28 +80,33 @@ class Descent:
                 while common:
                     bit = common & -common
                     common ^= bit
-                    node = first + (children & bit - 1).bit_count()
-                    reached = states.step(other, bit.bit_length() - 1)
-                    if text:
-                        node, reached = self._follow(node, text, reached)
-                        target = states.after(self._rest(state, taken[0][0]))
-                    else:
-                        target = states.target(state, part)
+                    path = bytes([bit.bit_length() - 1]) + (self._automaton.texts.text(text) if text else b"")
+                    node, reached = self._follow(first, count, path, other, inside)
+                    if reached is None:
+                        return None
                     if node < 0 or not self._child_count[node]:
                         continue
+                    target = (
+                        states.after(self._rest(state, taken[0][0])) if text else states.target(state, part)
+                    )
                     if reached == inside and states.accepts(target):
                         found.append(node)
                     pending.append((self._first_child[node], self._child_count[node], target, reached))
         return found
 
-    def _follow(self, node: int, head: int, state: int) -> tuple[int, int]:
-        """The node to which a text leads from another, or -1, and the state to which it leads."""
-        for byte in self._automaton.texts.text(head):
-            first = self._first_child[node]
-            node = self._trie.labels.find(byte, first, first + self._child_count[node])
+    def _follow(self, first: int, count: int, path: bytes, state: int, inside: int) -> tuple[int, int | None]:
+        """The node to which a path leads, or -1, and the state, or None when that may end other than as
+        `inside`.
+        """
+        node = -1
+        for byte in path:
+            node = self._trie.labels.find(byte, first, first + count)
             if node < 0:
                 break
+            first, count = self._first_child[node], self._child_count[node]
             state = self._states.step(state, byte)
+            if state != inside and self._states.accepts(state):
+                return node, None
         return node, state
 
     def _parts(self, first: int, children: int, live: int, state: int, plan: Plan) -> None:

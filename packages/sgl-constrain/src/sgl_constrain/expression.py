@@ -357,7 +357,7 @@ class Expressions:
     def rule(self) -> int:
         """A new rule; `define` says later what it stands for."""
         self._rules.append(None)
-        return self._intern(Reference(len(self._rules) - 1), False)
+        return self._add(Reference(len(self._rules) - 1), False)
 
     def define(self, reference: int, body: int) -> None:
         node = self.nodes[reference]
@@ -480,11 +480,15 @@ class Expressions:
         interned = self._interned[type(node)]
         number = interned.get(node)
         if number is None:
-            if len(self.nodes) >= self._most:
-                raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
-            self.nodes.append(node)
-            self._nullable.append(nullable)
-            number = interned[node] = len(self.nodes) - 1
+            number = interned[node] = self._add(node, nullable)
+        return number
+
+    def _add(self, node: Node, nullable: bool) -> int:
+        number = len(self.nodes)
+        if number >= self._most:
+            raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
+        self.nodes.append(node)
+        self._nullable.append(nullable)
         return number
 
 

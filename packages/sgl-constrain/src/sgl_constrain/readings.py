@@ -178,8 +178,6 @@ class Readings:
         if stay is None or stay.most != _NO_END:
             return False
         again = next(item & _CONTINUATION for item in items if item >> 32 == stay.head)
-        if set(self._closure(again)) != set(items):
-            return False
         return all(self._leads(item & _CONTINUATION, again) for item in items if item != _ACCEPT)
 
     def _leads(self, continuation: int, to: int) -> bool:

@@ -300,6 +300,15 @@ def packed(allowed: Bools) -> Bits:
     return bits
 
 
+def bits_of(tokens: list[int], size: int) -> Bits:
+    """The same of some tokens, of which some may come twice; -1 is none."""
+    bits = bytearray((size + 31) // 32 * 4)
+    for token in tokens:
+        if token >= 0:
+            bits[token >> 3] |= 1 << (token & 7)
+    return np.frombuffer(bits, dtype=np.uint8)
+
+
 def bytes_of(mask: int) -> Bools:
     """[256]: a set of bytes as booleans."""
     bits = np.unpackbits(np.frombuffer(mask.to_bytes(32, "little"), dtype=np.uint8), bitorder="little")

@@ -16,12 +16,13 @@ import numpy as np
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.descent import Descent
 from sgl_constrain.readings import Excluding, Exit, Reading
-from sgl_constrain.runs import Run, bytes_of, packed
+from sgl_constrain.runs import Run, bits_of, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
 from sgl_constrain.spreads import Spreads
 from sgl_constrain.tails import Tails
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
+_FEW = 96  # tokens up to which their bits are set one by one
 _PLAIN = 32  # living nodes up to which plain Python is faster than arrays
 _PLAIN_WORK = 128  # children to look at up to which plain Python is faster
 _POSITIONS = 4096  # sets of bytes of which the positions are remembered
@@ -123,10 +124,40 @@ class Walk:
         element is
         scratch. Other tokens are left as they are."""
         if self._trie.levels:
-            self._walk(state, allowed)
+            if self._live_bytes(state) <= _PLAIN:
+                self._begin(state)
+                self._finish(allowed)
+            else:
+                self._go_on(*self._inner(*self._dense(state, allowed)), allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
 
-    def ends(self, words: int, inside: int) -> list[int]:
+    def bits(self, state: int, size: int) -> Bits:
+        """[words * 4]: the tokens of the trie that may come next, in a vocabulary of `size`."""
+        trie = self._trie
+        if trie.alias.size or not trie.levels or self._live_bytes(state) > _PLAIN:
+            allowed = np.zeros(size + 1, dtype=np.bool_)
+            self.mark(state, allowed)
+            return packed(allowed[:-1])
+        self._begin(state)
+        descent = self._descent
+        while descent.nodes and len(descent.tokens) <= _FEW and self._is_little(descent.nodes, descent.codes):
+            descent.go_on()
+        if not descent.nodes and len(descent.tokens) <= _FEW:
+            return bits_of(descent.tokens, size)
+        allowed = np.zeros(size + 1, dtype=np.bool_)
+        self._finish(allowed)
+        return packed(allowed[:-1])
+
+    def _begin(self, state: int) -> None:
+        self._descent.begin()
+        self._descent.among(0, self._trie.levels[0].stop, state)
+
+    def _finish(self, allowed: Bools) -> None:
+        """What has begun."""
+        allowed[self._descent.tokens] = True
+        self._go_on(self._descent.nodes, self._descent.codes, allowed)
+
+    def ends(self, words: int, inside: int) -> list[int] | None:
         """As of `Descent`."""
         return self._descent.ends(words, inside) if self._trie.levels else []
 
@@ -162,35 +193,25 @@ class Walk:
         Walk(self._automaton, self._rows, tails.trie, self._spreads).mark(state, found)
         allowed[tails.tokens[found.take(tails.nodes)]] = True
 
-    def _walk(self, state: int, allowed: Bools) -> None:
-        if self._live_bytes(state) <= _PLAIN:
-            descent = self._descent
-            descent.begin()
-            descent.among(0, self._trie.levels[0].stop, state)
-            allowed[descent.tokens] = True
-            self._go_on(descent.nodes, descent.codes, allowed)
-        else:
-            self._go_on(*self._inner(*self._dense(state, allowed)), allowed)
-
     def _go_on(self, nodes: list[int] | Ints, codes: list[int] | Ints, allowed: Bools) -> None:
         """Down to the leaves from inner `nodes`, whose tokens are marked, in the states of `codes`."""
         while len(nodes):
-            if len(nodes) <= _PLAIN:
-                nodes, codes = _as_list(nodes), _as_list(codes)
-                if self._is_little(nodes, codes):
-                    descent = self._descent
-                    descent.begin()
-                    for node, code in zip(nodes, codes, strict=True):
-                        descent.below(node, code >> 8)
-                    allowed[descent.tokens] = True
-                    nodes, codes = descent.nodes, descent.codes
-                    continue
-            nodes, codes = self._sparse_step(
-                np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed
-            )
+            if self._is_little(nodes, codes):
+                descent = self._descent
+                descent.tokens, descent.nodes, descent.codes = [], _as_list(nodes), _as_list(codes)
+                descent.go_on()
+                allowed[descent.tokens] = True
+                nodes, codes = descent.nodes, descent.codes
+            else:
+                nodes, codes = self._sparse_step(
+                    np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed
+                )
 
-    def _is_little(self, nodes: list[int], codes: list[int]) -> bool:
+    def _is_little(self, nodes: list[int] | Ints, codes: list[int] | Ints) -> bool:
         """Is there so little to do below that arrays are not worth it?"""
+        if len(nodes) > _PLAIN:
+            return False
+        nodes, codes = _as_list(nodes), _as_list(codes)
         child_count = self._child_count
         if sum([child_count[node] for node in nodes]) <= _PLAIN_WORK:
             return True
@@ -281,18 +302,19 @@ class Walks:
 
     def whole(self, state: int) -> Bits:
         """Every token, from the root of the trie."""
-        allowed = self._nothing()
-        self._whole.mark(state, allowed)
-        return packed(allowed[:-1])
+        self._rows.trim()
+        return self._whole.bits(state, self._size)
 
-    def excluded(self, reading: Excluding) -> Bits:
-        """The tokens in which one of the words ends, and that go on with what comes after it."""
-        allowed = self._nothing()
-        if self._automaton.accepts(reading.words):
-            self._whole.mark(reading.after, allowed)
+    def excluded(self, reading: Excluding) -> Bits | None:
+        """The tokens in which one of the words ends, and that go on with what comes after it; None when there
+        may be others that do not end so in one way only.
+        """
         nodes = self._whole.ends(reading.words, reading.inside)
-        if nodes:
-            self._whole.mark_below(nodes, reading.after, allowed)
+        if nodes is None:
+            return None
+        self._rows.trim()
+        allowed = np.zeros(self._size + 1, dtype=np.bool_)
+        self._whole.mark_below(nodes, reading.after, allowed)
         return packed(allowed[:-1])
 
     def beside(self, part: Slice, state: int) -> Bits:
@@ -311,10 +333,6 @@ class Walks:
         allowed = run.tokens_up_to(reading.most)
         self._whole.mark_after(run, reading.exits, allowed, skip)
         return packed(allowed[:-1])
-
-    def _nothing(self) -> Bools:
-        self._rows.trim()
-        return np.zeros(self._size + 1, dtype=np.bool_)
 
 
 def states_on_the_way(automaton: Automaton, trie: Nodes, state: int) -> list[int] | None:

@@ -5,6 +5,8 @@ what begins with a space apart from the rest, where that pays.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
@@ -30,9 +32,16 @@ class Ways:
         self._walks = Walks(automaton, vocabulary.trie, vocabulary.size, slices.spreads)
         self._plain: dict[int, Bits] = {}  # by state, of those without words
         self._spaced = self._slices.spaced
-        if self._spaced is not None:
-            self._after_space = self._walks.over(self._spaced.nodes)
-            self._unspaced = self._walks.over(self._spaced.others)
+
+    @cached_property
+    def _after_space(self) -> Walks:
+        assert self._spaced is not None
+        return self._walks.over(self._spaced.nodes)
+
+    @cached_property
+    def _unspaced(self) -> Walks:
+        assert self._spaced is not None
+        return self._walks.over(self._spaced.others)
 
     @property
     def nbytes(self) -> int:
@@ -66,8 +75,9 @@ class Ways:
                 return self._walks.after(run, reading)
             return words | self._walks.after(run, reading, self._spaced.root)
         without = self._automaton.without_words(state)
-        if without is not None:
-            return self._without(without)
+        bits = None if without is None else self._without(without)
+        if bits is not None:
+            return bits
         part = self._slice(state)
         if part is not None:
             return self._walks.beside(part, state)
@@ -81,14 +91,17 @@ class Ways:
             return False
         return begins.bit_count() == 1 or self._automaton.repeated(state) is None
 
-    def _without(self, reading: Excluding) -> Bits:
+    def _without(self, reading: Excluding) -> Bits | None:
         """Of texts of any kind but some: those of any kind, but where one of these ends."""
+        excluded = self._walks.excluded(reading)
+        if excluded is None:
+            return None
         plain = self._plain.get(reading.plain)
         if plain is None:
             if len(self._plain) == _MOST_PLAIN:
                 self._plain.clear()
             plain = self._plain[reading.plain] = self.mask(reading.plain)
-        bits = plain & ~self._walks.excluded(reading)
+        bits = plain & ~excluded
         return bits if reading.others == DEAD else bits | self._walks.whole(reading.others)
 
     def _words_after_space(self, state: int) -> Bits | None:
