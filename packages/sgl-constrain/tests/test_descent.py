@@ -30,7 +30,7 @@ def tokens() -> list[bytes]:
     """Every byte, and pieces of JSON put together; some end inside a character, none comes twice."""
     rng = random.Random(7)
     found = [bytes([byte]) for byte in range(256)]
-    for _ in range(2400):
+    for _ in range(1300):
         found.append("".join(rng.choices(PIECES, k=rng.randint(1, 5))).encode())
     found += [token[:-1] for token in found if token[-1] >= 0x80]
     return list(dict.fromkeys(token for token in found if token))
@@ -91,7 +91,7 @@ def test_a_subtree_is_as_large_as_what_begins_with_its_path() -> None:
     for path in random.Random(1).sample(sorted(paths), 200):
         first, count = node_of(trie, path)
         below = sum(1 for other in paths if other.startswith(path) and other != path)
-        assert trie.size[first : first + count].sum() == below
+        assert trie.size(first, count) == below
 
 
 @pytest.mark.parametrize("ranges", [BLANK, CONTENT, ((0x61, 0x62), (0xE9, 0xE9))])
@@ -151,11 +151,11 @@ def test_tails_are_what_comes_after_a_byte(byte: int, pieces: Vocabulary) -> Non
 def check_walks(
     grammar: Grammar, vocabulary: Vocabulary, allowed: Callable[[Grammar, int], list[int]]
 ) -> None:
-    """Masks along random texts, against one token after another."""
+    """Masks along random texts, where they begin so, against one token after another."""
     rng = random.Random(3)
-    for _ in range(6):
-        state = grammar.start
-        for _ in range(8):
+    for begin in (b"", b"", b"", b'"', b'{"', b'"n'):
+        state = grammar.step_bytes(grammar.start, begin)
+        for _ in range(7 if state != DEAD else 0):
             expected = {t for t in range(len(TOKENS)) if grammar.step(state, t) != DEAD}
             assert set(allowed(grammar, state)) - set(vocabulary.eos) == expected
             if not expected:
@@ -171,6 +171,7 @@ def check_walks(
         r"[ \t\n\r]{2,9}x[ \t\n\r]{1,4}1?",
         r"x?[ \t\n\r]{0,20}([ \t\n\r]1|,)",  # what follows begins with a blank too
         r"[ \t\n\r]{0,2}(a|[ \t\n\r]{0,4}b)",
+        r"[ \t\n\r]{0,2}a|[ \t\n\r]{0,9}b",
         r'("[^"\\]*"[ \t\n\r]{0,3}[,:][ \t\n\r]*){2,}',
         r'("([^"\\\x00-\x1f]|\\["\\n])*"[ \t\n\r]{0,20},?){1,4}',
         r'"(name|names|na|a)"[ \t\n\r]{0,20}:[ \t\n\r]{0,1}(true|null|12?)',
@@ -212,7 +213,7 @@ def text(pattern: str, *excluded: str) -> dict[str, Any]:
         text("^[a-z]*$", *("na" + "me" * n for n in range(9))),
     ],
 )
-@pytest.mark.parametrize("max_whitespace", [0, 2, 20])
+@pytest.mark.parametrize("max_whitespace", [0, 2])
 def test_masks_of_any_text_but_some(
     pieces: Vocabulary, allowed: Callable[[Grammar, int], list[int]], schema: Any, max_whitespace: int
 ) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.readings import PRODUCTS
 from sgl_constrain.spreads import Spread, Spreads
-from sgl_constrain.states import CONTINUATION, DEAD, Plan, States
+from sgl_constrain.states import CONTINUATION, Plan, States
 from sgl_constrain.texts import TEXTS
 from sgl_constrain.trie import Nodes
 
@@ -80,7 +80,7 @@ class Descent:
                 while common:
                     bit = common & -common
                     common ^= bit
-                    path = bytes([bit.bit_length() - 1]) + (self._automaton.texts.text(text) if text else b"")
+                    path = bytes([bit.bit_length() - 1]) + (self._path(text) if text else b"")
                     node, reached = self._follow(first, count, path, other, inside)
                     if reached is None:
                         return None
@@ -117,8 +117,6 @@ class Descent:
                 bit = common & -common
                 common ^= bit
                 node = first + (children & bit - 1).bit_count()
-                if not plan.sure and self._states.target(state, part) == DEAD:
-                    break
                 self.tokens.append(self._token_at[node])
                 count = self._child_count[node]
                 if not count:
@@ -137,8 +135,6 @@ class Descent:
             while common:
                 bit = common & -common
                 common ^= bit
-                if not plan.sure and self._states.target(state, part) == DEAD:
-                    break
                 tokens, nodes = spread.after[bit]
                 self.tokens += tokens.up_to(most)
                 inner = nodes.up_to(most)
@@ -152,6 +148,10 @@ class Descent:
                     self.nodes += inner
                     self.codes += [self._states.target(state, part) << 8] * len(inner)
 
+    def _path(self, head: int) -> bytes:
+        """A text, or what is more of it than any path of the trie."""
+        return self._automaton.texts.beginning(head, self._trie.depth + 1)
+
     def _rest(self, state: int, item: int) -> int:
         """What comes after an item of a state, counted without the one that says that the text may end."""
         items = self._states.all[state]
@@ -160,7 +160,7 @@ class Descent:
     def _text(self, first: int, count: int, head: int, rest: int) -> None:
         """Follow a text, as long as there is more of the trie, and then go on with `rest`."""
         labels = self._trie.labels
-        for byte in self._automaton.texts.text(head):
+        for byte in self._path(head):
             node = labels.find(byte, first, first + count)
             if node < 0:
                 return

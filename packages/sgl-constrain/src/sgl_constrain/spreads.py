@@ -63,7 +63,7 @@ class Spreads:
         if known is None:
             asked = self._asked.get(key)
             if asked is None:
-                size = int(trie.size[first : first + count].sum())
+                size = trie.size(first, count)
                 asked = size <= _FEW_NODES
                 self._asked[key] = size <= _MOST_NODES
             if asked:

@@ -34,16 +34,15 @@ Taken = tuple[tuple[int, int], ...]
 
 class Plan(NamedTuple):
     """parts: disjoint (set of bytes, edges taken on each of them, head of the text that is all there is to
-    read after it, or NO_HEAD); begins: their bytes; wide: these are many; sure: none of them leads to DEAD.
+    read after it, or NO_HEAD), of which none leads to DEAD; begins: their bytes; wide: these are many.
     """
 
     parts: tuple[tuple[int, Taken, int], ...]
     begins: int
     wide: bool
-    sure: bool
 
 
-_NO_PLAN: Final = Plan((), 0, False, True)
+_NO_PLAN: Final = Plan((), 0, False)
 
 
 class States:
@@ -132,7 +131,7 @@ class States:
                     yield common, target
 
     def begins(self, state: int) -> int:
-        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
+        """The set of bytes with which texts may go on."""
         return self.plan(state).begins
 
     def plan(self, state: int) -> Plan:
@@ -232,7 +231,6 @@ def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
     """Cut the bytes that `heads` read into parts on which the same edges are taken."""
     parts: list[tuple[int, Taken]] = []
     covered = 0
-    sure = True
     for i, edges in enumerate(heads):
         for mask, head, complete in edges:
             taken = (i, (head << 1 | complete) << 32)
@@ -242,9 +240,8 @@ def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
             if fresh:
                 parts.append((fresh, (taken,)))
                 covered |= fresh
-            sure = sure and head < PRODUCTS
     told = tuple([(mask, taken, _text(taken)) for mask, taken in parts])
-    return Plan(told, covered, covered.bit_count() > _WIDE, sure)
+    return Plan(told, covered, covered.bit_count() > _WIDE)
 
 
 def _text(taken: Taken) -> int:

@@ -59,11 +59,6 @@ class Nodes:
         for level, below in pairwise(levels):
             children[level.start : level.stop] = np.bincount(below.parent, minlength=level.stop - level.start)
         self.child_count = children[:-1].copy()
-        self.size = np.ones(self.nodes, dtype=np.int32)  # of the subtree of each
-        for level, below in zip(levels[-2::-1], levels[:0:-1], strict=True):
-            inside = self.size[below.start : below.stop]
-            sums = np.bincount(below.parent, inside, minlength=level.stop - level.start)
-            self.size[level.start : level.stop] += sums.astype(np.int32)
         roots = levels[0].stop if levels else 0
         self.first_child = (np.cumsum(children) - children + roots)[:-1].astype(np.int32)
 
@@ -98,7 +93,7 @@ class Nodes:
 
     @property
     def nbytes(self) -> int:
-        return self.nodes * 8 * 4 + len(self.labels)
+        return self.nodes * (7 * 4 + 1)
 
     def child_set(self, first: int, count: int) -> int:
         """The bytes that lead to first..first + count - 1, the children of one node, as a set."""
@@ -107,6 +102,16 @@ class Nodes:
             bytes = self.byte[first : first + count].tolist()
             known = self._child_sets[first] = sum([1 << byte for byte in bytes])
         return known
+
+    def size(self, first: int, count: int) -> int:
+        """How many nodes first..first + count, neighbours on one level, are with all that is below them."""
+        size = 0
+        while count:
+            size += count
+            last = first + count - 1
+            first, end = int(self.first_child[first]), int(self.first_child[last] + self.child_count[last])
+            count = end - first
+        return size
 
     def without(self, tokens: Bools) -> Nodes:
         """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""

@@ -19,7 +19,7 @@ from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
 
 _NARROW = 20  # first bytes up to which there is nothing to gain from slices
-_MOST_PLAIN = 8  # masks kept that others are made of
+_MOST_KEPT = 16  # masks of which others are made
 
 
 class Ways:
@@ -30,7 +30,7 @@ class Ways:
         self._trie = vocabulary.trie
         self._slices = slices
         self._walks = Walks(automaton, vocabulary.trie, vocabulary.size, slices.spreads)
-        self._plain: dict[int, Bits] = {}  # by state, of those without words
+        self._kept: dict[int | Excluding, Bits] = {}  # of which others are made
         self._spaced = self._slices.spaced
 
     @cached_property
@@ -45,7 +45,7 @@ class Ways:
 
     @property
     def nbytes(self) -> int:
-        return self._walks.nbytes + sum([mask.nbytes for mask in self._plain.values()])
+        return self._walks.nbytes + sum([mask.nbytes for mask in self._kept.values()])
 
     def key(self, mask: Bits) -> bytes:
         """Equal for equal masks; others seldom have the same one."""
@@ -93,16 +93,23 @@ class Ways:
 
     def _without(self, reading: Excluding) -> Bits | None:
         """Of texts of any kind but some: those of any kind, but where one of these ends."""
-        excluded = self._walks.excluded(reading)
-        if excluded is None:
-            return None
-        plain = self._plain.get(reading.plain)
-        if plain is None:
-            if len(self._plain) == _MOST_PLAIN:
-                self._plain.clear()
-            plain = self._plain[reading.plain] = self.mask(reading.plain)
-        bits = plain & ~excluded
-        return bits if reading.others == DEAD else bits | self._walks.whole(reading.others)
+        key = reading._replace(others=DEAD)
+        bits = self._kept.get(key)
+        if bits is None:
+            excluded = self._walks.excluded(reading)
+            if excluded is None:
+                return None
+            plain = self._kept.get(reading.plain)
+            if plain is None:
+                plain = self._keep(reading.plain, self.mask(reading.plain))
+            bits = self._keep(key, plain & ~excluded)
+        return bits.copy() if reading.others == DEAD else bits | self._walks.whole(reading.others)
+
+    def _keep(self, key: int | Excluding, mask: Bits) -> Bits:
+        if len(self._kept) == _MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = mask
+        return mask
 
     def _words_after_space(self, state: int) -> Bits | None:
         """The tokens that begin with a space and may come next; None where no large class is read over and
