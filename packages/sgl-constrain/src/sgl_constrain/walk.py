@@ -195,11 +195,13 @@ class Walk:
 
     def _go_on(self, nodes: list[int] | Ints, codes: list[int] | Ints, allowed: Bools) -> None:
         """Down to the leaves from inner `nodes`, whose tokens are marked, in the states of `codes`."""
+        descent = self._descent
         while len(nodes):
             if self._is_little(nodes, codes):
-                descent = self._descent
                 descent.tokens, descent.nodes, descent.codes = [], _as_list(nodes), _as_list(codes)
                 descent.go_on()
+                while descent.nodes and self._is_little(descent.nodes, descent.codes):
+                    descent.go_on()
                 allowed[descent.tokens] = True
                 nodes, codes = descent.nodes, descent.codes
             else:
