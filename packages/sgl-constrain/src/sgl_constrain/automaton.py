@@ -41,7 +41,7 @@ from sgl_constrain.expression import (
 )
 from sgl_constrain.liveness import Liveness, Product
 from sgl_constrain.prune import prune
-from sgl_constrain.readings import PRODUCTS, Reading, Readings
+from sgl_constrain.readings import PRODUCTS, Excluding, Reading, Readings, Stay
 from sgl_constrain.states import ACCEPT, CONTINUATION, DEAD, States, admit, most_items
 from sgl_constrain.texts import NOTHING, TEXTS, Texts
 from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
@@ -68,7 +68,7 @@ class Automaton:
         self.limits = expressions.limits
         self._pairs: list[tuple[int, int]] = [(EMPTY, _END)]
         self._continuation_numbers: dict[tuple[int, int], int] = {}
-        self._texts = Texts(expressions)
+        self.texts = Texts(expressions)
         self._twin = ENGINE.continuations(self._describe, self.check)
         self._continuations: Sequenced[tuple[int, int]] = self._pairs if self._twin is None else self._twin
         self._unbounded: dict[int, int] = {_END: _END}
@@ -89,6 +89,8 @@ class Automaton:
         self._readings = Readings(
             expressions, self._continuations, first=self._first, closure=self._closure, number=self._number
         )
+        self._stays: dict[int, Stay | None] = {}
+        self._coming_back: dict[int, bool] = {}
         self._products: list[Product] = []
         self._product_numbers: dict[Product, int] = {}
         self._product_edges: dict[int, tuple[Edge, ...]] = {}
@@ -133,8 +135,8 @@ class Automaton:
         most = _LARGE_CLASS
         for item in self.states[state]:
             head = item >> 32
-            if NO_HEAD < head < PRODUCTS:
-                size = sum(edge.mask.bit_count() for edge in self._edges(head))
+            if NO_HEAD < head < TEXTS:
+                size = self.expressions.heads.first(head).bit_count()
                 times = self._times(head, item & CONTINUATION) if size > most else 0
                 if times:
                     best, most = (head, times), size
@@ -159,6 +161,12 @@ class Automaton:
     def repeated(self, state: int) -> int | None:
         """The largest class that a state reads over and over; None when there is a product in the state."""
         return self._readings.repeated(self.states[state])
+
+    def stay(self, state: int) -> Stay | None:
+        """The class of which characters leave what else a state reads as it is, if there is one."""
+        if state not in self._stays:
+            self._stays[state] = self._readings.stay(self.states[state])
+        return self._stays[state]
 
     def reads(self, head: int, byte: int) -> bool:
         """May a class begin with a byte?"""
@@ -188,6 +196,29 @@ class Automaton:
             return None
         return (loop[0], left, right) if self._number(self._closure(rests[0])) == left else None
 
+    def without_words(self, state: int) -> Excluding | None:
+        """For a state that reads characters of a class over and over, but not so that a few texts come of it,
+        and then what begins like none of them.
+        """
+        items = self.states[state]
+        head, rest = items[-1] >> 32, items[-1] & CONTINUATION
+        if head < PRODUCTS or (len(items) > 1 and items[-2] >> 32 >= PRODUCTS):
+            return None
+        both, left, right = self.product(head)
+        if both or not self._comes_back(left) or not self._readings.is_words(self.states[right]):
+            return None
+        after = self._number(self._closure(rest))
+        if self.begins(after) & self.begins(left):
+            return None
+        plain = self._number(self._product_items(Product(False, left, DEAD), rest))
+        return Excluding(left, right, after, plain, self._number(items[:-1]))
+
+    def _comes_back(self, state: int) -> bool:
+        known = self._coming_back.get(state)
+        if known is None:
+            known = self._coming_back[state] = self._readings.comes_back(self.states[state])
+        return known
+
     def differs(self, left: int, right: int) -> bool:
         """Does `left` read anything, if only the empty text, that `right` does not?"""
         product = Product(False, left, right)
@@ -206,9 +237,18 @@ class Automaton:
                 return found, FAR
         if most != self._unbounded_from:
             self._unbounded_from, self._unbounded = most, {_END: _END}
+        here = self.states[state]
+        if here and here[-1] >> 32 < PRODUCTS:
+            known = self._unbounded
+            for item in here:
+                rest = item & CONTINUATION
+                if known.get(rest) != rest and self._unbound(rest, most) != rest:
+                    break
+            else:
+                return state, FAR
         items: set[int] = set()
         slack = FAR
-        for item in self.states[state]:
+        for item in here:
             head, rest = item >> 32, self._unbound(item & CONTINUATION, most)
             relaxed, room = self._liveness.relaxed(head) if products and head >= PRODUCTS else (head, FAR)
             if relaxed != head and self.farther + most <= room:
@@ -216,7 +256,7 @@ class Automaton:
                 slack = min(slack, room - most)
             else:
                 items.add(head << 32 | rest)
-        unchanged = slack == FAR and items == set(self.states[state])
+        unchanged = slack == FAR and items == set(here)
         return (state if unchanged else self._number(items)), slack
 
     def without_exceptions(self, state: int) -> int:
@@ -376,7 +416,7 @@ class Automaton:
         if kind is Sequence:
             return _SEQUENCE, *cast(Sequence, node).parts
         if kind is Words:
-            ended, edges = self._texts.begin(expression)
+            ended, edges = self.texts.begin(expression)
             return _WORDS, ended, *[number for edge in edges for number in edge]
         if kind is Repeat:
             body, least, most = cast(Repeat, node)
@@ -419,7 +459,7 @@ class Automaton:
                 return (rest,) if expression == EMPTY else ()
 
     def _expand_words(self, expression: int, rest: int, items: set[int]) -> Iterable[int]:
-        ended, edges = self._texts.begin(expression)
+        ended, edges = self.texts.begin(expression)
         for head, following in edges:
             items.add(head << 32 | (rest if following == EMPTY else self._then(following, rest)))
         return () if ended == NOTHING else (self._then(ended, rest),)
@@ -476,13 +516,13 @@ class Automaton:
 
     def _told_edges(self, head: int) -> bytes:
         """For the twin in C; of a head that reads a text the text."""
-        return self.expressions.heads.packed(head) if head < TEXTS else self._texts.text(head)
+        return self.expressions.heads.packed(head) if head < TEXTS else self.texts.text(head)
 
     def _edges(self, head: int) -> tuple[Edge, ...]:
         if head < TEXTS:
             return self.expressions.heads.edges[head]
         if head < PRODUCTS:
-            return (self._texts.edge(head),)
+            return (self.texts.edge(head),)
         known = self._product_edges.get(head)
         if known is None:
             known = self._product_edges[head] = tuple(
@@ -492,7 +532,7 @@ class Automaton:
 
     def _first(self, head: int) -> int:
         """The set of bytes with which a head begins that is not a product's."""
-        return self.expressions.heads.first(head) if head < TEXTS else self._texts.first(head)
+        return self.expressions.heads.first(head) if head < TEXTS else self.texts.first(head)
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -547,7 +587,7 @@ class Automaton:
         if item >> 32 >= PRODUCTS:
             return FAR
         head = item >> 32
-        before = self.expressions.heads.shortest(head) if head < TEXTS else self._texts.left(head)
+        before = self.expressions.heads.shortest(head) if head < TEXTS else self.texts.left(head)
         known = self._shortest
         continuation = item & CONTINUATION
         path: list[int] = []

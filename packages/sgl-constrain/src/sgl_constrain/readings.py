@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from itertools import pairwise
 from typing import Final, NamedTuple, cast
 
-from sgl_constrain.expression import ENDLESS, FAR, Character, Expressions, Repeat
+from sgl_constrain.expression import EMPTY, ENDLESS, FAR, Character, Expressions, Repeat, Words
 from sgl_constrain.texts import TEXTS
 from sgl_constrain.twin import Sequenced
 
@@ -39,6 +39,28 @@ class Reading(NamedTuple):
     head: int
     most: int
     exits: tuple[Exit, ...]
+
+
+class Stay(NamedTuple):
+    """Up to `most` characters of a class leave what else a state reads as it is. first: bytes with which they
+    begin.
+    """
+
+    head: int
+    first: int
+    most: int
+
+
+class Excluding(NamedTuple):
+    """What a state reads: any text that `inside` reads but those of `words`, and then what `after` reads; or
+    what `others` reads. `plain` reads the first of these with `words` too.
+    """
+
+    inside: int
+    words: int
+    after: int
+    plain: int
+    others: int
 
 
 class _Way(NamedTuple):
@@ -115,6 +137,66 @@ class Readings:
                 if not first & _TAIL_BYTES and first.bit_count() > size:
                     best, size = head, first.bit_count()
         return best
+
+    def stay(self, items: tuple[int, ...]) -> Stay | None:
+        """None where already one character of any class changes what else can be read."""
+        head = self.repeated(items)
+        if head is None:
+            return None
+        first = self._first(head)
+        others: set[int] = set()
+        after: set[int] = set()
+        most = 0
+        for item in items:
+            if item >> 32 != head:
+                if self._first(item >> 32) & first:
+                    return None
+                others.add(item)
+                continue
+            expression, rest = self._continuations[item & _CONTINUATION]
+            node = self._expressions.nodes[expression]
+            if type(node) is not Repeat or node.least:
+                return None
+            times = _NO_END if node.most == ENDLESS else node.most + 1
+            if most and times != most:
+                return None
+            most = times
+            if type(self._expressions.nodes[node.body]) is Character:
+                after.update(self._closure(rest))
+            elif times == _NO_END and item in self._closure(item & _CONTINUATION):
+                after.update(self._closure(item & _CONTINUATION))
+                after.discard(item)
+            else:
+                return None
+        return Stay(head, first, most) if after == others else None
+
+    def comes_back(self, items: tuple[int, ...]) -> bool:
+        """Does a state read any number of characters of a class, and whatever else it reads, itself is what
+        follows?
+        """
+        stay = self.stay(items)
+        if stay is None or stay.most != _NO_END:
+            return False
+        again = next(item & _CONTINUATION for item in items if item >> 32 == stay.head)
+        return all(self._leads(item & _CONTINUATION, again) for item in items if item != _ACCEPT)
+
+    def _leads(self, continuation: int, to: int) -> bool:
+        while continuation != to and continuation:
+            continuation = self._continuations[continuation][1]
+        return continuation == to
+
+    def is_words(self, items: tuple[int, ...]) -> bool:
+        """Does a state read a few texts and nothing else?"""
+        return all(item >> 32 < PRODUCTS and self._is_word(item & _CONTINUATION) for item in items)
+
+    def _is_word(self, continuation: int) -> bool:
+        if not continuation:
+            return True
+        expression, rest = self._continuations[continuation]
+        node = self._expressions.nodes[expression]
+        if type(node) is not Words or rest:
+            return False
+        return set(self._expressions.tables[node.table].follow[node.low : node.high]) == {EMPTY}
 
     def _is_repeated(self, item: int) -> bool:
         rest = item & _CONTINUATION

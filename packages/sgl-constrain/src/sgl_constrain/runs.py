@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.codepoints import ANY, ECMA_SPACE, complement, matching, union
+from sgl_constrain.tails import Tails, tails
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 from sgl_constrain.utf8 import NO_HEAD, Edge, Heads
 from sgl_constrain.utf8 import packed as packed_edges
@@ -30,6 +31,8 @@ _WORD = (1 << 64) - 1
 _ASCII = (1 << 128) - 1
 _BYTES = (1 << 256) - 1
 _MOST_TABLES = 32  # of classes beyond ASCII, remembered
+_FEW = 24  # nodes that are walked one by one
+_ASKED = 4  # times before tails are made of more
 _AT_ONCE = 1 << 15  # nodes gone through at once: temporary arrays beyond that are pages to be cleared first
 
 Words = NDArray[np.uint64]
@@ -56,8 +59,10 @@ class Run:
     large: bool
     leaving: int
     exits: Callable[[int], tuple[Ints, list[int]]]
+    trie: Nodes
     _masks: dict[int, Bits] = field(default_factory=dict)
     _after: dict[int, tuple[Ints, list[int]]] = field(default_factory=dict)
+    _tails: dict[int, Tails | int] = field(default_factory=dict)
 
     def tokens_up_to(self, times: int) -> Bools:
         """[size + 1]: the tokens that are runs of at most `times` characters, to be changed by the caller."""
@@ -82,6 +87,22 @@ class Run:
             known = self._after[byte] = self.exits(byte)
         nodes, lengths = known
         return nodes[bisect_left(lengths, least) if least else 0 : bisect_right(lengths, most)]
+
+    def tails(self, byte: int) -> Tails | None:
+        """How tokens go on after `byte`, one of those that leave; None where few do, or until that is worth
+        it.
+        """
+        known = self._tails.get(byte, 0)
+        if isinstance(known, Tails):
+            return known
+        nodes, lengths = self._after[byte]
+        if len(lengths) < _FEW:
+            return None
+        self._tails[byte] = known + 1
+        if known < _ASKED:
+            return None
+        made = self._tails[byte] = tails(self.trie, nodes, lengths[0], lengths[-1])
+        return made
 
 
 class _Paths:
@@ -209,6 +230,7 @@ class Runs:
             large=bool(2 * np.count_nonzero(tokens) >= self._count),
             leaving=_BYTES & ~first,
             exits=partial(self._exits, whole),
+            trie=self._trie,
         )
 
     def _exits(self, whole: Inside, byte: int) -> tuple[Ints, list[int]]:
@@ -276,6 +298,15 @@ def packed(allowed: Bools) -> Bits:
     bits = np.zeros((allowed.size + 31) // 32 * 4, dtype=np.uint8)
     bits[: (allowed.size + 7) // 8] = np.packbits(allowed, bitorder="little")
     return bits
+
+
+def bits_of(tokens: list[int], size: int) -> Bits:
+    """The same of some tokens, of which some may come twice; -1 is none."""
+    bits = bytearray((size + 31) // 32 * 4)
+    for token in tokens:
+        if token >= 0:
+            bits[token >> 3] |= 1 << (token & 7)
+    return np.frombuffer(bits, dtype=np.uint8)
 
 
 def bytes_of(mask: int) -> Bools:

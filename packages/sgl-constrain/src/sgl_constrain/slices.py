@@ -22,6 +22,7 @@ import numpy as np
 from sgl_constrain.codepoints import ANY, ASCII_DIGIT, NOT_NEWLINE, complement, matching, prepare, union
 from sgl_constrain.expression import ENDLESS
 from sgl_constrain.runs import Run, Runs, packed
+from sgl_constrain.spreads import Spreads
 from sgl_constrain.trie import Bits, Bools, Nodes
 from sgl_constrain.twin import Table
 from sgl_constrain.utf8 import Heads
@@ -63,6 +64,7 @@ class Slices:
 
     def __init__(self, nodes: Nodes, size: int, heads: Heads | None = None) -> None:
         self.heads = heads or Heads()
+        self.spreads = Spreads(self.heads)
         self._nodes = nodes
         self._size = size
         self._lock = threading.Lock()
@@ -71,6 +73,8 @@ class Slices:
         self._slices: OrderedDict[tuple[int, int], Slice | None] = OrderedDict()
         prepare()
         whole = heads is None
+        if whole and nodes.nodes:
+            self.spreads.make(nodes, 0, nodes.levels[0].stop, self.heads.of_characters(_BLANK))
         for ranges in (_BLANK, ASCII_DIGIT):
             self._prepare(self.heads.of_characters(ranges), ())
         word, blank = matching(r"\w"), matching(r"\s")

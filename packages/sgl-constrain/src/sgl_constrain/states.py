@@ -3,18 +3,20 @@
 when they are first needed.
 
 A state's *plan* says which edges of its items are taken on which bytes. It depends on the items' heads alone,
-so most states find theirs made. Knows nothing of expressions: what may be read after an edge is asked of
+so most states find theirs made. What reads a text and nothing else can be followed without a state for each
+of its bytes. Knows nothing of expressions: what may be read after an edge is asked of
 the automaton.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from sgl_constrain.errors import GrammarTooLarge
 from sgl_constrain.limits import Limits
 from sgl_constrain.readings import PRODUCTS
+from sgl_constrain.texts import TEXTS
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 DEAD: Final = 0  # no continuation of the text is in the language
@@ -23,11 +25,24 @@ ACCEPT: Final = 0  # the item that says the text may end
 CONTINUATION: Final = (1 << 32) - 1  # of an item: its head stands above
 
 _ITEMS_PER_STATE = 5  # in all: `limits.states` of this size are as many as there may be
+_WIDE = 32  # bytes with which a class begins that is often read over and over
 
 Moves = tuple[tuple[int, int], ...]  # disjoint (set of bytes, state); bytes in none of the sets lead to DEAD
 # An edge that is taken: the place of its item in a state, and `(head after it << 1 | complete) << 32`.
 Taken = tuple[tuple[int, int], ...]
-Plan = tuple[tuple[int, Taken], ...]  # disjoint (set of bytes, edges taken on each of them)
+
+
+class Plan(NamedTuple):
+    """parts: disjoint (set of bytes, edges taken on each of them, head of the text that is all there is to
+    read after it, or NO_HEAD), of which none leads to DEAD; begins: their bytes; wide: these are many.
+    """
+
+    parts: tuple[tuple[int, Taken, int], ...]
+    begins: int
+    wide: bool
+
+
+_NO_PLAN: Final = Plan((), 0, False)
 
 
 class States:
@@ -58,7 +73,7 @@ class States:
         self._held = 0
         self._numbers: dict[tuple[int, ...], int] = {(): DEAD}
         self._moves: list[Moves | None] = [(), ()]  # by state; None: not asked for yet
-        self._opened: list[Plan | None] = [(), ()]  # by state; None: not asked for yet
+        self._opened: list[Plan | None] = [_NO_PLAN, _NO_PLAN]  # by state; None: not asked for yet
         self._places: list[int] = [0, 0]  # of each opened state's first part in
         self._made: list[int | None] = []  # the targets of all; None where not made yet
         self._plans: dict[tuple[int, ...], Plan] = {}  # by the heads of a state's items
@@ -95,11 +110,8 @@ class States:
 
     def step(self, state: int, byte: int) -> int:
         """The state after one byte: no other target of the state is made."""
-        plan = self._opened[state]
-        if plan is None:
-            plan = self._open(state)
         bit = 1 << byte
-        for part, (mask, taken) in enumerate(plan):
+        for part, (mask, taken, _) in enumerate(self.plan(state).parts):
             if mask & bit:
                 place = self._places[state] + part
                 target = self._made[place]
@@ -108,10 +120,7 @@ class States:
 
     def moves_on(self, state: int, among: int) -> Iterator[tuple[int, int]]:
         """(bytes, state after them) for those bytes `among` a set that do not lead to DEAD."""
-        plan = self._opened[state]
-        if plan is None:
-            plan = self._open(state)
-        for part, (mask, taken) in enumerate(plan):
+        for part, (mask, taken, _) in enumerate(self.plan(state).parts):
             common = mask & among
             if common:
                 place = self._places[state] + part
@@ -122,9 +131,12 @@ class States:
                     yield common, target
 
     def begins(self, state: int) -> int:
-        """The set of bytes with which texts may go on; of a product some may lead to DEAD."""
+        """The set of bytes with which texts may go on."""
+        return self.plan(state).begins
+
+    def plan(self, state: int) -> Plan:
         plan = self._opened[state]
-        return sum([mask for mask, _ in (self._open(state) if plan is None else plan)])
+        return self._open(state) if plan is None else plan
 
     def _open(self, state: int) -> Plan:
         items = self.all[state]
@@ -134,25 +146,40 @@ class States:
         plan = self._plans.get(heads)
         if plan is None:
             plan = _plan([self._edges(head) for head in heads])
-            self._check(len(plan))
+            self._check(len(plan.parts))
             if not heads or heads[-1] < PRODUCTS:  # those come again, with other continuations
                 self._plans[heads] = plan
         self._places[state] = len(self._made)
-        self._made += [None] * len(plan)
+        self._made += [None] * len(plan.parts)
         self._opened[state] = plan
         return plan
+
+    def target(self, state: int, part: int) -> int:
+        """The state after a byte of one part of the plan."""
+        place = self._places[state] + part
+        target = self._made[place]
+        if target is None:
+            target = self._take(state, place, self.plan(state).parts[part][1])
+        return target
+
+    def after(self, continuation: int) -> int:
+        """The state in which nothing is left before a continuation."""
+        return self._target((1 << 32 | continuation,))
 
     def _take(self, state: int, place: int, taken: Taken) -> int:
         """The state after a byte on which edges are taken, whose place is among the targets."""
         read = self.all[state]
         first = 1 if read[0] == ACCEPT else 0
         key = tuple([code | read[first + i] & CONTINUATION for i, code in taken])
+        target = self._made[place] = self._target(key)
+        return target
+
+    def _target(self, key: tuple[int, ...]) -> int:
         target = self._targets.get(key)
         if target is None:
             if len(self._targets) > self._limits.states:
                 self._targets.clear()
             target = self._targets[key] = self.number(self._after(key))
-        self._made[place] = target
         return target
 
     def _after(self, taken: tuple[int, ...]) -> Collection[int]:
@@ -176,11 +203,9 @@ class States:
         return items
 
     def _compute_moves(self, state: int) -> Moves:
-        plan = self._opened[state]
-        if plan is None:
-            plan = self._open(state)
+        plan = self.plan(state)
         moves: dict[int, int] = {}
-        for place, (mask, taken) in enumerate(plan, self._places[state]):
+        for place, (mask, taken, _) in enumerate(plan.parts, self._places[state]):
             target = self._made[place]
             if target is None:
                 target = self._take(state, place, taken)
@@ -204,20 +229,24 @@ def admit(limits: Limits, states: int, items: int) -> None:
 
 def _plan(heads: list[tuple[Edge, ...]]) -> Plan:
     """Cut the bytes that `heads` read into parts on which the same edges are taken."""
-    if len(heads) == 1:  # its edges are disjoint
-        return tuple([(mask, ((0, (head << 1 | complete) << 32),)) for mask, head, complete in heads[0]])
     parts: list[tuple[int, Taken]] = []
     covered = 0
     for i, edges in enumerate(heads):
-        for edge in edges:
-            taken = (i, (edge.head << 1 | edge.complete) << 32)
-            if edge.mask & covered:
-                parts = list(_split(parts, edge.mask, taken))
-            fresh = edge.mask & ~covered
+        for mask, head, complete in edges:
+            taken = (i, (head << 1 | complete) << 32)
+            if mask & covered:
+                parts = list(_split(parts, mask, taken))
+            fresh = mask & ~covered
             if fresh:
                 parts.append((fresh, (taken,)))
                 covered |= fresh
-    return tuple(parts)
+    told = tuple([(mask, taken, _text(taken)) for mask, taken in parts])
+    return Plan(told, covered, covered.bit_count() > _WIDE)
+
+
+def _text(taken: Taken) -> int:
+    head = taken[0][1] >> 33
+    return head if len(taken) == 1 and TEXTS <= head < PRODUCTS else NO_HEAD
 
 
 def _split(

@@ -73,6 +73,11 @@ class Texts:
         place = head - TEXTS
         return bytes(self._bytes[place : self._ends[place]])
 
+    def beginning(self, head: int, most: int) -> bytes:
+        """The first `most` bytes of that."""
+        place = head - TEXTS
+        return bytes(self._bytes[place : min(self._ends[place], place + most)])
+
     def left(self, head: int) -> int:
         """How many bytes that has."""
         return self._ends[head - TEXTS] - (head - TEXTS)

@@ -46,6 +46,7 @@ class Nodes:
         self.nodes = levels[-1].stop if levels else 0
         self.depth = len(levels)  # bytes of the longest token
         self.byte = _joined([level.byte for level in levels])
+        self.labels = self.byte.astype(np.uint8).tobytes()  # the same, to be searched
         self.token_at = np.full(self.nodes, -1, dtype=np.int32)
         self.characters = np.empty(self.nodes, dtype=np.int32)  # how many begin on the way to a node
         children = np.zeros(self.nodes + 1, dtype=np.int32)
@@ -92,7 +93,7 @@ class Nodes:
 
     @property
     def nbytes(self) -> int:
-        return self.nodes * 7 * 4
+        return self.nodes * (7 * 4 + 1)
 
     def child_set(self, first: int, count: int) -> int:
         """The bytes that lead to first..first + count - 1, the children of one node, as a set."""
@@ -101,6 +102,16 @@ class Nodes:
             bytes = self.byte[first : first + count].tolist()
             known = self._child_sets[first] = sum([1 << byte for byte in bytes])
         return known
+
+    def size(self, first: int, count: int) -> int:
+        """How many nodes first..first + count, neighbours on one level, are with all that is below them."""
+        size = 0
+        while count:
+            size += count
+            last = first + count - 1
+            first, end = int(self.first_child[first]), int(self.first_child[last] + self.child_count[last])
+            count = end - first
+        return size
 
     def without(self, tokens: Bools) -> Nodes:
         """The trie of the other tokens. tokens: [vocabulary size] or longer, true for those to leave out."""

@@ -14,14 +14,17 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from sgl_constrain.automaton import Automaton
-from sgl_constrain.readings import Exit, Reading
-from sgl_constrain.runs import Run, bytes_of, packed
+from sgl_constrain.descent import Descent
+from sgl_constrain.readings import Excluding, Exit, Reading
+from sgl_constrain.runs import Run, bits_of, bytes_of, packed
 from sgl_constrain.slices import SPACE, Slice
+from sgl_constrain.spreads import Spreads
+from sgl_constrain.tails import Tails
 from sgl_constrain.trie import Bits, Bools, Ints, Nodes
 
-_PLAIN = 24  # living nodes up to which plain Python is faster than arrays
-_PLAIN_WORK = 96  # children to look at up to which plain Python is faster
-_FEW_CHILDREN = 8  # children up to which they are tried one by one
+_FEW = 96  # tokens up to which their bits are set one by one
+_PLAIN = 32  # living nodes up to which plain Python is faster than arrays
+_PLAIN_WORK = 128  # children to look at up to which plain Python is faster
 _POSITIONS = 4096  # sets of bytes of which the positions are remembered
 _ON_THE_WAY = 256  # nodes up to which the ways of some texts through the trie are followed one by one
 _SINGLE = 4  # transitions of a state up to which they are made one by one
@@ -108,55 +111,121 @@ class Walk:
     saves time.
     """
 
-    def __init__(self, automaton: Automaton, rows: Rows, trie: Nodes) -> None:
+    def __init__(self, automaton: Automaton, rows: Rows, trie: Nodes, spreads: Spreads) -> None:
         self._automaton = automaton
         self._rows = rows
         self._trie = trie
-        # Plain Python reads single elements several times faster from these than from arrays.
-        self._byte = trie.byte.data
-        self._first_child = trie.first_child.data
+        self._spreads = spreads
+        self._descent = Descent(automaton, trie, spreads)
         self._child_count = trie.child_count.data
-        self._token_at = trie.token_at.data
 
     def mark(self, state: int, allowed: Bools) -> None:
         """Set `allowed`, [vocabulary size + 1], for the tokens of the trie that may come next; the last
         element is
         scratch. Other tokens are left as they are."""
         if self._trie.levels:
-            self._walk(state, allowed)
+            if self._live_bytes(state) <= _PLAIN:
+                self._begin(state)
+                self._finish(allowed)
+            else:
+                self._go_on(*self._inner(*self._dense(state, allowed)), allowed)
             allowed[self._trie.alias] = allowed[self._trie.aliased]
+
+    def bits(self, state: int, size: int) -> Bits:
+        """[words * 4]: the tokens of the trie that may come next, in a vocabulary of `size`."""
+        trie = self._trie
+        if trie.alias.size or not trie.levels or self._live_bytes(state) > _PLAIN:
+            allowed = np.zeros(size + 1, dtype=np.bool_)
+            self.mark(state, allowed)
+            return packed(allowed[:-1])
+        self._begin(state)
+        descent = self._descent
+        while descent.nodes and len(descent.tokens) <= _FEW and self._is_little(descent.nodes, descent.codes):
+            descent.go_on()
+        if not descent.nodes and len(descent.tokens) <= _FEW:
+            return bits_of(descent.tokens, size)
+        allowed = np.zeros(size + 1, dtype=np.bool_)
+        self._finish(allowed)
+        return packed(allowed[:-1])
+
+    def _begin(self, state: int) -> None:
+        self._descent.begin()
+        self._descent.among(0, self._trie.levels[0].stop, state)
+
+    def _finish(self, allowed: Bools) -> None:
+        """What has begun."""
+        allowed[self._descent.tokens] = True
+        self._go_on(self._descent.nodes, self._descent.codes, allowed)
+
+    def ends(self, words: int, inside: int) -> list[int] | None:
+        """As of `Descent`."""
+        return self._descent.ends(words, inside) if self._trie.levels else []
+
+    def mark_below(self, nodes: list[int], state: int, allowed: Bools) -> None:
+        """The same for the tokens that go on from inner nodes that are reached in `state`."""
+        self._go_on(nodes, [state << 8] * len(nodes), allowed)
+        allowed[self._trie.alias] = allowed[self._trie.aliased]
 
     def mark_after(self, run: Run, exits: Iterable[Exit], allowed: Bools, skip: int = -1) -> None:
         """The same for the tokens that leave a run, other than at the node `skip`."""
         nodes: list[int] = []
         codes: list[int] = []
-        for _, target, here in after_runs(self._automaton, run, exits, skip):
-            nodes += here.tolist()
-            codes += [target << 8] * here.size
+        for least, most, state in exits:
+            for mask, target in self._automaton.moves_on(state, run.leaving):
+                for bit in _bits(mask):
+                    here = run.after(bit.bit_length() - 1, least, most)
+                    tails = run.tails(bit.bit_length() - 1)
+                    if tails and least <= tails.least and tails.most <= most and (bit != _SPACE or skip < 0):
+                        self._mark_tails(tails, target, allowed)
+                        continue
+                    if bit == _SPACE and not least and skip >= 0:
+                        here = here[here != skip]
+                    nodes += here.tolist()
+                    codes += [target << 8] * here.size
         if nodes:
             allowed[self._trie.token_at[nodes]] = True
-            self._go_on(nodes, codes, allowed)
-            allowed[self._trie.alias] = allowed[self._trie.aliased]
+            self._go_on(*self._inner(np.array(nodes, np.int32), np.array(codes, np.int32)), allowed)
+        allowed[self._trie.alias] = allowed[self._trie.aliased]
 
-    def _walk(self, state: int, allowed: Bools) -> None:
-        nodes: list[int] | Ints
-        codes: list[int] | Ints
-        if self._live_bytes(state) <= _PLAIN:
-            nodes, codes = [], []
-            self._plain(0, self._trie.levels[0].stop, state, nodes, codes, allowed)
-        else:
-            nodes, codes = self._dense(state, allowed)
-        self._go_on(nodes, codes, allowed)
+    def _mark_tails(self, tails: Tails, state: int, allowed: Bools) -> None:
+        allowed[tails.alone] = True
+        found = np.zeros(tails.trie.nodes + 1, dtype=np.bool_)
+        Walk(self._automaton, self._rows, tails.trie, self._spreads).mark(state, found)
+        allowed[tails.tokens[found.take(tails.nodes)]] = True
 
     def _go_on(self, nodes: list[int] | Ints, codes: list[int] | Ints, allowed: Bools) -> None:
-        """Down to the leaves from `nodes`, whose tokens are marked, reached in the states of `codes`."""
+        """Down to the leaves from inner `nodes`, whose tokens are marked, in the states of `codes`."""
+        descent = self._descent
         while len(nodes):
-            if len(nodes) <= _PLAIN:
-                nodes, codes = self._plain_step(nodes, codes, allowed)
+            if self._is_little(nodes, codes):
+                descent.tokens, descent.nodes, descent.codes = [], _as_list(nodes), _as_list(codes)
+                descent.go_on()
+                while descent.nodes and self._is_little(descent.nodes, descent.codes):
+                    descent.go_on()
+                allowed[descent.tokens] = True
+                nodes, codes = descent.nodes, descent.codes
             else:
                 nodes, codes = self._sparse_step(
                     np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed
                 )
+
+    def _is_little(self, nodes: list[int] | Ints, codes: list[int] | Ints) -> bool:
+        """Is there so little to do below that arrays are not worth it?"""
+        if len(nodes) > _PLAIN:
+            return False
+        nodes, codes = _as_list(nodes), _as_list(codes)
+        child_count = self._child_count
+        if sum([child_count[node] for node in nodes]) <= _PLAIN_WORK:
+            return True
+        work = 0
+        for node, code in zip(nodes, codes, strict=True):
+            work += min(child_count[node], self._live_bytes(code >> 8))
+        return work <= _PLAIN_WORK
+
+    def _inner(self, nodes: Ints, codes: Ints) -> tuple[Ints, Ints]:
+        """Without the leaves, which go no further."""
+        inner = self._trie.child_count.take(nodes).nonzero()[0]
+        return nodes.take(inner), codes.take(inner)
 
     def _live_bytes(self, state: int) -> int:
         return self._automaton.begins(state).bit_count()
@@ -188,67 +257,17 @@ class Walk:
         return nodes, codes
 
     def _sparse_step(self, nodes: Ints, codes: Ints, allowed: Bools) -> tuple[Ints, Ints]:
-        """The living children of `nodes`, with their tokens marked."""
-        counts = self._trie.child_count[nodes]
-        before = np.cumsum(counts, dtype=np.int32) - counts
-        below = np.repeat(self._trie.first_child[nodes] - before, counts)
+        """The living inner children of `nodes`, with the tokens of all living ones marked."""
+        trie = self._trie
+        counts = trie.child_count.take(nodes)
+        before = counts.cumsum(dtype=np.int32) - counts
+        below = (trie.first_child.take(nodes) - before).repeat(counts)
         below += np.arange(below.size, dtype=np.int32)
-        found = self._advance(np.repeat(codes, counts), self._trie.byte[below])
-        living = found > _SINK
-        below = below[living]
-        allowed[self._trie.token_at[below]] = True
-        return below, found[living]
-
-    def _plain_step(
-        self, nodes: Ints | list[int], codes: Ints | list[int], allowed: Bools
-    ) -> tuple[list[int] | Ints, list[int] | Ints]:
-        """The same in plain Python, unless the nodes have so many children that arrays are worth it after
-        all.
-        """
-        first_child, child_count = self._first_child, self._child_count
-        # Leaves go no further: their states' moves are not asked for.
-        inner = [(n, c) for n, c in zip(_as_list(nodes), _as_list(codes), strict=True) if child_count[n]]
-        work = 0
-        for node, code in inner:
-            count = child_count[node]
-            work += count if count <= _FEW_CHILDREN else min(count, self._live_bytes(code >> 8))
-        if work > _PLAIN_WORK:
-            return self._sparse_step(np.asarray(nodes, np.int32), np.asarray(codes, np.int32), allowed)
-        below: list[int] = []
-        found: list[int] = []
-        for node, code in inner:
-            self._plain(first_child[node], child_count[node], code >> 8, below, found, allowed)
-        return below, found
-
-    def _plain(
-        self,
-        first: int,
-        count: int,
-        state: int,
-        nodes: list[int],
-        codes: list[int],
-        allowed: Bools,
-    ) -> None:
-        """Append the living ones of the nodes first..first + count, the children of a node reached in
-        `state`.
-        """
-        token_at = self._token_at
-        if count <= _FEW_CHILDREN:
-            step, byte = self._automaton.step, self._byte
-            for child in range(first, first + count):
-                target = step(state, byte[child])
-                if target:
-                    nodes.append(child)
-                    codes.append(target << 8)
-                    allowed[token_at[child]] = True
-            return
-        children = self._trie.child_set(first, count)
-        for mask, target in self._automaton.moves_on(state, children):
-            for bit in _bits(mask):
-                child = first + (children & (bit - 1)).bit_count()
-                nodes.append(child)
-                codes.append(target << 8)
-                allowed[token_at[child]] = True
+        found = self._advance(codes.repeat(counts), trie.byte.take(below))
+        living = (found > _SINK).nonzero()[0]
+        below = below.take(living)
+        allowed[trie.token_at.take(below)] = True
+        return self._inner(below, found.take(living))
 
 
 class Walks:
@@ -257,16 +276,27 @@ class Walks:
     In three ways, for three kinds of state; what each of them needs to know is `Grammar`'s to find out.
     """
 
-    def __init__(self, automaton: Automaton, trie: Nodes, size: int, rows: Rows | None = None) -> None:
+    def __init__(
+        self, automaton: Automaton, trie: Nodes, size: int, spreads: Spreads, rows: Rows | None = None
+    ) -> None:
         self._automaton = automaton
+        self._trie = trie
         self._size = size
+        self._spreads = spreads
         self._rows = rows or Rows(automaton)
-        self._whole = Walk(automaton, self._rows, trie)
+        self._whole = Walk(automaton, self._rows, trie, spreads)
         self._rests: dict[Nodes, Walk] = {}
 
     def over(self, trie: Nodes) -> Walks:
         """The same over other tokens of the vocabulary."""
-        return Walks(self._automaton, trie, self._size, self._rows)
+        return Walks(self._automaton, trie, self._size, self._spreads, self._rows)
+
+    def is_spread(self, state: int) -> bool:
+        """Does a state read over and over what not much of the trie consists of?"""
+        stay = self._automaton.stay(state)
+        if stay is None or not self._automaton.reads(stay.head, SPACE) or not self._trie.levels:
+            return False
+        return self._spreads.below(self._trie, 0, self._trie.levels[0].stop, stay.head) is not None
 
     @property
     def nbytes(self) -> int:
@@ -274,15 +304,26 @@ class Walks:
 
     def whole(self, state: int) -> Bits:
         """Every token, from the root of the trie."""
-        allowed = self._nothing()
-        self._whole.mark(state, allowed)
+        self._rows.trim()
+        return self._whole.bits(state, self._size)
+
+    def excluded(self, reading: Excluding) -> Bits | None:
+        """The tokens in which one of the words ends, and that go on with what comes after it; None when there
+        may be others that do not end so in one way only.
+        """
+        nodes = self._whole.ends(reading.words, reading.inside)
+        if nodes is None:
+            return None
+        self._rows.trim()
+        allowed = np.zeros(self._size + 1, dtype=np.bool_)
+        self._whole.mark_below(nodes, reading.after, allowed)
         return packed(allowed[:-1])
 
     def beside(self, part: Slice, state: int) -> Bits:
         """The tokens of a slice, and of the others those that the walk finds."""
         walk = self._rests.get(part.trie)
         if walk is None:
-            walk = self._rests[part.trie] = Walk(self._automaton, self._rows, part.trie)
+            walk = self._rests[part.trie] = Walk(self._automaton, self._rows, part.trie, self._spreads)
         self._rows.trim()
         allowed = part.allowed.copy()
         walk.mark(state, allowed)
@@ -294,10 +335,6 @@ class Walks:
         allowed = run.tokens_up_to(reading.most)
         self._whole.mark_after(run, reading.exits, allowed, skip)
         return packed(allowed[:-1])
-
-    def _nothing(self) -> Bools:
-        self._rows.trim()
-        return np.zeros(self._size + 1, dtype=np.bool_)
 
 
 def states_on_the_way(automaton: Automaton, trie: Nodes, state: int) -> list[int] | None:
@@ -330,20 +367,6 @@ def _distinct(values: Ints) -> Ints:
 
 def _as_list(values: Ints | list[int]) -> list[int]:
     return values if isinstance(values, list) else values.tolist()
-
-
-def after_runs(
-    automaton: Automaton, run: Run, exits: Iterable[Exit], skip: int
-) -> Iterator[tuple[int, int, Ints]]:
-    """(state, target, nodes): where tokens leave a run, from which state and into which; not at `skip`."""
-    for least, most, state in exits:
-        for mask, target in automaton.moves_on(state, run.leaving):
-            for bit in _bits(mask):
-                nodes = run.after(bit.bit_length() - 1, least, most)
-                if bit == _SPACE and not least and skip >= 0:
-                    nodes = nodes[nodes != skip]
-                if nodes.size:
-                    yield state, target, nodes
 
 
 def _bits(mask: int) -> Iterator[int]:

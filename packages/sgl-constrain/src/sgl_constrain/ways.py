@@ -5,15 +5,22 @@ what begins with a space apart from the rest, where that pays.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.expression import ENDLESS
+from sgl_constrain.readings import Excluding
 from sgl_constrain.slices import SPACE, Slice, Slices
+from sgl_constrain.states import DEAD
 from sgl_constrain.trie import Bits
 from sgl_constrain.vocabulary import Vocabulary
 from sgl_constrain.walk import Walks, states_on_the_way
+
+_NARROW = 20  # first bytes up to which there is nothing to gain from slices
+_MOST_KEPT = 16  # masks of which others are made
 
 
 class Ways:
@@ -23,15 +30,23 @@ class Ways:
         self._automaton = automaton
         self._trie = vocabulary.trie
         self._slices = slices
-        self._walks = Walks(automaton, vocabulary.trie, vocabulary.size)
+        self._walks = Walks(automaton, vocabulary.trie, vocabulary.size, slices.spreads)
+        self._kept: dict[int | Excluding, Bits] = {}  # of which others are made
         self._spaced = self._slices.spaced
-        if self._spaced is not None:
-            self._after_space = self._walks.over(self._spaced.nodes)
-            self._unspaced = self._walks.over(self._spaced.others)
+
+    @cached_property
+    def _after_space(self) -> Walks:
+        assert self._spaced is not None
+        return self._walks.over(self._spaced.nodes)
+
+    @cached_property
+    def _unspaced(self) -> Walks:
+        assert self._spaced is not None
+        return self._walks.over(self._spaced.others)
 
     @property
     def nbytes(self) -> int:
-        return self._walks.nbytes
+        return self._walks.nbytes + sum([mask.nbytes for mask in self._kept.values()])
 
     def key(self, mask: Bits) -> bytes:
         """Equal for equal masks; others seldom have the same one."""
@@ -57,6 +72,8 @@ class Ways:
         """[words * 4] uint8: the tokens whose text may come next, other than the end. The caller's until the
         next one is asked for.
         """
+        if self._is_narrow(state) or self._walks.is_spread(state):
+            return self._walks.whole(state)
         reading = self._automaton.run(state)
         run = None if reading is None else self._slices.run(reading.head)
         if reading is not None and run is not None:
@@ -66,11 +83,42 @@ class Ways:
             if words is None or self._spaced is None:
                 return self._walks.after(run, reading)
             return words | self._walks.after(run, reading, self._spaced.root)
+        without = self._automaton.without_words(state)
+        bits = None if without is None else self._without(without)
+        if bits is not None:
+            return bits
         part = self._slice(state)
         if part is not None:
             return self._walks.beside(part, state)
         words = self._words_after_space(state)
         return self._walks.whole(state) if words is None else words | self._unspaced.whole(state)
+
+    def _is_narrow(self, state: int) -> bool:
+        """Does it read no class over and over, and nothing that begins with a space or with many bytes?"""
+        begins = self._automaton.begins(state)
+        if begins >> SPACE & 1 or begins.bit_count() > _NARROW:
+            return False
+        return begins.bit_count() == 1 or self._automaton.repeated(state) is None
+
+    def _without(self, reading: Excluding) -> Bits | None:
+        """Of texts of any kind but some: those of any kind, but where one of these ends."""
+        key = reading._replace(others=DEAD)
+        bits = self._kept.get(key)
+        if bits is None:
+            excluded = self._walks.excluded(reading)
+            if excluded is None:
+                return None
+            plain = self._kept.get(reading.plain)
+            if plain is None:
+                plain = self._keep(reading.plain, self.mask(reading.plain))
+            bits = self._keep(key, plain & ~excluded)
+        return bits.copy() if reading.others == DEAD else bits | self._walks.whole(reading.others)
+
+    def _keep(self, key: int | Excluding, mask: Bits) -> Bits:
+        if len(self._kept) == _MOST_KEPT:
+            self._kept.clear()
+        self._kept[key] = mask
+        return mask
 
     def _words_after_space(self, state: int) -> Bits | None:
         """The tokens that begin with a space and may come next; None where no large class is read over and
