@@ -101,6 +101,16 @@ async def test_each_sample_gets_its_own_answer() -> None:
         assert quiet(client)
 
 
+async def test_a_replica_need_not_tell_of_tokens_that_nobody_waits_for() -> None:
+    script = Script()
+    async with client_of(script, stream_interval=3) as client:
+        with client.open(await request("whole"), streaming=False) as generation:
+            assert await texts(generation) == ["WHOLE"]
+        with client.open(await request("in parts"), streaming=True) as generation:
+            assert (await texts(generation))[-1] == "IN PARTS"
+    assert [message.every for message in script.generates] == [4, 3]
+
+
 async def test_prompts_spread_over_replicas_and_samples_stay_together() -> None:
     script = Script(replicas=3, per_step=None)
     async with client_of(script) as client:
