@@ -216,9 +216,7 @@ def _biases(table: Table, rows: I32, steps: I32) -> tuple[I32, I32, F32]:
     tokens: list[I32] = []
     values: list[F32] = []
     for index in biased.tolist():
-        request = table.requests[rows[index]]
-        assert request is not None, "a row that samples has a request"
-        ids, by = request.bias.at(int(steps[index]))
+        ids, by = table.at(rows[index]).bias.at(int(steps[index]))
         tokens.append(ids)
         values.append(by)
     lengths = [len(ids) for ids in tokens]

@@ -70,9 +70,7 @@ class Intake:
             size = need if self._chunk is None else min(need, self._chunk, left)
             if size > left and chunks:
                 break
-            request = memory.table.requests[row]
-            assert request is not None, "a row that decodes has a request"
-            chunks.append(Chunk(request, memory.take(size), entering=False))
+            chunks.append(Chunk(memory.table.at(row), memory.take(size), entering=False))
             left -= size
             if left <= 0:
                 break

@@ -53,7 +53,6 @@ from sgl_runtime.messages import (
     StoppedByString,
     StoppedByToken,
 )
-from sgl_runtime.scheduler import outputs
 from sgl_runtime.scheduler.batch import Chunk, Planned, build
 from sgl_runtime.scheduler.bias import Bias
 from sgl_runtime.scheduler.constraint import Encode, Grammars
@@ -69,6 +68,7 @@ from sgl_runtime.scheduler.outputs import (
     delta,
     no_memory,
     no_valid_token,
+    tell,
     vector_of,
 )
 from sgl_runtime.scheduler.policy import load_policy, overdue_at
@@ -319,8 +319,8 @@ class Scheduler:
         self._counters.generated_tokens += len(rows)
         # Most requests only have a token more: to look at each would take longer than all the rest.
         due = table.due(rows, tokens, self._eos_array)
-        tell = due.speaks & ~due.looks
-        deltas = outputs.tell(table, rows[tell], tokens[tell], due.generated[tell])
+        only = due.speaks & ~due.looks
+        deltas = tell(table, rows[only], tokens[only], due.generated[only])
         entries = result.output_logprobs
         look = np.flatnonzero(due.looks)
         columns = (valid, rows, tokens, due.generated, due.speaks)
@@ -474,9 +474,10 @@ class Scheduler:
         that is too little.
         """
         memory = self._memory
-        for request in memory.table.running():
+        running = memory.table.running()
+        for request in running:
             memory.table.sync(request)
-        order = sorted(memory.table.running(), key=lambda request: (len(request.output), -request.arrival))
+        order = sorted(running, key=lambda request: (len(request.output), -request.arrival))
         if len(order) == 1:
             self._make_room_alone(order[0])
             return

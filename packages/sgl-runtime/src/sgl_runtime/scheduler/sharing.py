@@ -57,9 +57,7 @@ class Sharing:
         """(tokens, rows) of each group, disjoint, two rows or more."""
         below: dict[int, tuple[int, list[int]]] = {}  # by node: tokens up to its end, rows below it
         for row in rows:
-            request = self._memory.table.requests[row]
-            assert request is not None, "a row that decodes has a request"
-            for serial, end in self._shared_nodes(request):
+            for serial, end in self._shared_nodes(self._memory.table.at(row)):
                 below.setdefault(serial, (end, []))[1].append(row)
         best = sorted(below.values(), key=lambda each: each[0] * (1 - len(each[1])))
         taken: set[int] = set()

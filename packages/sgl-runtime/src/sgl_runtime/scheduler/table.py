@@ -164,11 +164,10 @@ class Table:
 
     def receive(self, request: Request, token: int, generated: int) -> None:
         """As `sync`, where the last of `generated` tokens is known, and most often no other is missing."""
-        so_far = len(request.output)
-        if so_far == generated - 1:
+        if len(request.output) == generated - 1:
             request.output.append(token)
         else:
-            request.output += self.output[request.row, so_far:generated].tolist()
+            self.sync(request)
 
     def sync(self, request: Request) -> None:
         """Bring the output of a running request up to date."""
