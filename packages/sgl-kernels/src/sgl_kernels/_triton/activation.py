@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
 from sgl_kernels._triton.rows import rows_of
+from sgl_kernels._triton.sizes import cdiv
 
 
 class Tile(NamedTuple):
@@ -62,7 +63,7 @@ def launch(x: Tensor, kind: str, tile: Tile = TILE) -> Tensor:
         return out
     rows = out.numel() // width
     x, inner, *strides = rows_of(x)
-    programs = rows * triton.cdiv(width, tile.columns)
+    programs = rows * cdiv(width, tile.columns)
     _gated[(programs,)](
         x, out, width, inner, *strides, KIND=kind, COLUMNS=tile.columns, num_warps=tile.warps,
         **overlapping(x.device, programs),

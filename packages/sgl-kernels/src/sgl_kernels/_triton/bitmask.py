@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
+from sgl_kernels._triton.sizes import cdiv
 
 
 class Tile(NamedTuple):
@@ -51,7 +52,7 @@ def _forbid(
 
 def apply_token_bitmask(logits: Tensor, bitmask: Tensor, rows: Tensor | None, tile: Tile = TILE) -> None:
     vocabulary = logits.shape[1]
-    programs = len(bitmask) * triton.cdiv(vocabulary, tile.tokens)
+    programs = len(bitmask) * cdiv(vocabulary, tile.tokens)
     if programs:
         _forbid[(programs,)](
             logits, bitmask, None if rows is None else rows.contiguous(), len(logits), vocabulary,

@@ -42,6 +42,7 @@ from sgl_kernels._triton.decode_plan import (
 )
 from sgl_kernels._triton.merge import merge_pieces
 from sgl_kernels._triton.overlap import overlapping
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 __all__ = ["DecodePlan", "plan_decode", "run_decode"]
 
@@ -283,7 +284,7 @@ def run_decode(
     group = spec.q_heads // spec.kv_heads
     first = max(16, 1 << (spec.head_dim.bit_length() - 1))  # keys are read as so many elements, then the rest
     rest = max(0, spec.head_dim - first)
-    width = max(16, triton.next_power_of_2(spec.v_dim))
+    width = max(16, next_power_of_2(spec.v_dim))
     same = v_cache.data_ptr() == k_cache.data_ptr() and v_cache.stride() == k_cache.stride()
     latent = same and spec.v_dim == first
     float8 = k_cache.dtype in FLOAT8 and q.dtype != torch.float32
@@ -299,16 +300,16 @@ def run_decode(
         else:
             tile = tile_at(tile, q.dtype, k_cache.dtype, cramped)
             kernel = _narrow if tile.narrow else _wide
-        kernel[(spec.kv_heads * triton.cdiv(rows, tile.rows), number)](
+        kernel[(spec.kv_heads * cdiv(rows, tile.rows), number)](
             q, keys, values, out, plan.slots, lanes, pieces, plan.parts, plan.sums,
             scale / spec.softcap if spec.softcap else scale * _LOG2E, (spec.softcap or 1.0) * _LOG2E, v_scale,
             *q.stride()[:2], *keys.stride()[:2], *values.stride()[:2], *out.stride()[:2],
-            GROUP=group, TILES=triton.cdiv(rows, tile.rows), Q_HEADS=spec.q_heads,
-            D=spec.head_dim, D0=first, D1=max(16, triton.next_power_of_2(rest)) if rest else 0,
+            GROUP=group, TILES=cdiv(rows, tile.rows), Q_HEADS=spec.q_heads,
+            D=spec.head_dim, D0=first, D1=max(16, next_power_of_2(rest)) if rest else 0,
             V_DIM=spec.v_dim, V=width, LATENT=latent, SOFTCAP=spec.softcap is not None,
             FLOAT8=_MANTISSA.get(k_cache.dtype, 0) if float8 else 0,
             LANE=LANE, PIECE=PIECE, M=tile.rows, N=tile.tokens,
-            ROWS=min(tile.rows, triton.next_power_of_2(group)),
+            ROWS=min(tile.rows, next_power_of_2(group)),
             num_warps=tile.warps, num_stages=tile.stages, **overlap,
         )  # fmt: skip
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sgl_kernels._triton import extend_hopper
 from sgl_kernels._triton.extend_plan import PAD, RECORD, ExtendPlan, plan_extend, supports_extend
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 from sgl_kernels._triton.softcap import tanh_of
 from sgl_kernels.attention.protocol import AttentionSpec
 
@@ -309,9 +310,9 @@ def gather(
     count = plan.slots.shape[0] if captured else max(1, plan.live)
     keys = torch.empty(count, heads, dim, dtype=dtype, device=k_cache.device)
     values = keys[..., :v_dim] if latent else keys.new_empty(count, heads, v_dim)
-    width = min(_GATHER_WIDTH, triton.next_power_of_2(heads * max(dim, v_dim)))
+    width = min(_GATHER_WIDTH, next_power_of_2(heads * max(dim, v_dim)))
     rows = max(1, _GATHER_ELEMENTS // width)
-    _gather[(triton.cdiv(count, rows),)](
+    _gather[(cdiv(count, rows),)](
         plan.slots, plan.runs, k_cache, v_cache, keys, values, count,
         k_cache.stride(0), k_cache.stride(1), v_cache.stride(0), v_cache.stride(1),
         HEADS=heads, D=dim, DV=0 if latent else v_dim, ROWS=rows, WIDTH=width, RUNS=runs, BLOCK=PAD,
@@ -332,10 +333,10 @@ def tile_for(spec: AttentionSpec, rows: int, dtype: torch.dtype) -> Tile:
 
 def _split(width: int) -> tuple[int, int]:
     """A head as two blocks of powers of two, 192 as 128 + 64; the second is not used where one will do."""
-    first = triton.next_power_of_2(width)
+    first = next_power_of_2(width)
     if first == width or width < 32:
         return max(16, first), 16
-    return first // 2, max(16, triton.next_power_of_2(width - first // 2))
+    return first // 2, max(16, next_power_of_2(width - first // 2))
 
 
 def _is_latent(spec: AttentionSpec, k_cache: Tensor, v_cache: Tensor) -> bool:

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping, wait
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 MOST = {torch.float8_e4m3fn: 448, torch.float8_e5m2: 57344}  # the largest finite numbers
 
@@ -169,15 +170,15 @@ def _launch(k, v, to_k, to_v, source, target, k_scale, v_scale, multiply, tile):
     v_dim = 0 if v is None else v.shape[-1]
     if not slots.numel() * heads * dim:
         return
-    columns = triton.next_power_of_2(dim)
-    rows = triton.next_power_of_2(max(1, tile.elements // columns))
+    columns = next_power_of_2(dim)
+    rows = next_power_of_2(max(1, tile.elements // columns))
     strides = [*k.stride()[:2], *(v.stride()[:2] if v_dim else (0, 0))]
     strides += [*to_k.stride()[:2], *(to_v.stride()[:2] if v_dim else (0, 0))]
     contiguous = [None if index is None else index.contiguous() for index in (source, target)]
-    programs = triton.cdiv(len(slots) * heads, rows)
+    programs = cdiv(len(slots) * heads, rows)
     _move[(programs,)](
         k, v, to_k, to_v, *contiguous, len(slots), len(k), len(to_k), k_scale, v_scale, *strides,
-        HEADS=heads, DIM=dim, V_DIM=v_dim, COLUMNS=columns, V_COLUMNS=triton.next_power_of_2(max(1, v_dim)),
+        HEADS=heads, DIM=dim, V_DIM=v_dim, COLUMNS=columns, V_COLUMNS=next_power_of_2(max(1, v_dim)),
         GATHER=source is not None, SCATTER=target is not None, MULTIPLY=multiply,
         MOST=MOST.get(to_k.dtype, 0), ROWS=rows, num_warps=tile.warps,
         **overlapping(k.device, programs),
@@ -192,7 +193,7 @@ def _plain(cache: Tensor) -> Tensor:
 def gather_slots(table: Tensor, rows: Tensor, kv_lens: Tensor, out: tuple[Tensor, Tensor]) -> None:
     block, total = 1024, len(out[1])
     # Enough programs to fill the chip when few requests are long.
-    parts = max(1, min(64, triton.cdiv(1056, len(rows) + 1), triton.cdiv(total, block)))
+    parts = max(1, min(64, cdiv(1056, len(rows) + 1), cdiv(total, block)))
     _gather_slots[(len(rows) + 1, parts)](
         table, rows.contiguous(), kv_lens, *out, len(rows), total, len(table), table.shape[1],
         table.stride(0), BLOCK=block, num_warps=4, **overlapping(table.device, 1),

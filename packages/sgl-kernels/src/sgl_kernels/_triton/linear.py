@@ -22,6 +22,7 @@ from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from sgl_kernels._triton.overlap import overlapping
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 
 class Tile(NamedTuple):
@@ -141,8 +142,8 @@ def small_linear(
     y = torch.empty(m, n, dtype=x.dtype, device=x.device)
     launch = overlapping(x.device) if overlap else {"OVERLAP": False}
     kernel, rows = (_by_lanes, 1) if tile.lanes else (_by_tensor_cores, 16)
-    rows = max(rows, triton.next_power_of_2(m))
-    kernel[(triton.cdiv(n, tile.outputs),)](
+    rows = max(rows, next_power_of_2(m))
+    kernel[(cdiv(n, tile.outputs),)](
         x, weight, bias, y, m, n, k, x.stride(0), weight.stride(0), HAS_BIAS=bias is not None,
         EVEN=k % tile.inputs == 0, AHEAD=tile.ahead, M=rows, N=tile.outputs, K=tile.inputs,
         num_warps=tile.warps, num_stages=tile.stages, **launch,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sgl_kernels._triton.sampling_read import Read
 from sgl_kernels._triton.sampling_row import first_of
+from sgl_kernels._triton.sizes import next_power_of_2
 from sgl_kernels.logprobs import TokenLogprobs
 from sgl_kernels.sampling import COLUMNS, ROWS, WIDE
 
@@ -78,6 +79,6 @@ def logprobs_of_logits(logits: Tensor, targets: Tensor, top: int) -> TokenLogpro
         best, peak, mass = read.best, read.peak, read.mass
         _report[(rows,)](
             logits, targets, best, peak, mass, target, values, tokens, vocab, peak.shape[1], logits.stride(0),
-            top, NG=triton.next_power_of_2(best.shape[1]), num_warps=_WARPS,
+            top, NG=next_power_of_2(best.shape[1]), num_warps=_WARPS,
         )  # fmt: skip
     return TokenLogprobs(target, values, tokens)

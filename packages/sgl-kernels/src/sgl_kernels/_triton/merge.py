@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgl_kernels._triton.sizes import next_power_of_2
+
 _STATES = 16  # read at once
 _ELEMENTS = 8192  # of states, held at once by a program of four warps
 
@@ -84,8 +86,8 @@ def merge_states(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
     merged = torch.empty(n, heads, dim, dtype=out.dtype, device=out.device)
     merged_lse = torch.empty(n, heads, dtype=torch.float32, device=out.device)
     if n * heads:
-        width = triton.next_power_of_2(max(1, dim))
-        block = min(triton.next_power_of_2(max(1, states)), max(1, _ELEMENTS // width), _STATES)
+        width = next_power_of_2(max(1, dim))
+        block = min(next_power_of_2(max(1, states)), max(1, _ELEMENTS // width), _STATES)
         _merge_states[(n, heads)](
             out, lse, merged, merged_lse, states, dim, *out.stride()[:3], *lse.stride(), *merged.stride()[:2],
             D=width, STATES=block, num_warps=4,

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 from sgl_kernels.moe import Activation
 
 _ENTRIES = 1024  # that `_count` and `_place` look at at once
@@ -163,7 +164,7 @@ def fused_experts(
     _count[(number,)](experts, counts, entries, BLOCK=_ENTRIES, num_warps=4)
     _place[(number,)](
         experts, counts, order, owners, blocks, entries, number,
-        ROWS=first.rows, BLOCK=_ENTRIES, NUMBER=triton.next_power_of_2(number), num_warps=4,
+        ROWS=first.rows, BLOCK=_ENTRIES, NUMBER=next_power_of_2(number), num_warps=4,
     )  # fmt: skip
     active = torch.empty(entries, inner, dtype=x.dtype, device=x.device)
     made = torch.empty(entries, width, dtype=x.dtype, device=x.device)
@@ -172,14 +173,14 @@ def fused_experts(
         (False, second, active, down, made, 1),
     ):
         n, depth = out.shape[1], left.shape[1]
-        _product[(most * triton.cdiv(n, tile.columns),)](
+        _product[(most * cdiv(n, tile.columns),)](
             left, weight, out, order, owners, blocks, most, entries, shared_by, n, depth, left.stride(0),
             GATED=gated, ACTIVATION=activation, EVEN=depth % tile.depth == 0, ROWS=tile.rows,
             COLUMNS=tile.columns, DEPTH=tile.depth, TOGETHER=tile.together,
             num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
     result = torch.empty(tokens, width, dtype=x.dtype, device=x.device)
-    grid = (tokens, triton.cdiv(width, _WIDTH))
+    grid = (tokens, cdiv(width, _WIDTH))
     _combine[grid](made, experts, weights, result, number, k, width, BLOCK=_WIDTH, num_warps=4)
     return result
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
 from sgl_kernels._triton.rows import rows_of
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 
 class Tile(NamedTuple):
@@ -103,12 +104,12 @@ def launch(
     rows = out.numel() // width
     x, inner, *strides = rows_of(x)
     tile = tile or tile_for(rows, width, residual is not None)
-    programs = triton.cdiv(rows, tile.rows)
+    programs = cdiv(rows, tile.rows)
     _norm[(programs,)](
         x, residual, weight, bias, out, rows, inner, *strides, eps,
         WIDTH=width, ADD=residual is not None, CENTRED=centred, ONE_MORE=one_more,
         HAS_WEIGHT=weight is not None, HAS_BIAS=bias is not None,
-        ROWS=tile.rows, COLUMNS=triton.next_power_of_2(width), num_warps=tile.warps,
+        ROWS=tile.rows, COLUMNS=next_power_of_2(width), num_warps=tile.warps,
         **overlapping(x.device, programs),
     )  # fmt: skip
     return out
@@ -117,7 +118,7 @@ def launch(
 def tile_for(rows: int, width: int, added: bool) -> Tile:
     """The tile measured to be fastest: sixteen elements for each thread, or twice as many where there are
     several in flight anyway (a residual), few rows, or padding among them."""
-    columns = triton.next_power_of_2(width)
+    columns = next_power_of_2(width)
     if columns <= 2048:
         return Tile(2048 // columns, 4)
     return Tile(1, min(32, columns // (1024 if added or rows <= 1024 or width < columns else 512)))

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
+from sgl_kernels._triton.sizes import cdiv
 
 
 class Tile(NamedTuple):
@@ -84,7 +85,7 @@ def apply_penalties(
     tile: Tile = TILE,
 ) -> None:
     vocabulary = logits.shape[1]
-    programs = len(frequency) * triton.cdiv(vocabulary, tile.tokens)
+    programs = len(frequency) * cdiv(vocabulary, tile.tokens)
     if programs:
         which = [None if index is None else index.contiguous() for index in (rows, counted)]
         _penalise[(programs,)](
@@ -99,7 +100,7 @@ def apply_penalties(
 def count_tokens(output_counts: Tensor, tokens: Tensor, *, counted: Tensor | None) -> None:
     if not len(tokens):
         return
-    _count[(triton.cdiv(len(tokens), 128),)](
+    _count[(cdiv(len(tokens), 128),)](
         output_counts, tokens.contiguous(), None if counted is None else counted.contiguous(), len(tokens),
         len(output_counts), output_counts.shape[1], output_counts.stride(0),
         COUNTED=counted is not None, BLOCK=128, num_warps=4, **overlapping(output_counts.device, 1),

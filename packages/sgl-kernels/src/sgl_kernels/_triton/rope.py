@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sgl_kernels._triton.kv import MOST, stored
 from sgl_kernels._triton.overlap import begin, overlapping
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 
 class Tile(NamedTuple):
@@ -186,21 +187,21 @@ def _launch(
     tokens, q_heads, dim = q.shape
     k_heads, rotary, v_dim = k.shape[1], cos.shape[1], 0 if v is None else v.shape[-1]
     tile = tile or (SMALL if tokens * (q_heads + 2 * k_heads) <= _FEW else LARGE)
-    heads = min(tile.heads, triton.next_power_of_2(max(1, q_heads, k_heads)))
-    blocks = triton.cdiv(q_heads, heads) + triton.cdiv(k_heads, heads) * (2 if v_dim else 1)
+    heads = min(tile.heads, next_power_of_2(max(1, q_heads, k_heads)))
+    blocks = cdiv(q_heads, heads) + cdiv(k_heads, heads) * (2 if v_dim else 1)
     store, norm = k_cache is not None, q_weight is not None
     if not tokens * blocks * dim or not (rotary or store or norm):
         return
     none = (0, 0)
     caches = [none if cache is None else cache.stride()[:2] for cache in (v, k_cache, v_cache)]
-    rest = triton.next_power_of_2(dim - rotary) if dim > rotary else 0
+    rest = next_power_of_2(dim - rotary) if dim > rotary else 0
     _rope[(tokens * blocks,)](
         q, k, v, k_cache, v_cache, cos, sin, positions, slots, q_weight, k_weight,
         len(cos), len(k_cache) if store else 0, eps, 1.0 / k_scale, 1.0 / v_scale,
         *q.stride()[:2], *k.stride()[:2], *caches[0], *caches[1], *caches[2],
         Q_HEADS=q_heads, K_HEADS=k_heads, DIM=dim, V_DIM=v_dim, ROTARY=rotary,
-        HALF=triton.next_power_of_2(max(1, rotary // 2)), REST=rest if norm else 0,
-        K_REST=rest if norm or store else 0, V_COLUMNS=triton.next_power_of_2(max(1, v_dim)),
+        HALF=next_power_of_2(max(1, rotary // 2)), REST=rest if norm else 0,
+        K_REST=rest if norm or store else 0, V_COLUMNS=next_power_of_2(max(1, v_dim)),
         POSITIONS=positions is not None, INTERLEAVED=interleaved, NORM=norm, ONE_MORE=gemma, STORE=store,
         MOST=MOST.get(k_cache.dtype, 0) if store else 0, HEADS=heads, num_warps=tile.warps,
         **overlapping(q.device, tokens * blocks),

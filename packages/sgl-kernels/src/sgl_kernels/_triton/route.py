@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import begin, overlapping
+from sgl_kernels._triton.sizes import cdiv, next_power_of_2
 
 _ELEMENTS = 512  # scores that a warp holds
 _INFINITY = tl.constexpr(float("inf"))
@@ -94,14 +95,14 @@ def route(
         return weights, chosen
     if kept_groups == groups:
         groups = kept_groups = 1
-    g, s = triton.next_power_of_2(groups), triton.next_power_of_2(experts // groups)
+    g, s = next_power_of_2(groups), next_power_of_2(experts // groups)
     each = max(1, _ELEMENTS // (g * s))
-    programs = triton.cdiv(tokens, each)
+    programs = cdiv(tokens, each)
     _route[(programs,)](
         logits, None if bias is None else bias.contiguous(), weights, chosen, tokens, logits.stride(0),
         logits.stride(1), scale, EXPERTS=experts, GROUPS=groups, KEPT=kept_groups, TOP=top_k,
         SIGMOID=sigmoid, BIASED=bias is not None, RENORMALISE=renormalise,
-        T=each, G=g, S=s, K=triton.next_power_of_2(top_k),
+        T=each, G=g, S=s, K=next_power_of_2(top_k),
         num_warps=1 if g * s <= _ELEMENTS else 4, **overlapping(logits.device, programs),
     )  # fmt: skip
     return weights, chosen
@@ -138,9 +139,9 @@ def with_shared_experts(
     more = weights.new_empty(tokens, top_k + count), experts.new_empty(tokens, top_k + count)
     if not tokens:
         return more
-    width = triton.next_power_of_2(top_k + count)
+    width = next_power_of_2(top_k + count)
     each = max(1, _ELEMENTS // width)
-    programs = triton.cdiv(tokens, each)
+    programs = cdiv(tokens, each)
     _append[(programs,)](
         weights.contiguous(), experts.contiguous(), weight, *more, tokens, first,
         0 if weight is None else weight.stride(0), SHARED=weight is not None, TOP=top_k, COUNT=count,

@@ -13,13 +13,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from sgl_kernels._triton.overlap import overlapping
 from sgl_kernels._triton.sampling_draw import _finish
 from sgl_kernels._triton.sampling_read import Read
 from sgl_kernels._triton.sampling_wide import LANES, _decide
+from sgl_kernels._triton.sizes import next_power_of_2
 from sgl_kernels.sampling import SamplingParameters
 
 
@@ -51,7 +51,7 @@ def sample(logits: Tensor, parameters: SamplingParameters, shape: Shape = SHAPE)
     sampled = shape.sample if parameters.wide else 0
     read = Read(logits, parameters, masses=parameters.draws, sample=sampled, warps=shape.read_warps)
     groups, tables = read.best.shape[1], read.peak.shape[1]
-    ng, nt = triton.next_power_of_2(groups), triton.next_power_of_2(tables)
+    ng, nt = next_power_of_2(groups), next_power_of_2(tables)
     listed = dense = tokens  # not read without limits
     if parameters.limits:
         room = max(shape.narrow_room, shape.slots * LANES if parameters.wide else 0)

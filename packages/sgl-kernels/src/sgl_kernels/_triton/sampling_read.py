@@ -21,6 +21,7 @@ from sgl_kernels._triton.sampling_row import (
     limits_of,
     scale_of,
 )
+from sgl_kernels._triton.sizes import cdiv
 from sgl_kernels.sampling import COLUMNS, ROWS, WIDE, SamplingParameters
 
 _ROWS = tl.constexpr(ROWS)
@@ -107,7 +108,7 @@ class Read:
         warps: int = _STATISTICS_WARPS,
     ) -> None:  # fmt: skip
         rows, vocab = logits.shape
-        device, tables = logits.device, triton.cdiv(vocab, ROWS * COLUMNS)
+        device, tables = logits.device, cdiv(vocab, ROWS * COLUMNS)
         packed = None if parameters is None else parameters.packed
         self.best = torch.empty(rows, tables * COLUMNS // WIDE, dtype=torch.float32, device=device)
         self.peak = torch.empty(rows, tables, dtype=torch.float32, device=device)
