@@ -176,4 +176,4 @@ def test_graphs_of_every_size_compute_what_kernels_do(tiny: Path) -> None:
         step = describe(driver.batch({row: [5] for row in range(size)}), passes.rows)
         with torch.inference_mode(), torch.cuda.stream(driver.runner.stream):
             plain, replayed = (run(step)[1].float().clone() for run in (passes.run, graphs.run))
-        torch.testing.assert_close(replayed, plain, atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(replayed, plain, atol=1e-4, rtol=1e-4)

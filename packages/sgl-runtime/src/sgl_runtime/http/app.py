@@ -32,9 +32,14 @@ def build_app(api: Api) -> Starlette:
     """The ASGI application."""
     app = Starlette(
         routes=[
+            # They are looked through in order, for every request: first what is asked for most.
+            Route("/v1/completions", for_text(api, completions.completions), methods=["POST"]),
+            Route("/v1/chat/completions", for_text(api, chat.chat_completions), methods=["POST"]),
+            Route("/generate", for_text(api, native.generate), methods=["POST", "PUT"]),
+            Route("/v1/messages", for_text(api, messages.messages), methods=["POST"]),
+            Route("/v1/responses", for_text(api, responses.responses), methods=["POST"]),
             Route("/", partial(page.page, api)),
             Route("/page/{name}", partial(page.page_file, api)),
-            Route("/generate", for_text(api, native.generate), methods=["POST", "PUT"]),
             Route("/encode", for_vectors(api, encode.encode), methods=["POST", "PUT"]),
             Route("/health", partial(info.health, api)),
             Route("/health_generate", partial(info.health_generate, api)),
@@ -51,13 +56,10 @@ def build_app(api: Api) -> Starlette:
             Route("/detokenize", partial(tokens.detokenize, api), methods=["POST"]),
             Route("/v1/models", partial(models.list_models, api)),
             Route("/v1/models/{id:path}", partial(models.get_model, api)),
-            Route("/v1/completions", for_text(api, completions.completions), methods=["POST"]),
-            Route("/v1/chat/completions", for_text(api, chat.chat_completions), methods=["POST"]),
             Route("/v1/embeddings", for_embeddings(api, embeddings.embeddings), methods=["POST"]),
             Route("/v1/score", for_text(api, score.score), methods=["POST"]),
             Route("/v1/decisions", for_text(api, decisions.decisions), methods=["POST"]),
             Route("/v1/classify", for_scores(api, classify.classify), methods=["POST"]),
-            Route("/v1/responses", for_text(api, responses.responses), methods=["POST"]),
             Route("/v1/responses/{id}", partial(responses.get_response, api)),
             Route("/v1/responses/{id}", partial(responses.delete_response, api), methods=["DELETE"]),
             Route("/v1/files", partial(files.create_file, api), methods=["POST"]),
@@ -69,7 +71,6 @@ def build_app(api: Api) -> Starlette:
             Route("/v1/batches", partial(batches.list_batches, api)),
             Route("/v1/batches/{id}", partial(batches.get_batch, api)),
             Route("/v1/batches/{id}/cancel", partial(batches.cancel_batch, api), methods=["POST"]),
-            Route("/v1/messages", for_text(api, messages.messages), methods=["POST"]),
             Route("/v1/messages/count_tokens", partial(messages.count_tokens, api), methods=["POST"]),
         ],
         middleware=_middleware(api.config),
