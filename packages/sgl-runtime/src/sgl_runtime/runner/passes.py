@@ -40,6 +40,7 @@ class Passes:
         self._model = model
         self._attention = attention
         self._specs = specs
+        self._kinds = tuple(dict.fromkeys(specs))
         self.laps: Laps = OFF
 
     def run(self, step: Pass) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ class Passes:
         self.rows.note(ids)
         plans = {
             spec: self._attention.plan(layout, spec, None if into is None else into[spec])
-            for spec in dict.fromkeys(self._specs)
+            for spec in self._kinds
         }
         self.laps.lap(Phase.COPY)
         return plans
