@@ -39,7 +39,7 @@ from sgl_runtime.runner.transfer import aligned
 
 _SLICED = 151_936  # tokens of a vocabulary: prompts are reported 27 rows at a time, or fewer
 CPU = torch.device("cpu")
-ROWS, WIDTH, BUDGET = 300, 4096, 2048
+ROWS, WIDTH, BUDGET, MOST = 300, 4096, 2048, 1280
 _HEADS = {"num_attention_heads": 8, "head_dim": 128, "hidden_size": 64, "intermediate_size": 96}
 MODELS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -71,7 +71,7 @@ def compiled_after(shape: Mapping[str, Any]) -> dict[str, list[str]]:
         hidden = torch.zeros(1, read.hidden_size, dtype=dtype)
         warm.warm(passes, model.logits, hidden, sampler, BUDGET, in_order=False)
         passes = Passes(model, Rows(ROWS, WIDTH, CPU), KVPool(specs, 4096, dtype, CPU), attention, specs)
-        graphs.Graphs(passes, slots=4096, rows=ROWS, width=WIDTH, extends=True).prepare(None)
+        graphs.Graphs(passes, slots=4096, rows=ROWS, width=WIDTH, most=MOST).prepare(None)
         late = {}
         for does, work in (
             ("warm", list),
@@ -105,7 +105,7 @@ def _requests(rng: random.Random) -> list[tuple[int, int]]:
     """(queries, tokens cached before them), more in all than a graph is for."""
     single = [(1, rng.randrange(1, 300)) for _ in range(rng.choice([0, 0, 3, 50, 200]))]
     several: list[tuple[int, int]] = []
-    while sum(q_len for q_len, _ in several) <= 1024:
+    while sum(q_len for q_len, _ in several) <= MOST:
         q_len = min(1500, int(rng.lognormvariate(0, 1.1) * 110) + 2)
         several.append((q_len, rng.choice([0, 0, 5, 1500])))
     return single + several

@@ -177,3 +177,18 @@ def test_graphs_of_every_size_compute_what_kernels_do(tiny: Path) -> None:
         with torch.inference_mode(), torch.cuda.stream(driver.runner.stream):
             plain, replayed = (run(step)[1].float().clone() for run in (passes.run, graphs.run))
             torch.testing.assert_close(replayed, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [(400, 400, 300), (1, 500, 500, 1, 500), (220,) * 9])
+def test_graphs_of_many_tokens_compute_what_kernels_do(tiny: Path, prompts: tuple[int, ...]) -> None:
+    driver = on_cuda(tiny, max_running_requests=16, max_total_tokens=8000)
+    graphs, passes = driver.runner._graphs, driver.runner._passes
+    assert graphs is not None
+    rng = np.random.default_rng(0)
+    work = {row: rng.integers(3, 200, length).tolist() for row, length in enumerate(prompts)}
+    step = describe(driver.batch(work), passes.rows)
+    with torch.inference_mode(), torch.cuda.stream(driver.runner.stream):
+        plain = passes.run(step)[1].float().clone()
+        replayed = graphs.run(step)
+        assert replayed is not None and step.asked is not None
+        torch.testing.assert_close(replayed[1].float()[step.asked.tolist()], plain, atol=1e-4, rtol=1e-4)

@@ -46,6 +46,7 @@ class HeadProjections(nn.Module):
         rows = shape.nope + shape.v
         part = Part(shape.heads * rows, own.times(rows))
         self.weight = Shard(((part,), (Part.whole(shape.rank),)), build.dtype, build.device)
+        self.products = self.weight.numel()  # multiplications that a token costs
         self._heads, self._nope = own.length, shape.nope
 
     def query(self, q: Tensor, out: Tensor) -> None:

@@ -18,13 +18,17 @@ from sgl_runtime.quantization import LinearShape
 
 
 class Linear(nn.Module):
-    """y = x W + b on one rank, in whatever form the quantisation stores W."""
+    """y = x W + b on one rank, in whatever form the quantisation stores W.
+
+    products: multiplications that a token costs.
+    """
 
     bias: Shard | None
 
     def __init__(self, build: Build, shape: LinearShape, *, bias: bool) -> None:
         super().__init__()
         self.quantization = build.quantization
+        self.products = shape.inputs.own.length * sum(part.own.length for part in shape.outputs)
         for name, shard in build.quantization.parameters(shape, build.dtype, build.device).items():
             self.register_parameter(name, shard)
         self.register_parameter("bias", Shard((shape.outputs,), build.dtype, build.device) if bias else None)

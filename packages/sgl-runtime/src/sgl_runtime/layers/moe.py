@@ -59,7 +59,7 @@ class Router(Linear):
         super().__init__(replace(build, dtype=self._dtype), shape, bias=False)
         bias = Shard(((Part.whole(experts),),), torch.float32, build.device) if biased else None
         self.register_parameter("e_score_correction_bias", bias)
-        self._top_k = top_k
+        self.top_k = top_k
         self._options = options
         groups, kept = options.get("groups", 1), options.get("kept_groups", 1)
         if experts % groups or kept > groups:
@@ -76,7 +76,7 @@ class Router(Linear):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # chooses by the product
         logits = super().forward(x.to(self._dtype))
-        return route(logits, self._top_k, bias=self.e_score_correction_bias, **self._options)
+        return route(logits, self.top_k, bias=self.e_score_correction_bias, **self._options)
 
 
 class ExpertStack(nn.Module):
@@ -133,6 +133,8 @@ class MoE(nn.Module):
         self.gate_up_experts = ExpertStack(build, len(every), rows, Part.whole(hidden))
         rows = (Part.whole(hidden, f"down.{expert}") for expert in every)
         self.down_experts = ExpertStack(build, len(every), rows, Part(width, own))
+        # Multiplications that a token costs.
+        self.products = 3 * hidden * own.length * (gate.top_k + shared)
         self.shared_expert_gate = (
             Linear(build, LinearShape(Part.whole(hidden), (Part.whole(1),)), bias=False)
             if shared_gate

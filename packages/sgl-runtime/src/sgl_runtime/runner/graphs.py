@@ -28,7 +28,10 @@ from sgl_runtime.runner.assemble import Pass, of_nobody
 from sgl_runtime.runner.passes import Passes
 from sgl_runtime.runner.transfer import aligned
 
-_MOST_TOKENS = 1024  # of a pass with prompts: more take longer to compute than to launch
+# Of passes with prompts those that take longer to launch than to compute have graphs, at least and at most:
+_LEAST_TOKENS, _MOST_TOKENS = 1024, 2048
+_LAUNCH_SECONDS = 0.0008  # of a layer, kernel by kernel (0.7 and 1.2 ms on two hosts)
+_RATE = 4e14  # operations a second (an H200, 16 bits, so few tokens)
 _QUERIES = 16  # of each of several prompts, for which the tiles of attention are chosen
 _SHORT = 1000  # tokens cached before a prompt; after more of them attention has a launch of its own for a few
 _OVER = 4  # a pass sees at most so many times the tokens that the KV pool holds, since prefixes are shared
@@ -75,8 +78,18 @@ def decode_sizes(most: int) -> list[int]:
 
 def mixed_sizes(most: int) -> list[int]:
     """Numbers of tokens of passes with prompts, `most` at most."""
-    sizes = (32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, _MOST_TOKENS)
+    sizes = (
+        *(32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024),
+        *(1152, 1280, 1408, 1536, 1792, _MOST_TOKENS),
+    )
     return [size for size in sizes if size <= most]
+
+
+def most_tokens(layers: int, products: int) -> int:
+    """Of a pass with prompts that is worth a graph, for a model in which a token costs so many
+    multiplications on a rank. Nothing is measured: the same server has the same graphs every time."""
+    longer = layers * _LAUNCH_SECONDS * _RATE / (2 * max(1, products))
+    return int(min(max(longer, _LEAST_TOKENS), _MOST_TOKENS))
 
 
 class Graphs:
@@ -89,16 +102,16 @@ class Graphs:
         slots: int,
         rows: int,
         width: int,
-        extends: bool,
+        most: int,
     ) -> None:
-        """slots, rows, width: of the KV pool and the page table. extends: whether the attention backend can
-        refill plans of more than decoding requests."""
+        """slots, rows, width: of the KV pool and the page table. most: tokens of a pass with prompts that has
+        a graph; 0 where the attention backend refills plans of decoding requests alone."""
         self._passes = passes
         self._rows = rows
         self._tokens = min(rows * width, _OVER * slots)
         self._width = width
         self._decode = decode_sizes(rows)
-        self._mixed = mixed_sizes(min(_MOST_TOKENS, rows * width)) if extends else []
+        self._mixed = mixed_sizes(min(most, rows * width))
         self._graphs: dict[Shape, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 

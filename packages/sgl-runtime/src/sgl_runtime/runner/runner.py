@@ -30,7 +30,7 @@ from sgl_runtime.profile.spans import Laps
 from sgl_runtime.runner import logprobs
 from sgl_runtime.runner.assemble import ROW, Pass, Rows, describe
 from sgl_runtime.runner.attention import choose_attention
-from sgl_runtime.runner.graphs import Graphs
+from sgl_runtime.runner.graphs import Graphs, most_tokens
 from sgl_runtime.runner.load import load_model
 from sgl_runtime.runner.memory import Room, Spending, free_memory, make_room
 from sgl_runtime.runner.parts import attempt, in_parts
@@ -140,7 +140,7 @@ class Runner:
                 slots=room.slots,
                 rows=room.rows,
                 width=room.width,
-                extends=attention.refills == "any",
+                most=most_tokens(len(specs), self._model.products()) if attention.refills == "any" else 0,
             )
 
     @torch.inference_mode()
