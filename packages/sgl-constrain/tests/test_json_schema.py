@@ -245,6 +245,16 @@ SCHEMAS: list[Any] = [
         "anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}],
         "$defs": {"n": {"items": {"$ref": "#"}, "type": "array"}},
     },
+    # branches that can only be told apart by what is being read
+    {"oneOf": [{"type": "array", "items": {"$ref": "#"}, "minItems": 1}, {"minItems": 2}]},
+    {
+        "type": "object",
+        "oneOf": [
+            {"properties": {"a": {"allOf": [{"$ref": "#"}]}}, "required": ["a"]},
+            {"properties": {"a": {"const": 1}}, "required": ["a"]},
+            {"maxProperties": 0},
+        ],
+    },
     # unevaluated
     {"properties": {"a": True}, "unevaluatedProperties": False},
     {"prefixItems": [True], "unevaluatedItems": False},

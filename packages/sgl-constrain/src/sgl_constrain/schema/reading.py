@@ -23,6 +23,10 @@ from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 _REFERENCE = frozenset(("$ref", *ANNOTATIONS))
 
 
+class Unfinished(InvalidSchema):
+    """What a schema allows depends on what it allows."""
+
+
 class Reader:
     """Terms -> the values they allow. `warnings` grows while `lenient` reading leaves things out."""
 
@@ -91,10 +95,15 @@ class Reader:
         return known
 
     def is_empty(self, term: Term, depth: int = 4) -> bool:
-        """True only if no value satisfies the term, as far as can be seen `depth` levels down."""
+        """True only if no value satisfies the term, as far as can be seen `depth` levels down, and in what
+        is being read.
+        """
         if term == NEVER:
             return True
-        values = self.values(term)
+        try:
+            values = self.values(term)
+        except Unfinished:
+            return False
         return values == NOTHING or (depth > 0 and self.is_empty_set(values, depth - 1))
 
     def is_empty_set(self, values: Values, depth: int) -> bool:
@@ -161,17 +170,23 @@ class Reader:
                 raise InvalidSchema("a schema must be an object or a boolean", path=path)
             return EVERYTHING if schema else NOTHING
         if number in self._reading:
-            raise InvalidSchema("the schema refers to itself without an end", path=path)
+            raise Unfinished("the schema refers to itself without an end", path=path)
         if len(self._reading) >= self.document.limits.nesting:
             most = self.document.limits.nesting
             message = f"subschemas for one value lead to one another more than {most} times"
             raise GrammarTooLarge(message, limit="nesting")
         self._reading.add(number)
-        if number in self._union_of:
-            values = reduce(Values.union, map(self.values, self._union_of[number]))
+        try:
+            if number in self._union_of:
+                values = reduce(Values.union, map(self.values, self._union_of[number]))
+            else:
+                values = self._keywords(number, schema)
+        finally:
             self._reading.discard(number)
-            self._read[number] = values
-            return values
+        self._read[number] = values
+        return values
+
+    def _keywords(self, number: int, schema: Mapping[str, Any]) -> Values:
         values = EVERYTHING
         # In older drafts a reference hides everything beside it.
         alone = self.document.old and "$ref" in schema
@@ -183,8 +198,6 @@ class Reader:
                 if not self.lenient:
                     raise
                 self.warn(refusal)
-        self._reading.discard(number)
-        self._read[number] = values
         return values
 
     def in_place(self, number: int) -> Values:
