@@ -557,6 +557,10 @@ def test_what_cannot_be_exact_is_refused_or_warned_about(
         ({"$recursiveRef": "#"}, ""),
         ({"allOf": [{"$ref": "#"}]}, ""),
         ({"minimum": 1e400, "items": {}}, ""),
+        ({"exclusiveMinimum": True}, ""),
+        ({"exclusiveMaximum": False, "minimum": 1}, ""),
+        ({"$id": "http://[x", "items": {"$ref": "y"}}, "/items"),
+        ({"$id": "http://x/", "items": {"$id": "http://[y"}}, "/items"),
         # no value satisfies these
         (False, ""),
         ({"type": "integer", "minimum": 2, "exclusiveMaximum": 3, "multipleOf": 5}, ""),

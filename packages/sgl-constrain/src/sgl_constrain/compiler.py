@@ -102,6 +102,8 @@ class Compiler:
         """
         if key_order not in ("schema", "any"):
             raise ConstrainError(f"key_order must be 'schema' or 'any', not {key_order!r}")
+        if type(max_whitespace) is not int or max_whitespace < 0:
+            raise ConstrainError(f"max_whitespace must be a whole number from 0 on, not {max_whitespace!r}")
         most_chars = self.limits.source_chars
         parsed, text = parse_schema(schema, most_chars=most_chars)
         others = {

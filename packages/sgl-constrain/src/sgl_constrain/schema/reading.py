@@ -23,7 +23,7 @@ from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 _REFERENCE = frozenset(("$ref", *ANNOTATIONS))
 
 
-class Unfinished(InvalidSchema):
+class _Unfinished(InvalidSchema):
     """What a schema allows depends on what it allows."""
 
 
@@ -102,7 +102,7 @@ class Reader:
             return True
         try:
             values = self.values(term)
-        except Unfinished:
+        except _Unfinished:
             return False
         return values == NOTHING or (depth > 0 and self.is_empty_set(values, depth - 1))
 
@@ -170,7 +170,7 @@ class Reader:
                 raise InvalidSchema("a schema must be an object or a boolean", path=path)
             return EVERYTHING if schema else NOTHING
         if number in self._reading:
-            raise Unfinished("the schema refers to itself without an end", path=path)
+            raise _Unfinished("the schema refers to itself without an end", path=path)
         if len(self._reading) >= self.document.limits.nesting:
             most = self.document.limits.nesting
             message = f"subschemas for one value lead to one another more than {most} times"
