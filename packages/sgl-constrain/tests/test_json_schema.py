@@ -534,6 +534,40 @@ def test_what_cannot_be_exact_is_refused_or_warned_about(
     assert len(warnings) == 1 and warnings[0].startswith(repr(keyword))
 
 
+_TWICE = {"pattern": r"^(.)\1"}  # is left out
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": _TWICE},
+        {"not": {"minLength": 2, **_TWICE}},
+        {"not": {"anyOf": [_TWICE, {"type": "array"}]}},
+        {"not": {"$ref": "#/$defs/twice"}, "$defs": {"twice": {"allOf": [_TWICE]}}},
+        {"not": {"properties": {"a": _TWICE}, "required": ["a"]}},
+        {"not": {"items": _TWICE}},
+        {"not": {"propertyNames": _TWICE}},
+        {"not": {"patternProperties": {r"^(.)\1": False}}},
+        {"not": {"not": {"not": _TWICE}}},
+        {"not": {"oneOf": [{"type": "array"}, {"uniqueItems": True}]}},
+        {"oneOf": [_TWICE, {"type": ["integer", "string"]}]},
+        {"oneOf": [{"type": "string", **_TWICE}, {"type": "string", "minLength": 2, **_TWICE}]},
+        {"if": _TWICE, "then": {"maxLength": 1}, "else": {"minLength": 2}},
+        {"contains": {"type": "string", **_TWICE}, "minContains": 0, "maxContains": 0},
+        {"anyOf": [{"patternProperties": {r"^(.)\1": True}}], "unevaluatedProperties": {"type": "integer"}},
+        {"if": {"prefixItems": [_TWICE, True]}, "unevaluatedItems": {"type": "integer"}},
+    ],
+)
+def test_what_is_left_out_forbids_nothing(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool], schema: Any
+) -> None:
+    grammar = compiler.json_schema(schema, key_order="any", lenient=True)
+    assert grammar.warnings
+    for value in [*VALUES, "aa", "aab", ["aa"], ["aa", "b"], {"aa": "x"}, {"a": "aa"}]:
+        texts = [json.dumps(same, ensure_ascii=False) for same in ordered(value)]
+        assert any(accepts(grammar, text) for text in texts) or not valid(schema, value), value
+
+
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
