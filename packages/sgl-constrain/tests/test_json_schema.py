@@ -615,7 +615,10 @@ def test_hostile_schemas_stay_inside_their_limits(vocabulary: Vocabulary) -> Non
     deep: Any = {}
     for _ in range(500):
         deep = {"items": deep}
-    for schema in (deep, "[" * 100_000, {"description": "x" * 3_000_000}):
+    brackets: Any = []
+    for _ in range(5000):
+        brackets = [brackets]
+    for schema in (deep, {"default": brackets}, "[" * 100_000, {"description": "x" * 3_000_000}):
         with pytest.raises(GrammarTooLarge):
             compiler.json_schema(schema)
     with pytest.raises(GrammarTooLarge):
@@ -629,6 +632,22 @@ def test_hostile_schemas_stay_inside_their_limits(vocabulary: Vocabulary) -> Non
     chain = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(500)} | {"d500": {"type": "null"}}
     grammar = compiler.json_schema({"$defs": chain, "$ref": "#/$defs/d0"})
     assert grammar.forced(grammar.start) == b"null"
+    branches = ({}, {"b": {"type": "null"}})  # each is needed to tell the branches of the one before apart
+    chain = {
+        f"d{i}": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}, **b},
+                    "required": ["a", *b],
+                }
+                for b in branches
+            ]
+        }
+        for i in range(100)
+    } | {"d100": {"type": "null"}}
+    grammar = compiler.json_schema({"$defs": chain, "$ref": "#/$defs/d0"})
+    assert grammar.step_bytes(grammar.start, b'{"a": ' * 3)
     counting = compiler.json_schema({"type": "string", "minLength": 10, "maxLength": 1_000_000})
     assert counting.step_bytes(counting.start, b'"' + b"x" * 500)
 

@@ -23,6 +23,7 @@ from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 _REFERENCE = frozenset(("$ref", *ANNOTATIONS))
 _REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
 _IN_PLACE = frozenset(("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "dependencies"))
+_MOST_LOOKS = 8  # at what is not read yet, each to read what the one before asks for
 
 
 class _Unfinished(InvalidSchema):
@@ -40,6 +41,7 @@ class Reader:
         self._read: dict[int, Values] = {}
         self._reading: set[int] = set()
         self._in_part: set[int] = set()
+        self._looks = 0  # inside of one another
         self._values: dict[Term, Values] = {}
         self._constants: dict[str, Term] = {}
         self._bare_types: dict[str, Term] = {}
@@ -102,10 +104,15 @@ class Reader:
         """
         if term == NEVER:
             return True
+        if term not in self._values and self._looks == _MOST_LOOKS:
+            return False
+        self._looks += 1
         try:
             values = self.values(term)
         except _Unfinished:
             return False
+        finally:
+            self._looks -= 1
         return values == NOTHING or (depth > 0 and self.is_empty_set(values, depth - 1))
 
     def is_empty_set(self, values: Values, depth: int) -> bool:
