@@ -507,6 +507,7 @@ def test_formats_are_enforced(compiler: Compiler, accepts: Callable[[Grammar, st
     ("schema", "keyword", "path"),
     [
         ({"items": {"uniqueItems": True}}, "uniqueItems", "/items"),
+        ({"contains": {"const": 1}, "items": {"enum": [1, 2]}, "uniqueItems": True}, "uniqueItems", ""),
         ({"minProperties": 2}, "minProperties", ""),
         ({"not": {"uniqueItems": True}}, "not", ""),
         ({"oneOf": [{"minItems": 1}, {"uniqueItems": True}]}, "oneOf", ""),
