@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -126,6 +127,12 @@ def test_references_may_point_to_other_documents(
     assert accepts(words, '["a"]') and not accepts(words, "[1, 2]")
     with pytest.raises(ConstrainError):
         compiler.json_schema(schema)
+
+
+@pytest.mark.parametrize("blanks", [-1, 1.5, True, None])
+def test_how_many_blanks_may_stand_is_a_count(vocabulary: Vocabulary, blanks: Any) -> None:
+    with pytest.raises(ConstrainError, match="max_whitespace must be"):
+        Compiler(vocabulary).json_schema({}, max_whitespace=blanks)
 
 
 def test_what_a_choice_refuses(vocabulary: Vocabulary) -> None:

@@ -245,6 +245,16 @@ SCHEMAS: list[Any] = [
         "anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}],
         "$defs": {"n": {"items": {"$ref": "#"}, "type": "array"}},
     },
+    # branches that can only be told apart by what is being read
+    {"oneOf": [{"type": "array", "items": {"$ref": "#"}, "minItems": 1}, {"minItems": 2}]},
+    {
+        "type": "object",
+        "oneOf": [
+            {"properties": {"a": {"allOf": [{"$ref": "#"}]}}, "required": ["a"]},
+            {"properties": {"a": {"const": 1}}, "required": ["a"]},
+            {"maxProperties": 0},
+        ],
+    },
     # unevaluated
     {"properties": {"a": True}, "unevaluatedProperties": False},
     {"prefixItems": [True], "unevaluatedItems": False},
@@ -497,6 +507,7 @@ def test_formats_are_enforced(compiler: Compiler, accepts: Callable[[Grammar, st
     ("schema", "keyword", "path"),
     [
         ({"items": {"uniqueItems": True}}, "uniqueItems", "/items"),
+        ({"contains": {"const": 1}, "items": {"enum": [1, 2]}, "uniqueItems": True}, "uniqueItems", ""),
         ({"minProperties": 2}, "minProperties", ""),
         ({"not": {"uniqueItems": True}}, "not", ""),
         ({"oneOf": [{"minItems": 1}, {"uniqueItems": True}]}, "oneOf", ""),
@@ -524,6 +535,40 @@ def test_what_cannot_be_exact_is_refused_or_warned_about(
     assert len(warnings) == 1 and warnings[0].startswith(repr(keyword))
 
 
+_TWICE = {"pattern": r"^(.)\1"}  # is left out
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"not": _TWICE},
+        {"not": {"minLength": 2, **_TWICE}},
+        {"not": {"anyOf": [_TWICE, {"type": "array"}]}},
+        {"not": {"$ref": "#/$defs/twice"}, "$defs": {"twice": {"allOf": [_TWICE]}}},
+        {"not": {"properties": {"a": _TWICE}, "required": ["a"]}},
+        {"not": {"items": _TWICE}},
+        {"not": {"propertyNames": _TWICE}},
+        {"not": {"patternProperties": {r"^(.)\1": False}}},
+        {"not": {"not": {"not": _TWICE}}},
+        {"not": {"oneOf": [{"type": "array"}, {"uniqueItems": True}]}},
+        {"oneOf": [_TWICE, {"type": ["integer", "string"]}]},
+        {"oneOf": [{"type": "string", **_TWICE}, {"type": "string", "minLength": 2, **_TWICE}]},
+        {"if": _TWICE, "then": {"maxLength": 1}, "else": {"minLength": 2}},
+        {"contains": {"type": "string", **_TWICE}, "minContains": 0, "maxContains": 0},
+        {"anyOf": [{"patternProperties": {r"^(.)\1": True}}], "unevaluatedProperties": {"type": "integer"}},
+        {"if": {"prefixItems": [_TWICE, True]}, "unevaluatedItems": {"type": "integer"}},
+    ],
+)
+def test_what_is_left_out_forbids_nothing(
+    compiler: Compiler, accepts: Callable[[Grammar, str], bool], schema: Any
+) -> None:
+    grammar = compiler.json_schema(schema, key_order="any", lenient=True)
+    assert grammar.warnings
+    for value in [*VALUES, "aa", "aab", ["aa"], ["aa", "b"], {"aa": "x"}, {"a": "aa"}]:
+        texts = [json.dumps(same, ensure_ascii=False) for same in ordered(value)]
+        assert any(accepts(grammar, text) for text in texts) or not valid(schema, value), value
+
+
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
@@ -547,6 +592,10 @@ def test_what_cannot_be_exact_is_refused_or_warned_about(
         ({"$recursiveRef": "#"}, ""),
         ({"allOf": [{"$ref": "#"}]}, ""),
         ({"minimum": 1e400, "items": {}}, ""),
+        ({"exclusiveMinimum": True}, ""),
+        ({"exclusiveMaximum": False, "minimum": 1}, ""),
+        ({"$id": "http://[x", "items": {"$ref": "y"}}, "/items"),
+        ({"$id": "http://x/", "items": {"$id": "http://[y"}}, "/items"),
         # no value satisfies these
         (False, ""),
         ({"type": "integer", "minimum": 2, "exclusiveMaximum": 3, "multipleOf": 5}, ""),
@@ -567,7 +616,10 @@ def test_hostile_schemas_stay_inside_their_limits(vocabulary: Vocabulary) -> Non
     deep: Any = {}
     for _ in range(500):
         deep = {"items": deep}
-    for schema in (deep, "[" * 100_000, {"description": "x" * 3_000_000}):
+    brackets: Any = []
+    for _ in range(5000):
+        brackets = [brackets]
+    for schema in (deep, {"default": brackets}, "[" * 100_000, {"description": "x" * 3_000_000}):
         with pytest.raises(GrammarTooLarge):
             compiler.json_schema(schema)
     with pytest.raises(GrammarTooLarge):
@@ -581,6 +633,22 @@ def test_hostile_schemas_stay_inside_their_limits(vocabulary: Vocabulary) -> Non
     chain = {f"d{i}": {"$ref": f"#/$defs/d{i + 1}"} for i in range(500)} | {"d500": {"type": "null"}}
     grammar = compiler.json_schema({"$defs": chain, "$ref": "#/$defs/d0"})
     assert grammar.forced(grammar.start) == b"null"
+    branches = ({}, {"b": {"type": "null"}})  # each is needed to tell the branches of the one before apart
+    chain = {
+        f"d{i}": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {"a": {"$ref": f"#/$defs/d{i + 1}"}, **b},
+                    "required": ["a", *b],
+                }
+                for b in branches
+            ]
+        }
+        for i in range(100)
+    } | {"d100": {"type": "null"}}
+    grammar = compiler.json_schema({"$defs": chain, "$ref": "#/$defs/d0"})
+    assert grammar.step_bytes(grammar.start, b'{"a": ' * 3)
     counting = compiler.json_schema({"type": "string", "minLength": 10, "maxLength": 1_000_000})
     assert counting.step_bytes(counting.start, b'"' + b"x" * 500)
 

@@ -187,6 +187,10 @@ def test_a_schema_inside_a_grammar_writes_json(
         ('start: %json {"x-guidance": {"lenient": true}}', "only whitespace_flexible", (1, 8)),
         ("start = 1", "expected a rule", (1, 1)),
         ('start: "a" start', "no text matches", (1, None)),
+        (r'start: "a\d"', r"unknown escape \\d: write \\\\ for", (1, 10)),
+        (r'start: "\x41" | "\u12"', r"unknown escape \\u", (1, 18)),
+        (r'start: "\b" | "\v"', r"unknown escape \\b", (1, 9)),
+        (r'start: "a".."\/"', r"unknown escape \\/", (1, 14)),
         (r'start: "\ud800"', "no text matches", (1, None)),
     ],
 )

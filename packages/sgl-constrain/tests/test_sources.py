@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -372,3 +373,41 @@ def test_a_vocabulary_can_be_kept_in_a_file(tmp_path: Path, vocabulary: Vocabula
     (tmp_path / "other").write_bytes(b"something else")
     with pytest.raises(InvalidVocabulary, match="not written by"):
         Vocabulary.load(tmp_path / "other")
+
+
+def test_a_file_that_has_changed_is_refused_or_the_same(tmp_path: Path) -> None:
+    kept = tmp_path / "vocabulary"
+    vocabulary = Vocabulary([b"a", b"bc", b""], eos=[2], size=5)
+    vocabulary.save(kept)
+    whole, rng = kept.read_bytes(), random.Random(3)
+    changed = [whole[:end] for end in range(0, len(whole), 40)]
+    for _ in range(150):
+        place = rng.randrange(len(whole))
+        changed.append(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+    for data in changed:
+        kept.write_bytes(data)
+        try:
+            assert Vocabulary.load(kept).fingerprint == vocabulary.fingerprint
+        except InvalidVocabulary:
+            continue
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"lengths": [3, 3], "data": b"ab", "eos": [0]},
+        {"lengths": [-1, 3], "data": b"ab", "eos": [0]},
+        {"lengths": [1], "data": b"ab", "eos": [0]},
+        {"lengths": [1.0, 1.0], "data": b"ab", "eos": [0]},
+        {"lengths": [1, 1], "data": b"ab", "eos": ["x"]},
+        {"lengths": [1, 1], "data": b"ab", "eos": 0},
+    ],
+)
+def test_a_file_whose_columns_do_not_fit_is_refused(tmp_path: Path, columns: dict[str, Any]) -> None:
+    data = np.frombuffer(columns["data"], dtype=np.uint8)
+    np.savez(tmp_path / "vocabulary.npz", lengths=columns["lengths"], data=data, eos=columns["eos"])
+    with pytest.raises(InvalidVocabulary, match="does not hold"):
+        Vocabulary.load(tmp_path / "vocabulary.npz")
+    np.save(tmp_path / "vocabulary.npy", data)
+    with pytest.raises(InvalidVocabulary, match="not written by"):
+        Vocabulary.load(tmp_path / "vocabulary.npy")

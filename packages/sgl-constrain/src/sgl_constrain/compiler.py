@@ -95,13 +95,16 @@ class Compiler:
         schema: a mapping, a boolean, JSON text, or a pydantic model, msgspec Struct or dataclass.
         key_order: "schema", properties in their order and other keys after them, or "any".
         max_whitespace: how many blanks may stand around each `,` `:` and bracket; `compact` is 0. lenient:
-        what cannot be enforced exactly is left out and listed in `Grammar.warnings`, instead of refused.
+        what cannot be enforced exactly is left out, which forbids nothing, and listed in `Grammar.warnings`,
+        instead of refused.
         resources: other documents that references may point to, by URI; nothing is ever fetched.
         Properties come in the order of the schema, other keys after them; integers are written without
         fraction. Raises InvalidSchema, UnsupportedSchema, GrammarTooLarge.
         """
         if key_order not in ("schema", "any"):
             raise ConstrainError(f"key_order must be 'schema' or 'any', not {key_order!r}")
+        if type(max_whitespace) is not int or max_whitespace < 0:
+            raise ConstrainError(f"max_whitespace must be a whole number from 0 on, not {max_whitespace!r}")
         most_chars = self.limits.source_chars
         parsed, text = parse_schema(schema, most_chars=most_chars)
         others = {

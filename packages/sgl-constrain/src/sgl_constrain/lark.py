@@ -38,6 +38,10 @@ _IMPORT = re.compile(
     r"common[ \t]*(?:\.[ \t]*([A-Z_]+)(?:[ \t]*->[ \t]*(_?[A-Z][A-Z0-9_]*))?|\(([A-Z_, \t]+)\))[ \t]*$",
     re.MULTILINE,
 )
+_ESCAPE = re.compile(
+    r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}|[nrtf\\\"])|(\\.)"
+)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "\\": "\\", '"': '"'}
 _SPACES = 20  # blanks around the punctuation of `%json`, unless its schema says otherwise
 
 # The terminals of Lark's grammar `common`, by the texts they have.
@@ -263,10 +267,10 @@ class _Parser:
 
     def _string(self, string: re.Match[str], start: int) -> int:
         read = self._read
-        text = _unescaped(string[1])
+        text = self._unescaped(string)
         if read.take(".."):
             last = read.match(_STRING)
-            end = _unescaped(last[1]) if last else ""
+            end = self._unescaped(last) if last else ""
             if len(text) != 1 or len(end) != 1 or end < text or string[2]:
                 read.fail('a range goes from one character up to another: "a".."z"', start)
             return self._e.character(((ord(text), ord(end)),))
@@ -277,6 +281,17 @@ class _Parser:
         except UnicodeEncodeError:  # a lone surrogate has no UTF-8 form
             return FAIL
 
+    def _unescaped(self, string: re.Match[str]) -> str:
+        """The text of a literal. What Lark and llguidance read differently is refused."""
+
+        def character(escape: re.Match[str]) -> str:
+            if escape[2]:
+                place = string.start(1) + escape.start()
+                self._read.fail(f"unknown escape {escape[2]}: write \\\\ for a backslash", place)
+            return chr(int(escape[1][1:], 16)) if len(escape[1]) > 1 else _ESCAPES[escape[1]]
+
+        return _ESCAPE.sub(character, string[1])
+
     def _regex(self, pattern: str, flags: int, start: int) -> int:
         try:
             return regex(self._e, pattern, flags=flags, inside=True)
@@ -286,16 +301,3 @@ class _Parser:
 
 def _is_terminal(name: str) -> bool:
     return name.lstrip("_")[0].isupper()
-
-
-def _unescaped(text: str) -> str:
-    """The string that a literal writes, with the escapes of Python's strings."""
-    named = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
-
-    def character(escape: re.Match[str]) -> str:
-        code = escape[1]
-        return chr(int(code[1:], 16)) if len(code) > 1 else named.get(code, code)
-
-    return re.sub(
-        r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U00(?:0[0-9a-fA-F]|10)[0-9a-fA-F]{4}|.)", character, text
-    )

@@ -9,9 +9,11 @@ business.
 from __future__ import annotations
 
 import hashlib
+import zlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,6 +24,9 @@ from sgl_constrain.errors import InvalidVocabulary
 from sgl_constrain.slices import Slices
 from sgl_constrain.sources import gguf_tokens, huggingface_tokens, sentencepiece_tokens, tiktoken_tokens
 from sgl_constrain.trie import Trie
+
+# What numpy raises for a file that is none of its own, was cut off, or has changed.
+_UNREADABLE = (ValueError, KeyError, TypeError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
 class Vocabulary:
@@ -91,13 +96,18 @@ class Vocabulary:
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
         """What `save` wrote. Raises InvalidVocabulary."""
+        whole = BytesIO(Path(path).read_bytes())
         try:
-            with np.load(path, allow_pickle=False) as file:
-                lengths, data, eos = file["lengths"], file["data"].tobytes(), file["eos"].tolist()
-        except (ValueError, KeyError, BadZipFile) as error:
+            with np.load(whole, allow_pickle=False) as file:
+                lengths, data, eos = file["lengths"], file["data"], file["eos"]
+        except _UNREADABLE as error:
             raise InvalidVocabulary(f"{path} was not written by Vocabulary.save") from error
+        kinds = [(column.dtype.kind, column.ndim) for column in (lengths, data, eos)]
+        text = data.tobytes()
+        if kinds != [("i", 1), ("u", 1), ("i", 1)] or (lengths < 0).any() or lengths.sum() != len(text):
+            raise InvalidVocabulary(f"{path} does not hold the bytes of a vocabulary's tokens")
         ends = np.cumsum(lengths).tolist()
-        return cls([data[a:b] for a, b in zip([0, *ends], ends, strict=False)], eos=eos)
+        return cls([text[a:b] for a, b in zip([0, *ends], ends, strict=False)], eos=eos.tolist())
 
     def __len__(self) -> int:
         return self.size

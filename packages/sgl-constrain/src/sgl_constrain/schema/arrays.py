@@ -27,7 +27,8 @@ def write_array(writer: Writer, array: Arrays) -> int:
         values = _values_by_place(writer, array)
         if values is not None:
             return _Different(writer, array, values).write()
-        writer.refuse("uniqueItems", f"items must be one of at most {_MOST_VALUES} known values")
+        reason = f"items must be one of at most {_MOST_VALUES} known values"
+        writer.refuse("uniqueItems", "not beside contains" if array.contains else reason)
     if array.contains:
         return _counted(writer, array)
     return _plain(writer, array)

@@ -75,6 +75,8 @@ def parse_schema(source: object, *, most_chars: int) -> tuple[Any, str]:
             text = json.dumps(_schema_of(source), allow_nan=False, default=_number)
         except (TypeError, ValueError) as error:
             raise InvalidSchema(f"the schema is not JSON: {error}", path="") from error
+        except RecursionError as error:
+            raise GrammarTooLarge("the schema is nested too deeply", limit="nesting") from error
     if len(text) > most_chars:
         raise GrammarTooLarge(f"the schema has {len(text)} characters", limit="source_chars")
     try:

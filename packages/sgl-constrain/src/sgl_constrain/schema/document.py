@@ -54,9 +54,14 @@ def _token(name: str) -> str:
     return name.replace("~", "~0").replace("/", "~1")
 
 
-def _join(base: str, reference: str) -> str:
-    """`urljoin`, which for bases it cannot take apart (`urn:`) forgets them even beside a mere fragment."""
-    return base + reference if reference.startswith("#") else urljoin(base, reference)
+def _join(base: str, reference: str, path: str) -> tuple[str, str]:
+    """The URI and the fragment that a reference at `path` means. `urljoin` forgets bases that it cannot take
+    apart (`urn:`) even beside a mere fragment.
+    """
+    try:
+        return urldefrag(base + reference if reference.startswith("#") else urljoin(base, reference))
+    except ValueError as error:
+        raise InvalidSchema(f"{reference!r} is not a URI: {error}", path=path) from error
 
 
 # Names of dynamic anchors and the subschemas they are bound to, those of the outermost resource first.
@@ -110,7 +115,7 @@ class Document:
         """Take down the names of a subschema; the URI from which it and those inside are reckoned."""
         name = schema.get("$id", schema.get("id") if self.old else None)
         if isinstance(name, str) and not (self.old and "$ref" in schema):
-            uri, fragment = urldefrag(_join(base, name))
+            uri, fragment = _join(base, name, path)
             if fragment:
                 self._anchors[uri, fragment] = path
             else:
@@ -188,7 +193,7 @@ class Document:
         reference, path = self.schemas[number][keyword], self.paths[number]
         if not isinstance(reference, str):
             raise InvalidSchema(f"{keyword} must be a string", path=path)
-        uri, fragment = urldefrag(_join(self._bases[number], reference))
+        uri, fragment = _join(self._bases[number], reference, path)
         if uri not in self._resources:
             self._open(uri)
         if (uri, fragment) in self._anchors:

@@ -8,19 +8,26 @@ for that. Each subschema is read once; knows nothing of how values are written.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
 from sgl_constrain.errors import GrammarTooLarge, InvalidSchema, UnsupportedSchema
 from sgl_constrain.schema.conditions import NoComplement, Objects, Strings
-from sgl_constrain.schema.document import Document
+from sgl_constrain.schema.document import Document, children
 from sgl_constrain.schema.keywords.table import ANNOTATIONS, BARE, ORDER, READERS
 from sgl_constrain.schema.patterns import Patterns
 from sgl_constrain.schema.sets import EVERYTHING, NOTHING, Values, decimal
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
 _REFERENCE = frozenset(("$ref", *ANNOTATIONS))
+_REFERENCES = frozenset(("$ref", "$dynamicRef", "$recursiveRef"))
+_IN_PLACE = frozenset(("allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas", "dependencies"))
+_MOST_LOOKS = 8  # at what is not read yet, each to read what the one before asks for
+
+
+class _Unfinished(InvalidSchema):
+    """What a schema allows depends on what it allows."""
 
 
 class Reader:
@@ -33,6 +40,8 @@ class Reader:
         self.lenient = lenient
         self._read: dict[int, Values] = {}
         self._reading: set[int] = set()
+        self._in_part: set[int] = set()
+        self._looks = 0  # inside of one another
         self._values: dict[Term, Values] = {}
         self._constants: dict[str, Term] = {}
         self._bare_types: dict[str, Term] = {}
@@ -64,11 +73,10 @@ class Reader:
             seen.add(number)
             try:
                 number = self.document.resolve(number, "$ref")
-            except UnsupportedSchema as refusal:
+            except UnsupportedSchema:
                 if not self.lenient:
                     raise
-                self.warn(refusal)
-                return ANYTHING
+                return frozenset((number,))  # reading it leaves the reference out
 
     def _bare_type(self, number: int, name: Any) -> Term:
         """Schemas that name one type and say nothing else have one term."""
@@ -91,10 +99,20 @@ class Reader:
         return known
 
     def is_empty(self, term: Term, depth: int = 4) -> bool:
-        """True only if no value satisfies the term, as far as can be seen `depth` levels down."""
+        """True only if no value satisfies the term, as far as can be seen `depth` levels down, and in what
+        is being read.
+        """
         if term == NEVER:
             return True
-        values = self.values(term)
+        if term not in self._values and self._looks == _MOST_LOOKS:
+            return False
+        self._looks += 1
+        try:
+            values = self.values(term)
+        except _Unfinished:
+            return False
+        finally:
+            self._looks -= 1
         return values == NOTHING or (depth > 0 and self.is_empty_set(values, depth - 1))
 
     def is_empty_set(self, values: Values, depth: int) -> bool:
@@ -130,8 +148,11 @@ class Reader:
         return left.meet(right, self.patterns.matches)
 
     def _negated(self, number: int) -> Values:
+        values = self.read(number)
+        if self.is_in_part(frozenset((number,))):
+            return EVERYTHING
         try:
-            return self.read(number).complement(self.patterns.matches).forget_evaluated()
+            return values.complement(self.patterns.matches).forget_evaluated()
         except NoComplement as error:
             path = self.document.paths[number]
             refusal = UnsupportedSchema("cannot be negated exactly here", keyword=error.keyword, path=path)
@@ -143,6 +164,45 @@ class Reader:
     def warn(self, refusal: UnsupportedSchema) -> None:
         if str(refusal) not in self.warnings:
             self.warnings.append(str(refusal))
+
+    def leave_out(self, number: int, refusal: UnsupportedSchema) -> None:
+        """Warn that subschema `number` is read without something that it says, or raise `refusal`."""
+        if not self.lenient:
+            raise refusal
+        self.warn(refusal)
+        self._in_part.add(number)
+
+    def is_in_part(self, term: Term) -> bool:
+        """Was something left out of what the term, which was read, says of a value? Then other values than it
+        allows may not be what it does not allow, and keywords may have looked at more than is known.
+        """
+        pending = list(term) if self._in_part else []
+        seen: set[int] = set()
+        while pending:
+            number = pending.pop()
+            if number in self._in_part:
+                return True
+            if number > 0 and number not in seen:
+                seen.add(number)
+                pending += self._in_place_of(number)
+        return False
+
+    def check_unevaluated(self, number: int, keyword: str) -> None:
+        if self.is_in_part(frozenset((number,))):
+            raise self.unsupported(number, keyword, "what is left out may have looked at more")
+
+    def _in_place_of(self, number: int) -> Iterator[int]:
+        """The subschemas that are read with `number`, for the same value."""
+        schema, document = self.document.schemas[number], self.document
+        for term in self._union_of.get(number, ()):
+            yield from term
+        if not isinstance(schema, dict) or number in self._union_of:
+            return
+        for keyword in _REFERENCES & schema.keys():
+            yield document.resolve(number, keyword)
+        for step, _ in children(schema):
+            if step.partition("/")[0] in _IN_PLACE:
+                yield document.at(number, step)
 
     def know(self, number: int, values: Values) -> None:
         """The values that subschema `number` allows, told without reading it."""
@@ -161,17 +221,23 @@ class Reader:
                 raise InvalidSchema("a schema must be an object or a boolean", path=path)
             return EVERYTHING if schema else NOTHING
         if number in self._reading:
-            raise InvalidSchema("the schema refers to itself without an end", path=path)
+            raise _Unfinished("the schema refers to itself without an end", path=path)
         if len(self._reading) >= self.document.limits.nesting:
             most = self.document.limits.nesting
             message = f"subschemas for one value lead to one another more than {most} times"
             raise GrammarTooLarge(message, limit="nesting")
         self._reading.add(number)
-        if number in self._union_of:
-            values = reduce(Values.union, map(self.values, self._union_of[number]))
+        try:
+            if number in self._union_of:
+                values = reduce(Values.union, map(self.values, self._union_of[number]))
+            else:
+                values = self._keywords(number, schema)
+        finally:
             self._reading.discard(number)
-            self._read[number] = values
-            return values
+        self._read[number] = values
+        return values
+
+    def _keywords(self, number: int, schema: Mapping[str, Any]) -> Values:
         values = EVERYTHING
         # In older drafts a reference hides everything beside it.
         alone = self.document.old and "$ref" in schema
@@ -180,11 +246,7 @@ class Reader:
             try:
                 values = read(self, number, schema, values)
             except UnsupportedSchema as refusal:
-                if not self.lenient:
-                    raise
-                self.warn(refusal)
-        self._reading.discard(number)
-        self._read[number] = values
+                self.leave_out(number, refusal)
         return values
 
     def in_place(self, number: int) -> Values:

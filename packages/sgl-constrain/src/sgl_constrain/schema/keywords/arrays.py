@@ -72,6 +72,7 @@ def unique(reader: Reader, number: int, schema: Mapping[str, Any], values: Value
 
 def unevaluated_items(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
     """Every item that no other keyword looked at; `contains` looked at those that satisfy it."""
+    reader.check_unevaluated(number, "unevaluatedItems")
     rest = reader.term(reader.document.at(number, "unevaluatedItems"))
     arrays: list[Arrays] = []
     for array in values.arrays:

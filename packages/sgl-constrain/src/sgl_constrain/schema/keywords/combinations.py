@@ -46,9 +46,7 @@ def one_of(reader: Reader, number: int, schema: Mapping[str, Any], values: Value
             try:
                 alone = reader.meet(alone, _outside(reader, terms[j], number, "oneOf"))
             except UnsupportedSchema as refusal:
-                if not reader.lenient:
-                    raise
-                reader.warn(refusal)  # a value may then satisfy several branches
+                reader.leave_out(number, refusal)  # a value may then satisfy several branches
         one = one.union(alone)
     return reader.meet(values, one)
 
@@ -64,8 +62,11 @@ def _outside(reader: Reader, term: Term, number: int, keyword: str) -> Values:
     """Everything that `term` does not allow."""
     if term == NEVER:
         return EVERYTHING
+    values = reader.values(term)
+    if reader.is_in_part(term):
+        raise reader.unsupported(number, keyword, "needs the opposite of what is left out in part")
     try:
-        return reader.values(term).complement(reader.patterns.matches).forget_evaluated()
+        return values.complement(reader.patterns.matches).forget_evaluated()
     except NoComplement as error:
         reason = f"needs the opposite of {error.keyword!r}, which cannot be enforced exactly"
         raise reader.unsupported(number, keyword, reason) from error

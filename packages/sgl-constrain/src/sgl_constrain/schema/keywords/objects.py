@@ -109,6 +109,7 @@ def _if_present(reader: Reader, key: str, then: Values) -> Values:
 
 
 def unevaluated_properties(reader: Reader, number: int, schema: Mapping[str, Any], values: Values) -> Values:
+    reader.check_unevaluated(number, "unevaluatedProperties")
     rest = reader.term(reader.document.at(number, "unevaluatedProperties"))
     objects = []
     for o in values.objects:

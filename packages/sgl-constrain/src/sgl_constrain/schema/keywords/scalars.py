@@ -108,7 +108,7 @@ def maximum(reader: Reader, number: int, schema: Mapping[str, Any], values: Valu
 def _exclusive(
     reader: Reader, number: int, schema: Mapping[str, Any], values: Values, keyword: str
 ) -> Values:
-    if isinstance(schema[keyword], bool):
+    if isinstance(schema[keyword], bool) and keyword.removeprefix("exclusive").lower() in schema:
         return values  # read together with the bound beside it
     try:
         bound = decimal(schema[keyword])
