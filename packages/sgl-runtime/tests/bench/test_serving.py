@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_server import FakeServer, listening
+from fake_server import ODD, FakeServer, listening
 
 from sgl_runtime.bench.client import Client, Outcome, connect
 from sgl_runtime.bench.protocols import protocol
@@ -148,6 +148,17 @@ def test_a_server_that_fails_is_told_and_not_measured(command: Command, fault: s
         assert code == 2 and told in err and "first request" in err
         code, _, err = serving(command, server, *flags, "--warmup-requests", 0)
         assert code == 1 and told in err and "none of 4" in err
+
+
+@pytest.mark.parametrize("backend", ["sgl", "openai"])
+@pytest.mark.parametrize("fault", [*ODD, "gone"])
+def test_a_target_that_speaks_otherwise_or_dies_ends_its_requests_alone(
+    command: Command, fault: str, backend: str
+) -> None:
+    flags = ["--num-prompts", 2, "--dataset-name", "random", "--random-input", 8, "--random-output", 4]
+    with listening(FakeServer(fault=fault)) as server:
+        code, _, err = serving(command, server, "--backend", backend, *flags, "--warmup-requests", 0)
+    assert code == 1 and "none of 2 requests was answered" in err and err.count("\n") == 1
 
 
 def test_some_failures_are_counted_and_the_rest_measured(command: Command, tmp_path: Path) -> None:

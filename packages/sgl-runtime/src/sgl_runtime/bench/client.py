@@ -78,9 +78,9 @@ class Client:
                 elif stream:
                     await self._read_stream(response, outcome)
                 else:
-                    _take(outcome, self._api.news(_JSON.decode(await response.read())))
-        except (self._aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
-            # ValueError: not JSON, or a line without end. KeyError: JSON of some other protocol.
+                    _take(outcome, self._news(await response.read()))
+        except (self._aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: not JSON, JSON of some other protocol, or a line without end.
             outcome.error = f"{type(error).__name__}: {error}"[:_ERROR_TEXT]
         outcome.end = time.perf_counter()
         if not outcome.error and stream and not outcome.stamps:
@@ -97,16 +97,28 @@ class Client:
                 done = True
                 continue
             now = time.perf_counter()
-            event = _JSON.decode(data)
-            if "error" in event:
-                outcome.error = str(event["error"])[:_ERROR_TEXT]
-                return
-            news = self._api.news(event)
+            news = self._news(data)
             if news.produced and (not news.cumulative or news.output_tokens != outcome.output_tokens):
                 outcome.stamps.append(now)
             _take(outcome, news)
         if not done:
             outcome.error = "the stream ended without [DONE]"
+
+    def _news(self, data: bytes) -> News:
+        """What an answer or an event says. Raises ValueError if that is an error, or nothing of this
+        protocol."""
+        event = _JSON.decode(data)
+        try:
+            if (told := event.get("error")) is not None:
+                raise ValueError(f"the server says {told}")
+            news = self._api.news(event)
+        except (TypeError, AttributeError, LookupError):
+            raise ValueError(f"this is no answer of {self._api.path}: {data!r}") from None
+        counts = (news.prompt_tokens, news.output_tokens, news.cached_tokens)
+        known = [count for count in counts if count is not None]
+        if not isinstance(news.text, str) or any(type(count) is not int or count < 0 for count in known):
+            raise ValueError(f"this is no answer of {self._api.path}: {data!r}")
+        return news
 
 
 @asynccontextmanager
