@@ -114,9 +114,10 @@ class Client:
             news = self._api.news(event)
         except (TypeError, AttributeError, LookupError):
             raise ValueError(f"this is no answer of {self._api.path}: {data!r}") from None
-        counts = (news.prompt_tokens, news.output_tokens, news.cached_tokens)
-        known = [count for count in counts if count is not None]
-        if not isinstance(news.text, str) or any(type(count) is not int or count < 0 for count in known):
+        text: Any = news.text
+        counts: list[Any] = [news.prompt_tokens, news.output_tokens, news.cached_tokens]
+        whole = all(count is None or (type(count) is int and count >= 0) for count in counts)
+        if not isinstance(text, str) or not whole:
             raise ValueError(f"this is no answer of {self._api.path}: {data!r}")
         return news
 
@@ -125,8 +126,11 @@ class Client:
 async def connect(api_key: str | None, timeout: float, uds: str | None = None) -> AsyncIterator[Any]:
     """A session without a limit on connections; each request has one of its own, as from a client of its own.
 
-    timeout: seconds for one request; uds: the Unix socket that all of them go through.
+    timeout: seconds for one request; uds: the Unix socket that all of them go through. Raises ConfigError for
+    a key that no header can carry.
     """
+    if api_key is not None and not api_key.isprintable():
+        raise ConfigError("--api-key, or OPENAI_API_KEY, has a line break or the like in it: leave that out")
     aiohttp = importlib.import_module("aiohttp")
     headers = {"Content-Type": "application/json"}
     if api_key is not None:

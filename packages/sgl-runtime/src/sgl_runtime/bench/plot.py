@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sgl_runtime.errors import ConfigError
+from sgl_runtime.errors import ConfigError, StorageFailed
 
 Line = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 _SIZE = (5.0, 4.0)  # inches of one panel
@@ -49,7 +49,7 @@ class Panel:
 
 
 def draw(file: str, panels: Sequence[Panel]) -> None:
-    """The panels side by side, in a file of the kind that its name ends with."""
+    """The panels side by side, in a file of the kind that its name ends with. Raises StorageFailed."""
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(_SIZE[0] * len(panels), _SIZE[1]), layout="constrained"
     )
@@ -63,7 +63,10 @@ def draw(file: str, panels: Sequence[Panel]) -> None:
         axes.grid(alpha=0.3)
         if panel.lines:
             axes.legend(fontsize="small")
-    figure.savefig(file)
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise StorageFailed(f"{file} cannot be written: {error.strerror}") from None
 
 
 def distribution(name: str, values: Sequence[float]) -> Line:
