@@ -63,6 +63,7 @@ def test_spellings(arguments: list[str], field: str, value: object) -> None:
         (["--skip-tokenizer-init", "--tokenizer-path", "x"], "--tokenizer-path"),
         (["--schedule-conservativeness", "inf"], "--schedule-conservativeness"),
         (["--drain-timeout", "inf"], "--drain-timeout"),
+        (["--random-seed", "-1"], "--random-seed"),
         (["--drain-timeout", "1e300"], "--drain-timeout"),
         (["--send-timeout", "inf"], "--send-timeout"),
         (["--uds", ""], "--uds is empty"),

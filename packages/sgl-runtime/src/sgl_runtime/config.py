@@ -400,6 +400,8 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:
         raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
+    if config.random_seed is not None and config.random_seed < 0:
+        raise ConfigError(f"--random-seed must be at least 0, got {config.random_seed}")
     if config.log_requests_content and not config.log_requests:
         raise ConfigError("--log-requests-content goes with --log-requests: give both")
     for name in _COUNTS:
