@@ -54,6 +54,8 @@ class FakeServer:
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.fault == "silent":
+            await asyncio.sleep(20)
         return web.json_response({"data": [{"id": "a-model"}]})
 
     async def _info(self, request: web.Request) -> web.Response:

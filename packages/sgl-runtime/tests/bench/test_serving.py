@@ -168,6 +168,15 @@ def test_a_vocabulary_that_makes_no_prompt_is_asked_for(command: Command, size: 
     assert code == 2 and "--vocab-size" in err
 
 
+def test_a_target_that_says_nothing_is_not_waited_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgl_runtime.bench.client._ASK_S", 0.1)
+    with listening(FakeServer(fault="silent")) as server:
+        code, _, err = serving(command, server)
+    assert code == 2 and f"no server answers at {server.url}/v1/models (TimeoutError" in err
+
+
 def test_a_full_disk_is_told_after_the_figures(command: Command) -> None:
     with listening(FakeServer()) as server:
         code, out, err = serving(command, server, "--num-prompts", 1, "--output-file", "/dev/full")

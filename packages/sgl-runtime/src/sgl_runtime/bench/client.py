@@ -23,6 +23,7 @@ from sgl_runtime.errors import ConfigError
 
 _LINE = 8 << 20  # bytes of the longest event: an answer so far, with its log-probabilities
 _ERROR_TEXT = 300
+_ASK_S = 60.0  # for a server to say what it is
 _DATA, _DONE = b"data:", b"[DONE]"
 _JSON = msgspec.json.Decoder()
 
@@ -150,13 +151,14 @@ async def fetch(session: Any, url: str) -> Any:
     """The JSON of a GET, or None where there is no such page. Raises ConfigError if nobody answers."""
     aiohttp = importlib.import_module("aiohttp")
     try:
-        async with session.get(url) as response:
+        async with session.get(url, timeout=aiohttp.ClientTimeout(total=_ASK_S)) as response:
             if response.status in (401, 403):
                 raise ConfigError(f"{url} asks for a key (status {response.status}): use --api-key")
             return _JSON.decode(await response.read()) if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        why = str(error) or type(error).__name__
         raise ConfigError(
-            f"no server answers at {url} ({error}); is it up, and is --base-url or --uds right?"
+            f"no server answers at {url} ({why}); is it up, and is --base-url or --uds right?"
         ) from None
     except msgspec.DecodeError:
         return None
