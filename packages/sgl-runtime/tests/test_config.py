@@ -60,6 +60,14 @@ def test_spellings(arguments: list[str], field: str, value: object) -> None:
         (["--max-queued-batches", "0"], "--max-queued-batches"),
         (["--max-file-storage", "0"], "--max-file-storage"),
         (["--skip-tokenizer-init", "--chat-template", "chatml"], "--chat-template"),
+        (["--skip-tokenizer-init", "--tokenizer-path", "x"], "--tokenizer-path"),
+        (["--schedule-conservativeness", "inf"], "--schedule-conservativeness"),
+        (["--drain-timeout", "inf"], "--drain-timeout"),
+        (["--random-seed", "-1"], "--random-seed"),
+        (["--drain-timeout", "1e300"], "--drain-timeout"),
+        (["--send-timeout", "inf"], "--send-timeout"),
+        (["--uds", ""], "--uds is empty"),
+        (["--served-model-name", ""], "--served-model-name is empty"),
     ],
 )
 def test_impossible_values_are_refused_by_flag(arguments: list[str], message: str) -> None:

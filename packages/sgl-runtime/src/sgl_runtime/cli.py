@@ -13,14 +13,38 @@ import argparse
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from sgl_runtime.bench.options import LatencyOptions, ServingOptions
 from sgl_runtime.config import ServeConfig, add_flags, config_from, options_from
 from sgl_runtime.errors import ConfigError, SglError
 from sgl_runtime.launch import serve
+
+_NODES = "a server runs on one machine: --tp divides the model among its devices, --dp repeats it"
+_ALWAYS = "that is decided by the model and the device: leave the flag out"
+# Flags of SGLang's server that have no place here -> what to do without.
+_INSTEAD: Mapping[str, str] = MappingProxyType(
+    {
+        "--trust-remote-code": "no code of a checkpoint is ever run: leave the flag out",
+        "--quantization": "quantised weights are read from a GGUF file: give one as --model-path",
+        "--tokenizer-mode": "there is one kind of tokenizer: leave the flag out",
+        "--max-num-reqs": "requests at once are limited by --max-running-requests",
+        "--additional-ports": "--port is the only one that is needed: leave the flag out",
+        "--show-time-cost": "where the time goes is told by --profile",
+        "--disable-disk-cache": "grammars are not kept on disk: leave the flag out",
+        "--nnodes": _NODES,
+        "--node-rank": _NODES,
+        "--nccl-init-addr": _NODES,
+        "--nccl-init": _NODES,
+        "--enable-mla": _ALWAYS,
+        "--enable-p2p-check": _ALWAYS,
+        "--attention-reduce-in-fp32": _ALWAYS,
+        "--efficient-weight-load": _ALWAYS,
+    }
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """The exit code of one command line."""
-    values = vars(_parser().parse_args(arguments))
+    values = _parsed(arguments)
     command = values.pop("command")
     try:
         match command:
@@ -54,6 +78,16 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 1
     return 0
+
+
+def _parsed(arguments: Sequence[str]) -> dict[str, Any]:
+    parser = _parser()
+    known, others = parser.parse_known_args(arguments)
+    if others:
+        flags = [flag.partition("=")[0] for flag in others]
+        instead = [_INSTEAD[flag] for flag in flags if flag in _INSTEAD and known.command != "serving"]
+        parser.error("; ".join([f"unrecognized arguments: {' '.join(others)}", *dict.fromkeys(instead)]))
+    return vars(known)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ _COUNTS: Final = (
     "context_length", "max_running_requests", "max_queued_requests", "max_total_tokens", "max_prefill_tokens",
     "max_file_storage", "max_queued_batches",
 )  # fmt: skip
+_LONGEST: Final = 1e6  # seconds: what a timeout may be, far below what a clock or a socket takes
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -130,7 +131,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Meta(ge=1),
     ] = 1
     max_body_size: Annotated[int, _flag("bytes of a request's body, 413 beyond it"), Meta(ge=1)] = 64 * 2**20
-    body_timeout: Annotated[float, _flag("seconds for a request's body to arrive in"), Meta(gt=0)] = 60.0
+    body_timeout: Annotated[
+        float, _flag("seconds for a request's body to arrive in"), Meta(gt=0, le=_LONGEST)
+    ] = 60.0
     file_storage_path: Annotated[
         str,
         _flag(
@@ -153,22 +156,22 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     send_timeout: Annotated[
         float,
         _flag("seconds after which a client that takes nothing of its answer is dropped"),
-        Meta(gt=0),
+        Meta(gt=0, le=_LONGEST),
     ] = 30.0
     keep_alive_timeout: Annotated[
         float,
         _flag("seconds that a connection may wait for a request, and a request's headers take"),
-        Meta(gt=0),
+        Meta(gt=0, le=_LONGEST),
     ] = 75.0
     drain_timeout: Annotated[
         float,
         _flag("seconds, after SIGTERM, for answers that have begun to end by themselves"),
-        Meta(ge=0),
+        Meta(ge=0, le=_LONGEST),
     ] = 25.0
     watchdog_timeout: Annotated[
         float,
         _flag("seconds after which a step that has not ended ends the server; 0: never"),
-        Meta(ge=0),
+        Meta(ge=0, le=_LONGEST),
     ] = 300.0
 
     # -- memory and scheduling
@@ -220,7 +223,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ),
     ] = "lpm"
     schedule_conservativeness: Annotated[
-        float, _flag("above 1: admit fewer requests at once, for fewer retractions"), Meta(gt=0)
+        float, _flag("above 1: admit fewer requests at once, for fewer retractions"), Meta(gt=0, le=1000)
     ] = 1.0
     disable_radix_cache: Annotated[bool, _flag("share no prefixes between requests", "--disable-radix")] = (
         False
@@ -375,7 +378,12 @@ def _plain(annotation: Any) -> Any:
 
 
 def options_from(values: dict[str, Any], options: type[T]) -> T:
-    """A validated struct from plain values. Raises ConfigError naming the flag."""
+    """A validated struct from plain values; no text in it is empty. Raises ConfigError naming the flag."""
+    for field in msgspec.structs.fields(options):
+        if field.default != "" and values.get(field.name) == "":
+            raise ConfigError(
+                f"--{field.name.replace('_', '-')} is empty: give a value, or leave the flag out"
+            )
     try:
         return msgspec.convert(values, options)
     except msgspec.ValidationError as error:
@@ -385,17 +393,17 @@ def options_from(values: dict[str, Any], options: type[T]) -> T:
 def config_from(values: dict[str, Any]) -> ServeConfig:
     """Validated ServeConfig from plain values. Raises ConfigError naming the flag."""
     config = options_from(values, ServeConfig)
-    for name in ("chat_template", "tool_call_parser", "reasoning_parser"):
+    for name in ("tokenizer_path", "chat_template", "tool_call_parser", "reasoning_parser"):
         if config.skip_tokenizer_init and getattr(config, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')} needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:
         raise ConfigError("--enable-mixed-chunk and --disable-mixed-chunk exclude each other")
+    if config.random_seed is not None and config.random_seed < 0:
+        raise ConfigError(f"--random-seed must be at least 0, got {config.random_seed}")
     if config.log_requests_content and not config.log_requests:
         raise ConfigError("--log-requests-content goes with --log-requests: give both")
-    if config.api_key == "":
-        raise ConfigError("--api-key is empty: give a key, or leave the flag out to demand none")
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:

@@ -12,6 +12,21 @@ from typing import Any
 
 from aiohttp import web
 
+# JSON, but of no protocol: what a stream says by its fault.
+ODD: dict[str, list[Any]] = {
+    "a list": [[1, 2]],
+    "a number": [7],
+    "no choice": [{"choices": [None], "meta_info": None}],
+    "choices of no list": [{"choices": {"a": 1}, "meta_info": "b"}],
+    "a word for a count": [
+        {"choices": [], "usage": {"completion_tokens": "many"}, "meta_info": {"completion_tokens": "many"}}
+    ],
+    "less than nothing": [
+        {"choices": [], "usage": {"completion_tokens": -5}, "meta_info": {"completion_tokens": -5}}
+    ],
+    "text of no letters": [{"choices": [{"text": 3}], "meta_info": {}, "text": 3}],
+}
+
 Answer = Callable[["FakeServer", dict[str, Any], web.Request], Any]
 
 
@@ -39,6 +54,8 @@ class FakeServer:
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.fault == "silent":
+            await asyncio.sleep(20)
         return web.json_response({"data": [{"id": "a-model"}]})
 
     async def _info(self, request: web.Request) -> web.Response:
@@ -71,8 +88,13 @@ class FakeServer:
         await response.prepare(request)
         if self.fault == "error event":
             events = [events[0], {"error": {"message": "retracted"}}]
+        events += ODD.get(self.fault, [])
         for event in events:
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+        if self.fault == "gone":
+            assert request.transport is not None
+            request.transport.abort()
+            return response
         if self.fault == "not JSON":
             await response.write(b"data: {oops\n\n")
         if self.fault != "no end":

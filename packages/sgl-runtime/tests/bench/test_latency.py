@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import torch
 
-from sgl_runtime.bench import correctness, static_batch
+from sgl_runtime.bench import correctness, latency, plot, static_batch
 from sgl_runtime.bench.options import LatencyOptions
 from sgl_runtime.bench.results import Answer, Comparison, Point
 from sgl_runtime.checkpoint.config import read_config
@@ -75,14 +75,8 @@ class Ignored:
 
 def answers(tiny: Path, options: LatencyOptions, **config: Any) -> list[Answer]:
     """What rank 0 tells, computed in this process."""
-    settings = ServeConfig(
-        model_path=str(tiny),
-        load_format="dummy",
-        dtype="float32",
-        device="cpu",
-        max_total_tokens=900,
-        **config,
-    )
+    usual = {"load_format": "dummy", "dtype": "float32", "device": "cpu", "max_total_tokens": 900}
+    settings = ServeConfig(model_path=str(tiny), **{**usual, **config})
     ours, theirs = Pipe(duplex=False)
     static_batch.run(
         Ignored(),  # type: ignore[arg-type]
@@ -144,11 +138,37 @@ class Cheating:
 
 @pytest.mark.parametrize(("shift", "agrees"), [(0.0005, True), (0.002, False)])
 def test_other_logits_after_the_cache_are_noticed(shift: float, agrees: bool, tiny: Path) -> None:
-    options = LatencyOptions(correctness_test=True)
+    options = LatencyOptions(correctness_test=True, input_len=(30,))
     config = ServeConfig(skip_tokenizer_init=True)
     for comparison in correctness.compare(Cheating(shift), config, options, tiny, CAPACITY, torch.float32):
         assert comparison.agrees is agrees and comparison.cached == 4
         assert comparison.difference == pytest.approx(shift)
+
+
+def test_answers_without_a_token_in_common_are_told_as_differing() -> None:
+    scores: list[tuple[int, float]] = [(3, -1.0)]
+    comparison = Comparison(
+        prompt="",
+        cached=4,
+        whole=scores,
+        after_cache=[(4, -1.0)],
+        difference=correctness.difference(scores, [(4, -1.0)]),
+        tolerance=1e-3,
+        tokens_whole=[3],
+        tokens_after_cache=[4],
+        text="",
+    )
+    told = msgspec.json.decode(msgspec.json.encode(comparison), type=Answer)
+    assert told == comparison and not told.agrees
+    assert "DIFFERS" in latency.describe(told, first=True)
+
+
+@pytest.mark.parametrize("limits", [{"context_length": 12}, {"max_total_tokens": 12}])
+def test_prompts_of_the_correctness_test_that_do_not_fit_are_refused(
+    tiny: Path, limits: dict[str, int]
+) -> None:
+    with pytest.raises(ConfigError, match="room for 12"):
+        answers(tiny, LatencyOptions(correctness_test=True), **limits)
 
 
 def test_steps_are_told_apart_by_who_got_tokens() -> None:
@@ -198,12 +218,63 @@ def test_a_model_of_vectors_has_nothing_to_time() -> None:
         (["--graph-sql", "SELECT 1"], "--result-filename"),
         (["--graph-sql", "SELECT 1", "--result-filename", "/nowhere/x"], "--result-filename"),
         (["--profile", "/dev/null/x"], "--profile"),
+        (["--cut-len", "5"], "--correctness-test"),
+        (["--correctness-test", "--result-filename", "x.jsonl"], "--result-filename"),
+        (["--correctness-test", "--graph-filename", "x.png"], "--graph-filename"),
+        (["--correctness-test", "--batch-size", "2"], "--batch-size"),
+        (["--correctness-test", "--input-len", "30"], "--skip-tokenizer-init"),
+        (["--correctness-test", "--output-len", "2", "3"], "--output-len"),
+        (["--correctness-test", "--disable-radix-cache"], "--disable-radix-cache"),
+        (["--correctness-test", "--profile", "x"], "--profile"),
         (["--model-path", "/nowhere/at.gguf"], "/nowhere"),
     ],
 )
 def test_what_cannot_be_is_refused_by_flag(command: Command, flags: list[str], told: str) -> None:
     code, _, err = command("bench", "latency", *flags)
     assert code == 2 and told in err and "Traceback" not in err
+
+
+def test_what_serving_alone_looks_at_is_told_to_have_no_effect(command: Command) -> None:
+    flags = ["--http-workers", "2", "--uds", "x", "--tool-call-parser", "hermes", "--max-batch-lines", "7"]
+    _, out, _ = command("bench", "latency", "--model-path", "/nowhere/at.gguf", "--tp", "2", *flags)
+    (told,) = out.splitlines()
+    assert told.endswith("--http-workers, --max-batch-lines, --tool-call-parser, --uds")
+
+
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        ("SELECT run_name, run_name, input_len FROM results", "not a number"),
+        ("SELECT run_name, abs(-9223372036854775807 - input_len), 1 FROM results", "integer overflow"),
+        ("DROP TABLE results", "0 columns"),
+    ],
+)
+def test_a_query_that_draws_nothing_is_refused(command: Command, tmp_path: Path, sql: str, told: str) -> None:
+    file = tmp_path / "out.jsonl"
+    row = {"run_name": "a", "input_len": 1}
+    file.write_text(
+        "".join(json.dumps({**row, **more}) + "\n" for more in ({}, {"median_decode_latency": 0.5}))
+    )
+    flags = ["--result-filename", file, "--graph-filename", tmp_path / "a.png", "--graph-sql", sql]
+    code, _, err = command("bench", "latency", *flags)
+    assert code == 2 and "--graph-sql" in err and told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("axes", ["input_len, median_decode_latency", "median_decode_latency, input_len"])
+def test_points_that_a_result_has_not_are_not_drawn(axes: str) -> None:
+    rows = [{"input_len": 1}, {"input_len": 3, "median_decode_latency": 0.5}]
+    ((_, x, y),) = plot.query(rows, f"SELECT 'a', {axes} FROM results").lines
+    assert sorted([*x, *y]) == [0.5, 3]
+
+
+@pytest.mark.parametrize("row", [{'a"b': 1}, {"a": 1, "A": 2}, {"a": 1 << 70}])
+def test_results_that_make_no_table_are_refused(
+    command: Command, tmp_path: Path, row: dict[str, int]
+) -> None:
+    (tmp_path / "out.jsonl").write_text(json.dumps(row))
+    flags = ["--result-filename", tmp_path / "out.jsonl", "--graph-filename", tmp_path / "a.png"]
+    code, _, err = command("bench", "latency", *flags, "--graph-sql", "SELECT 1, 2, 3 FROM results")
+    assert code == 2 and "--graph-sql" in err and err.count("\n") == 1
 
 
 def test_a_point_is_its_json_line() -> None:

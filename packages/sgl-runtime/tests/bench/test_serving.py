@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_server import FakeServer, listening
+from fake_server import ODD, FakeServer, listening
 
 from sgl_runtime.bench.client import Client, Outcome, connect
 from sgl_runtime.bench.protocols import protocol
@@ -150,6 +150,40 @@ def test_a_server_that_fails_is_told_and_not_measured(command: Command, fault: s
         assert code == 1 and told in err and "none of 4" in err
 
 
+@pytest.mark.parametrize("backend", ["sgl", "openai"])
+@pytest.mark.parametrize("fault", [*ODD, "gone"])
+def test_a_target_that_speaks_otherwise_or_dies_ends_its_requests_alone(
+    command: Command, fault: str, backend: str
+) -> None:
+    flags = ["--num-prompts", 2, "--dataset-name", "random", "--random-input", 8, "--random-output", 4]
+    with listening(FakeServer(fault=fault)) as server:
+        code, _, err = serving(command, server, "--backend", backend, *flags, "--warmup-requests", 0)
+    assert code == 1 and "none of 2 requests was answered" in err
+
+
+@pytest.mark.parametrize("size", [-5, 0, 7, True])
+def test_a_vocabulary_that_makes_no_prompt_is_asked_for(command: Command, size: int) -> None:
+    with listening(FakeServer(vocab_size=size)) as server:
+        code, _, err = serving(command, server, "--num-prompts", 1)
+    assert code == 2 and "--vocab-size" in err
+
+
+def test_a_target_that_says_nothing_is_not_waited_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sgl_runtime.bench.client._ASK_S", 0.1)
+    with listening(FakeServer(fault="silent")) as server:
+        code, _, err = serving(command, server)
+    assert code == 2 and f"no server answers at {server.url}/v1/models (TimeoutError" in err
+
+
+def test_a_full_disk_is_told_after_the_figures(command: Command) -> None:
+    with listening(FakeServer()) as server:
+        code, out, err = serving(command, server, "--num-prompts", 1, "--output-file", "/dev/full")
+    assert code == 1 and "requests answered" in out
+    assert "/dev/full cannot be written" in err
+
+
 def test_some_failures_are_counted_and_the_rest_measured(command: Command, tmp_path: Path) -> None:
     flags = ["--num-prompts", 4, "--dataset-name", "multi-turn", "--turns", 2, "--random-input", 8]
     flags += ["--random-output", 3, "--turn-len", 5, "--warmup-requests", 0, "--max-concurrency", 1]
@@ -238,6 +272,17 @@ def test_a_picture(command: Command, tmp_path: Path) -> None:
         (["--dataset-name", "random", "--dataset-path", "x"], "--dataset-path"),
         (["--workloads", "latency", "--num-prompts", "3"], "--num-prompts"),
         (["--output-file", "/nowhere/at/all"], "--output-file"),
+        (["--output-file", "a" * 300], "--output-file"),
+        (["--output-file", "/proc/x"], "--output-file"),
+        (["--output-file", ""], "--output-file"),
+        (["--graph-filename", "/proc/x.png"], "--graph-filename"),
+        (["--timeout", "inf"], "--timeout"),
+        (["--api-key", "a\nb"], "--api-key"),
+        (["--random-input-len", "5"], "random or multi-turn"),
+        (["--dataset-name", "random", "--turns", "2"], "multi-turn"),
+        (["--dataset-name", "shared-prefix", "--random-range-ratio", "1"], "--random-range-ratio"),
+        (["--base-url", "http://127.0.0.1:9", "--port", "8000"], "--port"),
+        (["--uds", "x", "--host", "10.0.0.1"], "--host"),
         (["--graph-filename", "a.docx"], "--graph-filename"),
         (["--base-url", "http://127.0.0.1:9"], "--base-url"),
     ],

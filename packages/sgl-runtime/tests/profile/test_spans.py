@@ -144,3 +144,11 @@ def test_a_report_is_a_trace_and_a_table(clock: list[int], tmp_path: Path) -> No
 def test_a_recording_of_nothing_is_told_too(tmp_path: Path) -> None:
     trace, text = write_report(tmp_path, "replica0", Spans())
     assert "no step" in text and "traceEvents" in json.loads(trace.read_text())
+
+
+def test_recordings_of_one_second_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    traces = {write_report(tmp_path, "replica0", Spans())[0] for _ in range(3)}
+    assert len(traces) == 3
+    assert {trace.with_name(trace.name.replace(".trace.json", ".txt")) for trace in traces} | traces == set(
+        tmp_path.iterdir()
+    )

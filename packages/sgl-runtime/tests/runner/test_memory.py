@@ -57,6 +57,17 @@ def test_the_fraction_is_of_the_whole_memory_with_the_weights() -> None:
     assert 9.9 * GIB < found.slots * 20_000 + found.rows * found.width * 4 <= 10 * GIB
 
 
+@pytest.mark.parametrize("asked", [{}, {"max_total_tokens": 5000}])
+def test_more_requests_than_there_is_memory_for_are_refused_with_a_number_that_fits(
+    asked: dict[str, int],
+) -> None:
+    memory = Memory(20 * GIB, 64 * GIB)
+    with pytest.raises(ConfigError) as caught:
+        room(memory, neighbours=2, max_running_requests=10**9, **asked)
+    (most,) = map(int, re.findall(r"use --max-running-requests (\d+)", caught.value.message))
+    assert room(memory, neighbours=2, max_running_requests=most, **asked).slots >= 1024
+
+
 def test_neighbours_share() -> None:
     assert room(Memory(20 * GIB, 64 * GIB), neighbours=4).slots <= room(Memory(5 * GIB, 64 * GIB)).slots
 

@@ -23,6 +23,7 @@ from sgl_runtime.errors import ConfigError
 
 _LINE = 8 << 20  # bytes of the longest event: an answer so far, with its log-probabilities
 _ERROR_TEXT = 300
+_ASK_S = 60.0  # for a server to say what it is
 _DATA, _DONE = b"data:", b"[DONE]"
 _JSON = msgspec.json.Decoder()
 
@@ -78,9 +79,9 @@ class Client:
                 elif stream:
                     await self._read_stream(response, outcome)
                 else:
-                    _take(outcome, self._api.news(_JSON.decode(await response.read())))
-        except (self._aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
-            # ValueError: not JSON, or a line without end. KeyError: JSON of some other protocol.
+                    _take(outcome, self._news(await response.read()))
+        except (self._aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # ValueError: not JSON, JSON of some other protocol, or a line without end.
             outcome.error = f"{type(error).__name__}: {error}"[:_ERROR_TEXT]
         outcome.end = time.perf_counter()
         if not outcome.error and stream and not outcome.stamps:
@@ -97,24 +98,40 @@ class Client:
                 done = True
                 continue
             now = time.perf_counter()
-            event = _JSON.decode(data)
-            if "error" in event:
-                outcome.error = str(event["error"])[:_ERROR_TEXT]
-                return
-            news = self._api.news(event)
+            news = self._news(data)
             if news.produced and (not news.cumulative or news.output_tokens != outcome.output_tokens):
                 outcome.stamps.append(now)
             _take(outcome, news)
         if not done:
             outcome.error = "the stream ended without [DONE]"
 
+    def _news(self, data: bytes) -> News:
+        """What an answer or an event says. Raises ValueError if that is an error, or nothing of this
+        protocol."""
+        event = _JSON.decode(data)
+        try:
+            if (told := event.get("error")) is not None:
+                raise ValueError(f"the server says {told}")
+            news = self._api.news(event)
+        except (TypeError, AttributeError, LookupError):
+            raise ValueError(f"this is no answer of {self._api.path}: {data!r}") from None
+        text: Any = news.text
+        counts: list[Any] = [news.prompt_tokens, news.output_tokens, news.cached_tokens]
+        whole = all(count is None or (type(count) is int and count >= 0) for count in counts)
+        if not isinstance(text, str) or not whole:
+            raise ValueError(f"this is no answer of {self._api.path}: {data!r}")
+        return news
+
 
 @asynccontextmanager
 async def connect(api_key: str | None, timeout: float, uds: str | None = None) -> AsyncIterator[Any]:
     """A session without a limit on connections; each request has one of its own, as from a client of its own.
 
-    timeout: seconds for one request; uds: the Unix socket that all of them go through.
+    timeout: seconds for one request; uds: the Unix socket that all of them go through. Raises ConfigError for
+    a key that no header can carry.
     """
+    if api_key is not None and not api_key.isprintable():
+        raise ConfigError("--api-key, or OPENAI_API_KEY, has a line break or the like in it: leave that out")
     aiohttp = importlib.import_module("aiohttp")
     headers = {"Content-Type": "application/json"}
     if api_key is not None:
@@ -134,13 +151,14 @@ async def fetch(session: Any, url: str) -> Any:
     """The JSON of a GET, or None where there is no such page. Raises ConfigError if nobody answers."""
     aiohttp = importlib.import_module("aiohttp")
     try:
-        async with session.get(url) as response:
+        async with session.get(url, timeout=aiohttp.ClientTimeout(total=_ASK_S)) as response:
             if response.status in (401, 403):
                 raise ConfigError(f"{url} asks for a key (status {response.status}): use --api-key")
             return _JSON.decode(await response.read()) if response.status == 200 else None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        why = str(error) or type(error).__name__
         raise ConfigError(
-            f"no server answers at {url} ({error}); is it up, and is --base-url or --uds right?"
+            f"no server answers at {url} ({why}); is it up, and is --base-url or --uds right?"
         ) from None
     except msgspec.DecodeError:
         return None

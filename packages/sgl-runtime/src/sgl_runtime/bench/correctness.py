@@ -8,7 +8,6 @@ token; the greedy tokens after it are shown, since near ties may turn them witho
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
@@ -75,23 +74,34 @@ def compare(
             raise ConfigError(
                 f"--cut-len {options.cut_len}: prompt {number} has {len(tokens)} tokens, and one must remain"
             )
+        room, each = min(capacity.context_length, capacity.slots), len(tokens) + options.output_len[0]
+        if each > room:
+            raise ConfigError(
+                f"prompt {number} and --output-len {options.output_len[0]} are {each} tokens, and there is "
+                f"room for {room}: ask for less, or give a larger --max-total-tokens or --context-length"
+            )
         engine.flush()
         whole = _run(engine, tokens, sampling)
         engine.flush()
         engine.run([Generate("beginning", tokens[: options.cut_len], Sampling(max_new_tokens=0))])
         after = _run(engine, tokens, sampling)
-        before, now = dict(whole.first), dict(after.first)
         yield Comparison(
             prompt=text if tokenizer is not None else f"{len(tokens)} random tokens",
             cached=after.cached,
             whole=whole.first,
             after_cache=after.first,
-            difference=max((abs(before[token] - now[token]) for token in before.keys() & now), default=inf),
+            difference=difference(whole.first, after.first),
             tolerance=_TOLERANCE[dtype],
             tokens_whole=whole.tokens,
             tokens_after_cache=after.tokens,
             text="" if tokenizer is None else tokenizer.decode(whole.tokens),
         )
+
+
+def difference(before: Sequence[tuple[int, float]], after: Sequence[tuple[int, float]]) -> float | None:
+    """The largest between two log-probabilities of one token; None if they have no token in common."""
+    first, second = dict(before), dict(after)
+    return max((abs(first[token] - second[token]) for token in first.keys() & second), default=None)
 
 
 def _run(engine: Engine, tokens: list[int], sampling: Sampling) -> _Answer:

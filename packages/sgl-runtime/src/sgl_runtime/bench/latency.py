@@ -39,13 +39,16 @@ from sgl_runtime.profile.report import check_folder
 
 _STOP_S = 2.0
 _DECODER = msgspec.json.Decoder(Answer)
-# Fields that say how requests come and go over HTTP; nothing here looks at them.
-_OF_THE_SERVICE = frozenset(
+# What the engine looks at; all else says how requests come and go over HTTP, of which there is none here.
+_OF_THE_ENGINE = frozenset(
     {
-        "host", "port", "api_key", "served_model_name", "chat_template", "max_queued_requests",
-        "schedule_policy", "load_balance_method", "stream_interval", "log_level_http", "log_requests",
-        "log_requests_content", "cors_allow_origins", "allowed_hosts", "max_body_size", "body_timeout",
-        "send_timeout", "keep_alive_timeout", "drain_timeout", "watchdog_timeout",
+        "model_path", "tokenizer_path", "skip_tokenizer_init", "load_format", "dtype", "context_length",
+        "is_embedding", "device", "mem_fraction_static", "max_running_requests", "max_total_tokens",
+        "chunked_prefill_size", "kv_cache_dtype", "max_prefill_tokens", "enable_mixed_chunk",
+        "disable_mixed_chunk", "schedule_conservativeness", "disable_radix_cache", "disable_overlap",
+        "random_seed", "tensor_parallel_size", "data_parallel_size", "attention_backend", "sampling_backend",
+        "disable_flashinfer", "disable_flashinfer_sampling", "disable_cuda_graph", "enable_torch_compile",
+        "log_level", "profile",
     }
 )  # fmt: skip
 
@@ -65,10 +68,10 @@ def run(config: ServeConfig, options: LatencyOptions, announce: Callable[[str], 
         _draw_file(options, picture)
         announce(f"drawn: {picture}")
         return
-    _check(config, announce)
+    _check(config, options, announce)
     answers: list[Answer] = []
     for answer in _computed(config, options):
-        announce(_describe(answer, first=not answers))
+        announce(describe(answer, first=not answers))
         if isinstance(answer, Point) and options.result_filename:
             records.append(options.result_filename, [_row(answer)])
         answers.append(answer)
@@ -82,17 +85,47 @@ def run(config: ServeConfig, options: LatencyOptions, announce: Callable[[str], 
         announce(f"drawn: {picture}")
 
 
-def _check(config: ServeConfig, announce: Callable[[str], None]) -> None:
+def _check(config: ServeConfig, options: LatencyOptions, announce: Callable[[str], None]) -> None:
     if config.data_parallel_size > 1:
         raise ConfigError(
             "--dp: replicas share no batch; measure one, or a server of several with `bench serving`"
         )
+    _check_purpose(config, options)
     check_folder(config.profile)
     usual = ServeConfig()
-    idle = [name for name in sorted(_OF_THE_SERVICE) if getattr(config, name) != getattr(usual, name)]
+    idle = [
+        name
+        for name in sorted(ServeConfig.__struct_fields__)
+        if name not in _OF_THE_ENGINE and getattr(config, name) != getattr(usual, name)
+    ]
     if idle:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
         announce(f"without effect here, where nothing is served: {flags}")
+
+
+def _check_purpose(config: ServeConfig, options: LatencyOptions) -> None:
+    """Refuse what only timing looks at, or only the correctness test, in the other. Raises ConfigError."""
+    usual = LatencyOptions()
+    if not options.correctness_test:
+        if options.cut_len != usual.cut_len:
+            raise ConfigError("--cut-len goes with --correctness-test: give both")
+        return
+    for name in ("batch_size", "result_filename", "graph_filename"):
+        if getattr(options, name) != getattr(usual, name):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag}: nothing is timed in the correctness test; drop it")
+    if config.profile is not None:
+        raise ConfigError("--profile: nothing is timed in the correctness test; drop it")
+    if config.disable_radix_cache:
+        raise ConfigError("--disable-radix-cache: the correctness test is one of that cache; drop it")
+    if options.input_len != usual.input_len and not config.skip_tokenizer_init:
+        raise ConfigError(
+            "--input-len: prompts of the correctness test are sentences; drop it, or make them of random "
+            "tokens with --skip-tokenizer-init"
+        )
+    for name in ("input_len", "output_len"):
+        if len(getattr(options, name)) > 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: the correctness test takes one; give one")
 
 
 def _computed(config: ServeConfig, options: LatencyOptions) -> Iterator[Answer]:
@@ -176,7 +209,8 @@ def _row(point: Point) -> dict[str, Any]:
     return {key: value for key, value in msgspec.to_builtins(point).items() if key != "type"}
 
 
-def _describe(answer: Answer, *, first: bool) -> str:
+def describe(answer: Answer, *, first: bool) -> str:
+    """For a person. first: with what all of them have in common."""
     match answer:
         case Point():
             return _heading(answer) + _line(answer) if first else _line(answer)
@@ -228,11 +262,12 @@ def _compare(comparison: Comparison) -> str:
 
     same = comparison.tokens_whole == comparison.tokens_after_cache
     verdict = "agrees" if comparison.agrees else "DIFFERS"
+    largest = f"{comparison.difference:.2e}" if comparison.difference is not None else "of no token in common"
     return (
         f"\n{comparison.prompt}\n"
         f"  whole prompt        {tops(comparison.whole)}\n"
         f"  {comparison.cached:>3} tokens in cache  {tops(comparison.after_cache)}\n"
-        f"  largest difference of a log-probability {comparison.difference:.2e}, allowed "
+        f"  largest difference of a log-probability {largest}, allowed "
         f"{comparison.tolerance:.0e}: {verdict}\n"
         f"  greedy tokens {'equal' if same else 'differ (a near tie, if the logits agree)'}: "
         f"{comparison.tokens_whole}"

@@ -17,6 +17,7 @@ Dataset = Literal["random", "chat", "shared-prefix", "multi-turn", "sharegpt"]
 Workload = Literal[
     "latency", "batch32", "offline", "online", "prefix", "multiturn", "long", "structured", "all"
 ]
+LEAST_VOCABULARY = 8  # ids, of which random prompts can be made
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -85,7 +86,7 @@ class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
         _flag("folder, GGUF file or hub id of the tokenizer, for text prompts and for counting again"),
     ] = None
     vocab_size: Annotated[
-        Annotated[int, Meta(ge=8)] | None,
+        Annotated[int, Meta(ge=LEAST_VOCABULARY)] | None,
         _flag("random prompts are ids below it; none: as the tokenizer or the server says"),
     ] = None
     api_key: Annotated[str | None, _flag("sent as a bearer token; none: the variable OPENAI_API_KEY")] = None
@@ -139,7 +140,7 @@ class ServingOptions(msgspec.Struct, frozen=True, kw_only=True):
     extra_request_body: Annotated[str | None, _flag("a JSON object, laid over the body of every request")] = (
         None
     )
-    timeout: Annotated[float, _flag("seconds that one request may take"), Meta(gt=0)] = 21600.0
+    timeout: Annotated[float, _flag("seconds that one request may take"), Meta(gt=0, le=1e6)] = 21600.0
 
     # -- what is told
     output_file: Annotated[str | None, _flag("append one JSON line for each run to this file")] = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sgl_runtime.errors import ConfigError
+from sgl_runtime.errors import ConfigError, StorageFailed
 
 Line = tuple[str, Sequence[float], Sequence[float]]  # name, x, y
 _SIZE = (5.0, 4.0)  # inches of one panel
@@ -49,7 +50,7 @@ class Panel:
 
 
 def draw(file: str, panels: Sequence[Panel]) -> None:
-    """The panels side by side, in a file of the kind that its name ends with."""
+    """The panels side by side, in a file of the kind that its name ends with. Raises StorageFailed."""
     figure = importlib.import_module("matplotlib.figure").Figure(
         figsize=(_SIZE[0] * len(panels), _SIZE[1]), layout="constrained"
     )
@@ -63,7 +64,10 @@ def draw(file: str, panels: Sequence[Panel]) -> None:
         axes.grid(alpha=0.3)
         if panel.lines:
             axes.legend(fontsize="small")
-    figure.savefig(file)
+    try:
+        figure.savefig(file)
+    except OSError as error:
+        raise StorageFailed(f"{file} cannot be written: {error.strerror}") from None
 
 
 def distribution(name: str, values: Sequence[float]) -> Line:
@@ -75,31 +79,40 @@ def distribution(name: str, values: Sequence[float]) -> Line:
 def query(rows: Sequence[Mapping[str, Any]], sql: str) -> Panel:
     """`sql` over a table `results` of these rows; its columns are a line's name, x and y. Raises ConfigError.
 
-    Values that are lists or objects are no columns.
+    Values that are lists or objects are no columns; a point that lacks x or y is left out.
     """
     columns = {
         key: _COLUMN[type(value)] for row in rows for key, value in row.items() if type(value) in _COLUMN
     }
     if not columns:
         raise ConfigError("--graph-sql: there are no results to draw; run first with --result-filename")
-    with sqlite3.connect(":memory:") as database:
+    try:
+        names, found = _ask(rows, columns, sql)
+    except (sqlite3.Error, sqlite3.Warning, OverflowError) as error:
+        raise ConfigError(f"--graph-sql: {error}; the columns are {', '.join(columns)}") from None
+    if len(names) != 3:
+        raise ConfigError(f"--graph-sql gives {len(names)} columns; needed are a line's name, x and y")
+    drawn = [(str(name), x, y) for name, x, y in found if x is not None and y is not None]
+    for value in (value for _, *point in drawn for value in point):
+        if not isinstance(value, int | float):
+            raise ConfigError(f"--graph-sql: {value!r} is not a number, as x and y must be")
+    lines: dict[str, tuple[list[float], list[float]]] = {}
+    for name, x, y in sorted(drawn, key=lambda row: row[:2]):
+        xs, ys = lines.setdefault(name, ([], []))
+        xs.append(x)
+        ys.append(y)
+    return Panel("", names[1], names[2], [(name, *line) for name, line in lines.items()])
+
+
+def _ask(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], sql: str
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Names and rows of what `sql` finds in a table `results` of such columns. Raises what sqlite3 raises."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
         declared = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
         database.execute(f"CREATE TABLE results ({declared})")
         marks = ", ".join("?" * len(columns))
         values = [[row.get(name) for name in columns] for row in rows]
         database.executemany(f"INSERT INTO results VALUES ({marks})", values)
-        try:
-            cursor = database.execute(sql)
-        except (sqlite3.Error, sqlite3.Warning) as error:
-            raise ConfigError(f"--graph-sql: {error}; the columns are {', '.join(columns)}") from None
-        names = [column[0] for column in cursor.description or ()]
-        found = cursor.fetchall()
-    database.close()
-    if len(names) != 3:
-        raise ConfigError(f"--graph-sql gives {len(names)} columns; needed are a line's name, x and y")
-    lines: dict[str, tuple[list[float], list[float]]] = {}
-    for name, x, y in sorted(found, key=lambda row: (str(row[0]), row[1])):
-        xs, ys = lines.setdefault(str(name), ([], []))
-        xs.append(x)
-        ys.append(y)
-    return Panel("", names[1], names[2], [(name, *line) for name, line in lines.items()])
+        cursor = database.execute(sql)
+        return [column[0] for column in cursor.description or ()], cursor.fetchall()

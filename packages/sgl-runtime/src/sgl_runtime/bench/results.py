@@ -41,7 +41,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     cached: int  # tokens of the prompt that came from the cache
     whole: list[tuple[int, float]]  # the most likely first tokens with their log-probabilities
     after_cache: list[tuple[int, float]]
-    difference: float  # the largest between log-probabilities of a token in both
+    difference: float | None  # the largest between log-probabilities of a token in both; None: no such token
     tolerance: float
     tokens_whole: list[int]
     tokens_after_cache: list[int]
@@ -49,7 +49,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     @property
     def agrees(self) -> bool:
-        return self.difference <= self.tolerance
+        return self.difference is not None and self.difference <= self.tolerance
 
 
 class Profiled(msgspec.Struct, frozen=True, tag=True):

@@ -13,8 +13,9 @@ import math
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -33,11 +34,23 @@ from sgl_runtime.errors import ConfigError
 
 _DEFAULT_RANGE = "2,34,2"
 _WARM_INPUT, _WARM_OUTPUT = 64, 16  # tokens
-# What a workload decides, so that a flag would be ignored.
+# Sizes, and the data sets that look at each; by any other a flag would be ignored.
+_SIZES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "sharegpt_output_len": ("sharegpt",),
+        "random_input_len": ("random", "multi-turn"),
+        "random_output_len": ("random", "shared-prefix", "multi-turn"),
+        "random_range_ratio": ("random",),
+        "num_prefixes": ("shared-prefix",),
+        "prefix_len": ("shared-prefix",),
+        "unique_len": ("shared-prefix",),
+        "turns": ("multi-turn",),
+        "turn_len": ("multi-turn",),
+    }
+)
+# What a workload decides.
 _OF_DATA_SETS = (
-    "dataset_name", "dataset_path", "num_prompts", "sharegpt_output_len", "random_input_len",
-    "random_output_len", "random_range_ratio", "num_prefixes", "prefix_len", "unique_len", "turns",
-    "turn_len", "request_rate", "multi", "request_rate_range",
+    "dataset_name", "dataset_path", "num_prompts", "request_rate", "multi", "request_rate_range", *_SIZES,
 )  # fmt: skip
 
 
@@ -62,7 +75,14 @@ def run(options: ServingOptions, announce: Callable[[str], None]) -> None:
 
 
 def _base(options: ServingOptions, port: int) -> str:
-    """What stands before every path. On a Unix socket the host is a word that nobody looks up."""
+    """What stands before every path. On a Unix socket the host is a word that nobody looks up.
+
+    Raises ConfigError for two places at once.
+    """
+    if options.base_url is not None and (given := _given(options, ("host", "port", "uds"))):
+        raise ConfigError(f"{given[0]} and --base-url both say where the server listens: drop one")
+    if options.uds is not None and (given := _given(options, ("host", "port"))):
+        raise ConfigError(f"{given[0]} and --uds both say where the server listens: drop one")
     address = "localhost" if options.uds is not None else f"{options.host}:{options.port or port}"
     return (options.base_url or f"http://{address}").rstrip("/").removesuffix("/v1")
 
@@ -147,22 +167,29 @@ async def _warm(client: Client, target: Target, options: ServingOptions) -> None
 def _runs(options: ServingOptions) -> list[tuple[str, float]]:
     """(workload or data set, request rate) of every run. Raises ConfigError for flags that contradict."""
     if options.workloads is not None:
-        usual = ServingOptions()
-        set_too = [name for name in _OF_DATA_SETS if getattr(options, name) != getattr(usual, name)]
-        if set_too:
-            flag = "--" + set_too[0].replace("_", "-")
-            raise ConfigError(f"{flag}: a workload is fixed; drop it, or --workloads")
+        if given := _given(options, _OF_DATA_SETS):
+            raise ConfigError(f"{given[0]}: a workload is fixed; drop it, or --workloads")
         names = list(WORKLOADS) if "all" in options.workloads else list(options.workloads)
         return [(name, math.inf) for name in names]
     name = options.dataset_name or ("sharegpt" if options.dataset_path is not None else "chat")
     if (name == "sharegpt") != (options.dataset_path is not None):
         remedy = "drop it" if options.dataset_path is not None else "give a ShareGPT file with --dataset-path"
         raise ConfigError(f"--dataset-name {name} and --dataset-path do not go together so: {remedy}")
+    others = [size for size, names in _SIZES.items() if name not in names]
+    if given := _given(options, others):
+        suits = " or ".join(_SIZES[given[0].removeprefix("--").replace("-", "_")])
+        raise ConfigError(f"{given[0]}: the data set {name} has no such size; drop it, or use {suits}")
     if options.request_rate_range is None and not options.multi:
         return [(name, options.request_rate)]
     if math.isfinite(options.request_rate):
         raise ConfigError("--request-rate and --multi both say at what rate: drop one")
     return [(name, float(rate)) for rate in _range(options.request_rate_range or _DEFAULT_RANGE)]
+
+
+def _given(options: ServingOptions, names: Iterable[str]) -> list[str]:
+    """The flags of those of these options that are not as usual."""
+    usual = ServingOptions()
+    return ["--" + name.replace("_", "-") for name in names if getattr(options, name) != getattr(usual, name)]
 
 
 def _range(text: str) -> range:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sgl_runtime.bench.client import fetch
-from sgl_runtime.bench.options import ServingOptions
+from sgl_runtime.bench.options import LEAST_VOCABULARY, ServingOptions
 from sgl_runtime.bench.protocols import Api
 from sgl_runtime.bench.requests import Load, Request, Vocabulary
 from sgl_runtime.checkpoint.locate import locate
@@ -63,7 +63,7 @@ async def find_target(session: Any, options: ServingOptions, api: Api, base: str
     size = options.vocab_size or (
         len(tokenizer.vocabulary) if tokenizer is not None else told.get("vocab_size")
     )
-    if not isinstance(size, int):
+    if type(size) is not int or size < LEAST_VOCABULARY:
         raise ConfigError(
             "the server does not say how large its vocabulary is: give --vocab-size, or --tokenizer"
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import TextIO
 
 from sgl_runtime.errors import ConfigError
 from sgl_runtime.profile.spans import Spans
@@ -14,18 +17,27 @@ from sgl_runtime.profile.trace import write_trace
 
 
 def write_report(folder: Path, name: str, spans: Spans) -> tuple[Path, str]:
-    """Write `<name>-<date>-<time>.trace.json` and `.txt` into `folder`, made if need be.
+    """Write `<name>-<date>-<time>.trace.json` and `.txt` into `folder`, made if need be; a number follows the
+    time of what is there already.
 
     Returns the first file, and the text of the second. Raises OSError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    trace = folder / f"{stem}.trace.json"
-    steps = spans.steps()
-    write_trace(trace, steps, process=name, device="device")
-    text = table(shapes(steps), lost=spans.lost)
-    (folder / f"{stem}.txt").write_text(text)
+    with _new_file(folder, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}") as file:
+        trace = Path(file.name).with_suffix(".trace.json")
+        steps = spans.steps()
+        write_trace(trace, steps, process=name, device="device")
+        text = table(shapes(steps), lost=spans.lost)
+        file.write(text)
     return trace, text
+
+
+def _new_file(folder: Path, stem: str) -> TextIO:
+    """`<stem>.txt`, or the first `<stem>-2.txt`, … that nobody has written."""
+    for number in count(1):
+        with suppress(FileExistsError):
+            return (folder / (f"{stem}.txt" if number == 1 else f"{stem}-{number}.txt")).open("x")
+    raise AssertionError("numbers do not end")
 
 
 def check_folder(folder: str | None) -> None:

@@ -91,11 +91,12 @@ def make_room(
     usable = Memory(memory.free - reserve, memory.total)
     rows = rows_at_once(config, kind)
     table = rows * context_length * _TABLE_ENTRY
-    budget = _budget(config, memory, kind, reserve) // neighbours - table
-    slots = min(max(0, budget) // slot_bytes, rows * context_length)
+    share = _budget(config, memory, kind, reserve) // neighbours
+    slots = min(max(0, share - table) // slot_bytes, rows * context_length)
     asked = config.max_total_tokens
     if asked is not None:
-        most = max(0, usable.free // neighbours - table) // slot_bytes
+        share = usable.free // neighbours
+        most = max(0, share - table) // slot_bytes
         if most and asked > most:
             raise ConfigError(
                 f"--max-total-tokens {asked} needs {gib(asked * slot_bytes)} "
@@ -104,7 +105,9 @@ def make_room(
             )
         slots = min(asked, most)
     if slots < 1:
-        raise _too_small(memory, (table + _MEANT_TO_FIT * slot_bytes) * neighbours, slot_bytes, reserve)
+        enough = (_MEANT_TO_FIT if asked is None else asked) * slot_bytes
+        fewer = (share - enough) // (context_length * _TABLE_ENTRY)
+        raise _too_small(memory, (table + enough) * neighbours, slot_bytes, reserve, fewer)
     return Room(slots=slots, rows=min(rows, slots), width=min(context_length, slots))
 
 
@@ -133,14 +136,15 @@ def _budget(config: ServeConfig, memory: Memory, kind: str, reserve: int) -> int
     return memory.free - left
 
 
-def _too_small(memory: Memory, needed: int, slot_bytes: int, reserve: int) -> ConfigError:
+def _too_small(memory: Memory, needed: int, slot_bytes: int, reserve: int, fewer: int) -> ConfigError:
+    """fewer: so many requests at once would leave room, if any would."""
     fraction = math.ceil(100 * (1 - (memory.free - needed) / memory.total)) / 100
     fits = fraction <= min(_LARGEST_SUGGESTED, 1 - reserve / memory.total)
-    remedy = (
-        f"use --mem-fraction-static {fraction:.2f}"
-        if fits
-        else "use a smaller model, --context-length, --max-running-requests or --max-prefill-tokens"
-    )
+    remedy = "use a smaller model, --context-length, --max-running-requests or --max-prefill-tokens"
+    if fits:
+        remedy = f"use --mem-fraction-static {fraction:.2f}"
+    elif fewer > 0:
+        remedy = f"use --max-running-requests {fewer} or less, or a smaller --context-length"
     return ConfigError(
         f"no memory is left for keys and values, {slot_bytes} bytes a token: beside the weights, "
         f"{gib(memory.free)} of {gib(memory.total)} is free; {remedy}",
