@@ -21,7 +21,6 @@ from sgl_runtime.config import ServeConfig
 from sgl_runtime.engine.peers import FromPeer, Peers
 from sgl_runtime.errors import ConfigError, EngineDied
 from sgl_runtime.http.server import serve_api
-from sgl_runtime.http.turns import new_loop
 from sgl_runtime.messages import Died, FromReplica, Open, Ready, ToApi, decoder
 from sgl_runtime.process import ChildPipe
 from sgl_runtime.text.chat import ChatTemplate, load_chat_template
@@ -73,23 +72,22 @@ def run(
     message = _TO_API.decode(pipe.receive())
     if isinstance(message, Died):
         raise EngineDied(message.reason)
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(
-            _answer(
-                pipe,
-                message,
-                config,
-                model,
-                path,
-                tokenizer,
-                template,
-                listener,
-                home,
-                inboxes,
-                replicas,
-                seconds,
-            )
+    asyncio.run(
+        _answer(
+            pipe,
+            message,
+            config,
+            model,
+            path,
+            tokenizer,
+            template,
+            listener,
+            home,
+            inboxes,
+            replicas,
+            seconds,
         )
+    )
 
 
 def _allow_connections() -> None:
