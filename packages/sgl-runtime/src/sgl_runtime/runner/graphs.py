@@ -30,7 +30,7 @@ from sgl_runtime.runner.transfer import aligned
 
 # Of passes with prompts those that take longer to launch than to compute have graphs, at least and at most:
 _LEAST_TOKENS, _MOST_TOKENS = 1024, 2048
-_LAUNCH_SECONDS = 0.0008  # of a layer, kernel by kernel (0.7 and 1.2 ms on two hosts)
+_LAUNCH_SECONDS = 0.001  # of a layer, kernel by kernel (0.7 to 1.2 ms, and 1.3 to 1.8 with experts)
 _RATE = 4e14  # operations a second (an H200, 16 bits, so few tokens)
 _QUERIES = 16  # of each of several prompts, for which the tiles of attention are chosen
 _SHORT = 1000  # tokens cached before a prompt; after more of them attention has a launch of its own for a few
