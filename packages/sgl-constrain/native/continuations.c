@@ -8,11 +8,18 @@
 // OPTIONS without any: no string.
 #define EMPTY 1  // the expression
 
-enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE };
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, LISTED, KEYS, VALUE, AFTER };
+
+// Of LISTED: the first of the expressions that are reserved for it, colon and comma, how many members there are; then for
+// each its head, its value, and whether it is required. The reserved ones: what else may come AT_START, what else LATER;
+// then for each member KEYS, from its text on; VALUE, from its colon on; and AFTER its value.
+enum { FIRST, COLON, COMMA, COUNT, MEMBERS };
+enum { HEAD_OF, VALUE_OF, IS_REQUIRED, OF_MEMBER };
+enum { AT_START, LATER, POINTS };
 
 struct Expression {
     int32_t *numbers;  // NULL: not described yet
-    int32_t count;
+    int32_t count;  // of a point of a list: its member
     uint8_t kind;
 };
 
@@ -85,6 +92,13 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
     return 0;
 }
 
+// The points of a list, whose numbers they share.
+static int remember_points(Continuations *self, int32_t *numbers, Py_ssize_t count) {
+    for (int32_t i = 0; i < count - MEMBERS; i++)
+        if (remember(self, numbers[FIRST] + POINTS + i, KEYS + i % OF_MEMBER, numbers, i / OF_MEMBER) < 0) return -1;
+    return 0;
+}
+
 static const Expression *described(const Continuations *self, int32_t expression) {
     if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
     return &self->expressions[expression];
@@ -110,14 +124,17 @@ static int describe(Continuations *self, int32_t expression) {
     Py_DECREF(answer);
     // What is relied on: the shape of each kind, and no number below 0 but the first of WORDS and the last of REPEAT.
     Py_ssize_t given = count - 1;
-    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= OPAQUE &&
+    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= LISTED &&
                 (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3 || given == 5) &&
-                (kind != WORDS || given % 2 == 1);
+                (kind != WORDS || given % 2 == 1) && (kind != LISTED || given > MEMBERS);
     for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
+    if (right && kind == LISTED)
+        right = numbers[FIRST] <= INT32_MAX / 2 && given < INT32_MAX / 2 && given == MEMBERS + (int64_t)OF_MEMBER * numbers[COUNT];
     if (!right) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
         return -1;
     }
+    if (kind == LISTED && remember_points(self, numbers, given) < 0) return -1;
     return remember(self, expression, kind, numbers, given);
 }
 
@@ -152,6 +169,26 @@ int32_t once_less(Continuations *self, int32_t continuation) {
     return node.numbers[2] == EMPTY ? rest : then(self, node.numbers[2], rest);
 }
 
+static const int32_t *member(const int32_t *numbers, int32_t place) { return numbers + MEMBERS + OF_MEMBER * place; }
+
+static int32_t point(const int32_t *numbers, int32_t place, int kind) {
+    return numbers[FIRST] + POINTS + OF_MEMBER * place + kind - KEYS;
+}
+
+// The member from `place` on that must be there; how many there are if there is none.
+static int32_t next_required(const int32_t *numbers, int32_t place) {
+    while (place < numbers[COUNT] && !member(numbers, place)[IS_REQUIRED]) place++;
+    return place;
+}
+
+static int push_keys(Continuations *self, const int32_t *numbers, int32_t place, int32_t rest, Numbers *items) {
+    for (int32_t last = next_required(numbers, place); place < numbers[COUNT] && place <= last; place++) {
+        int32_t after = then(self, point(numbers, place, VALUE), rest);
+        if (after < 0 || push(items, (int64_t)member(numbers, place)[HEAD_OF] << 32 | after) < 0) return -1;
+    }
+    return 0;
+}
+
 // One step from a continuation. 1: it has an expression that only Python can read.
 static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers *pending, Numbers *items) {
     const Expression node = self->expressions[expression];
@@ -179,6 +216,22 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
                 failed = after < 0 ? -1 : push(items, (int64_t)numbers[i] << 32 | after);
             }
             return failed;
+        case LISTED:
+            if (next_required(numbers, 0) == numbers[COUNT]) failed = follow(self, pending, numbers[FIRST] + AT_START, rest);
+            return failed ? failed : push_keys(self, numbers, 0, rest, items);
+        case KEYS:
+            return push_keys(self, numbers, node.count, rest, items);
+        case VALUE:
+            rest = then(self, point(numbers, node.count, AFTER), rest);
+            if (rest >= 0) rest = then(self, member(numbers, node.count)[VALUE_OF], rest);
+            return rest < 0 ? -1 : follow(self, pending, numbers[COLON], rest);
+        case AFTER: {
+            int32_t next = node.count + 1;
+            if (next_required(numbers, next) == numbers[COUNT] && follow(self, pending, numbers[FIRST] + LATER, rest) < 0) return -1;
+            if (next == numbers[COUNT]) return 0;
+            int32_t keys = then(self, point(numbers, next, KEYS), rest);
+            return keys < 0 ? -1 : follow(self, pending, numbers[COMMA], keys);
+        }
         default:
             return 1;
     }

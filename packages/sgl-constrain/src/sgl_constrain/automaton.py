@@ -32,6 +32,7 @@ from sgl_constrain.expression import (
     Choice,
     Deferred,
     Expressions,
+    Listed,
     Node,
     Reference,
     Repeat,
@@ -48,7 +49,7 @@ from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE, _LISTED = range(7)  # kinds, as the twin knows them
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
 _LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
@@ -406,6 +407,9 @@ class Automaton:
         kind = type(node)  # asked in the order of how often it is what
         if kind is Deferred or kind is Reference:
             if kind is Deferred:
+                listed = self.expressions.listed(expression)
+                if listed is not None:
+                    return self._described(listed)
                 stands = self.expressions.made(expression)
             else:
                 stands = self.expressions.body(cast(Reference, node))
@@ -431,6 +435,13 @@ class Automaton:
                 return (_OPAQUE,)
             case _:
                 return (_OPTIONS, EMPTY) if expression == EMPTY else (_OPTIONS,)
+
+    def _described(self, listed: Listed) -> tuple[int, ...]:
+        first, colon, comma, members = listed
+        told: list[int] = []
+        for text, value, required in members:
+            told += self.texts.head(text), value, required
+        return _LISTED, first, colon, comma, len(told) // 3, *told
 
     def _expand(self, expression: int, node: Node, rest: int, items: set[int]) -> Iterable[int]:
         """One step: items go into `items`, continuations still to be expanded are returned."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgl_constrain.errors import GrammarTooLarge
-from sgl_constrain.expression import EMPTY, ENDLESS, FAIL
+from sgl_constrain.expression import EMPTY, ENDLESS, FAIL, Listed
 from sgl_constrain.schema.conditions import Objects
 from sgl_constrain.schema.keys import OtherKeys, Way, ways
 from sgl_constrain.schema.strings import escape
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sgl_constrain.schema.writing import Writer
 
 _MOST_COUNTED = 20_000  # keys times counts times conditions met, for one object
+_MOST_TOLD = 32  # keys of an object that is told as a list
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class _Object:
         if counts:
             self._witness = self._chain(start)
         make = self._in_any_order if self._writer.any_order else self._in_order
-        self._after = self._e.source(make, witness=self._finished)
+        told = not counts and not self._writer.any_order and len(self._members) <= _MOST_TOLD
+        self._after = self._e.source(make, witness=self._finished, tell=self._tell if told else None)
         return self._e.sequence(self._layout.open_object, self._after(start))
 
     # -- steps -----------------------------------------------------------------------------------------------
@@ -199,6 +201,7 @@ class _Object:
         state = cast(_State, key)
         e, dead = self._e, self._e.dead
         keys: dict[bytes, int] = {}
+        comma = self._comma(state)
         for place in range(state.place, len(self._members)):
             member = self._members[place]
             following = []
@@ -208,16 +211,45 @@ class _Object:
                     following.append(self._follow(way, after))
             keys[member.key] = e.choice(following)
             if member.required:
-                return e.sequence(self._comma(state), e.words(keys))
-        options = [e.sequence(self._comma(state), e.words(keys))]
+                return e.sequence(comma, e.words(keys))
         state = state._replace(place=len(self._members))
+        return e.choice([e.sequence(comma, e.words(keys)), *self._without_named(state)])
+
+    def _without_named(self, state: _State) -> Iterator[int]:
+        """What may come where no key with a name of its own does."""
+        e = self._e
         for more, after in self._one_more(state):
             if not self._is_lost(after):
-                options.append(e.sequence(more, self._after(after)))
+                yield e.sequence(more, self._after(after))
         more, may_end = self._rest(state)
-        options.append(e.sequence(more, self._layout.close_object))
-        options.append(self._close(state) if may_end else FAIL)
-        return e.choice(options)
+        yield e.sequence(more, self._layout.close_object)
+        yield self._close(state) if may_end else FAIL
+
+    def _tell(self, key: Hashable) -> Listed | None:
+        """The object from its start, where nothing is counted."""
+        members = [(m.key + b'"', m.ways[0].value, m.required) for m in self._members]
+        if cast(_State, key).keys or any(value == FAIL or value in self._e.dead for _, value, _ in members):
+            return None
+        first = self._e.reserve(lambda place: self._point(first, place), 2 + 3 * len(members))
+        return Listed(first, self._layout.colon, self._layout.comma, members)
+
+    def _point(self, first: int, place: int) -> int:
+        """One of the reserved expressions of a `Listed`."""
+        e, named = self._e, len(self._members)
+        if place < 2:
+            return e.choice(self._without_named(_State(named, place, 0, 0)))
+        number, kind = divmod(place - 2, 3)
+        member = self._members[number]
+        if kind == 2:
+            return self._after(_State(number + 1, 1, 0, 0))
+        if kind == 1:
+            return e.sequence(self._layout.colon, member.ways[0].value, first + place + 1)
+        keys: dict[bytes, int] = {}
+        for other in range(number, named):
+            keys[self._members[other].key + b'"'] = first + 2 + 3 * other + 1
+            if self._members[other].required:
+                break
+        return e.words(keys)
 
     def _one_more(self, state: _State) -> Iterator[tuple[int, _State]]:
         """Another key without a name of its own, where it matters which one comes last."""
