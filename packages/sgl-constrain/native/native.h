@@ -12,6 +12,7 @@
 //     chains.c         and others that lead from one state to the next
 //     known.c          what is known of tokens by their bytes
 //     masks.c          masks, put together from both
+//     excluding.c      those of any text but some words
 //     packing.c        masks, kept as the words in which they differ from others
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
@@ -260,6 +261,8 @@ int uncover(States *self, Numbers *items);  // drops those that others make supe
 
 int product_edges(States *self, int64_t head, Edges *edges);
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+int push_appended(States *self, int32_t state, int32_t rest, Numbers *items);  // those of a state, and then `rest`
+int is_without(const States *self, int64_t head, int32_t *left, int32_t *right);  // is it `left` and never `right`?
 int32_t without_exceptions(States *self, int32_t state);  // reads what products take away too; -1: an exception
 PyObject *states_product(PyObject *object, PyObject *given);
 PyObject *states_product_head(PyObject *object, PyObject *args);
@@ -389,6 +392,11 @@ const uint8_t *beginning_with(Known *known, const Bytes *bytes);        // bytes
 // -- masks.c ----------------------------------------------------------------------------------------------------
 
 int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits);
+
+// -- excluding.c ------------------------------------------------------------------------------------------------
+
+// Writes the mask; 0: the state does not read any text but some words.
+int fill_excluding(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits, Py_ssize_t bytes);
 
 // -- packing.c --------------------------------------------------------------------------------------------------
 

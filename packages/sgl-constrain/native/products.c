@@ -381,7 +381,7 @@ static int32_t append(States *self, int32_t continuation, int32_t rest) {
 }
 
 // The items of a state, but for the end of the text, and then `rest`.
-static int push_appended(States *self, int32_t state, int32_t rest, Numbers *items) {
+int push_appended(States *self, int32_t state, int32_t rest, Numbers *items) {
     const Sequence read = self->items.all[state];
     for (int32_t i = 0; i < read.count && state != DONE; i++) {
         if (read.values[i] == ACCEPT) continue;
@@ -389,6 +389,14 @@ static int push_appended(States *self, int32_t state, int32_t rest, Numbers *ite
         if (after < 0 || push(items, read.values[i] >> 32 << 32 | after) < 0) return -1;
     }
     return 0;
+}
+
+int is_without(const States *self, int64_t head, int32_t *left, int32_t *right) {
+    if (head < PRODUCTS) return 0;
+    Product product = product_at(self, head - PRODUCTS);
+    *left = product.left;
+    *right = product.right;
+    return !product.both;
 }
 
 // The items of a product and then `rest`.

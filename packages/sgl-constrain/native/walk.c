@@ -261,6 +261,8 @@ static void copy_aliases(const Tree *tree, uint8_t *bits) {
 static int fill(States *states, Tree *tree, Pair *room, int32_t state, uint8_t *bits, Py_ssize_t bytes) {
     Level *levels = (Level *)room;
     uint8_t *path = (uint8_t *)(levels + tree->depth + 2);  // a level has less than a pair
+    int told = fill_excluding(states, tree, levels, path, state, bits, bytes);
+    if (told) return told < 0 ? -1 : 0;
     int32_t more = without_exceptions(states, state);
     if (more < 0) return -1;
     for (int unfit = 1; unfit; more = state) {
