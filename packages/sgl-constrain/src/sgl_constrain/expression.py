@@ -21,6 +21,7 @@ FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
 _BYTES_PER_EXPRESSION, _BYTES_PER_WORD = 200, 150  # roughly
+_ITS_NUMBER = "its number"  # the state of a deferred expression that is one of many
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -438,8 +439,8 @@ class Expressions:
         first = len(self.nodes)
         if first + count > self._most:
             raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
-        self._sources.append(_Source(lambda place: make(cast(int, place)), lambda _: EMPTY, None))
-        self.nodes += [Deferred(len(self._sources) - 1, place) for place in range(count)]
+        self._sources.append(_Source(lambda number: make(cast(int, number) - first), lambda _: EMPTY, None))
+        self.nodes += [Deferred(len(self._sources) - 1, _ITS_NUMBER)] * count
         self._nullable += [False] * count
         return first
 
@@ -455,7 +456,8 @@ class Expressions:
         if made is None:
             node = self.nodes[expression]
             assert isinstance(node, Deferred)
-            made = self._deferred[expression] = self._sources[node.source].make(node.state)
+            state = expression if node.state is _ITS_NUMBER else node.state
+            made = self._deferred[expression] = self._sources[node.source].make(state)
         return made
 
     # -- properties ------------------------------------------------------------------------------------------

@@ -40,11 +40,12 @@ def conditions(o: Objects) -> list[Some]:
     return sorted(o.some, key=repr)
 
 
-def ways(writer: Writer, o: Objects, key: str, term: Term) -> Iterator[Way]:
+def ways(writer: Writer, o: Objects, key: str, term: Term) -> tuple[Way, ...]:
     """A key with a name of its own comes once, so what it meets stays met."""
-    if not o.some:
-        yield Way(writer.value(term), 0, 0)
-        return
+    return tuple(_named(writer, o, key, term)) if o.some else (Way(writer.value(term), 0, 0),)
+
+
+def _named(writer: Writer, o: Objects, key: str, term: Term) -> Iterator[Way]:
     met = 0
     asking: list[tuple[int, Term]] = []
     for bit, some in enumerate(conditions(o)):

@@ -13,8 +13,8 @@ asked of the last other key of its kind: every object can be written so, though 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgl_constrain.errors import GrammarTooLarge
@@ -31,8 +31,7 @@ _MOST_COUNTED = 20_000  # keys times counts times conditions met, for one object
 _MOST_TOLD = 32  # keys of an object that is told as a list
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     key: bytes  # as written, with its first quote and without its last
     required: bool
     ways: tuple[Way, ...]
@@ -53,28 +52,32 @@ def write_object(writer: Writer, o: Objects) -> int:
     excluded = {key for some in o.some for key in some.excluded}
     for key in sorted((o.required | excluded) - named.keys()):
         named[key] = o.unnamed(key, writer.patterns.matches)
-    if any(named[key] == NEVER or not writer.allows_key(names, key) for key in o.required):
-        return FAIL
-    if not o.some and any(writer.value(named[key]) == FAIL for key in o.required):
+    allowed = {k: t for k, t in named.items() if t != NEVER and (not names or writer.allows_key(names, k))}
+    if not o.required <= allowed.keys():
         return FAIL
     members = [
-        _Member(b'"' + escape(key), key in o.required, tuple(ways(writer, o, key, term)))
-        for key, term in named.items()
-        if term != NEVER and writer.allows_key(names, key)
+        _Member(b'"' + escape(key), key in o.required, ways(writer, o, key, term))
+        for key, term in allowed.items()
     ]
-    return _Object(writer, o, members, OtherKeys(writer, o, names, list(named))).write()
+    if not o.some and any([required and ways[0].value == FAIL for _, required, ways in members]):
+        return FAIL
+    return _Object(writer, o, members, partial(OtherKeys, writer, o, names, list(named))).write()
 
 
 class _Object:
     """One object being written. Counts stop at `cap`, beyond which they make no difference."""
 
-    def __init__(self, writer: Writer, o: Objects, members: list[_Member], others: OtherKeys) -> None:
+    def __init__(
+        self, writer: Writer, o: Objects, members: list[_Member], others: Callable[[], OtherKeys]
+    ) -> None:
         self._writer = writer
         self._e = writer.expressions
         self._layout = writer.layout
         self._o = o
         self._members = members
-        self._others = others
+        self._make_others = others
+        if not writer.late:
+            self._others = others()
         self._all_met = (1 << len(o.some)) - 1
         self._cap = max(o.low, 0 if o.high is None else o.high + 1, 1)
         if self._cap * (len(members) + 1) << 2 * len(o.some) > _MOST_COUNTED:
@@ -95,6 +98,11 @@ class _Object:
         told = not counts and not self._writer.any_order and len(self._members) <= _MOST_TOLD
         self._after = self._e.source(make, witness=self._finished, tell=self._tell if told else None)
         return self._e.sequence(self._layout.open_object, self._after(start))
+
+    @cached_property
+    def _others(self) -> OtherKeys:
+        """Of an object that is written late, when they are asked for."""
+        return self._make_others()
 
     # -- steps -----------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Writer:
         if basics.any_value is not None:
             self._rules[ANYTHING] = basics.any_value
         self._pending: list[Term] = []
+        self.late = False  # is all that may be refused written?
         self._path = ""
 
     def write(self, root: Term, *, at_once: bool = False) -> int:
@@ -84,6 +85,7 @@ class Writer:
             of_term = self.expressions.source(self._made_later, witness=witness)
             for term in later:
                 self.expressions.define(self._rules[term], of_term(term))
+        self.late = True
         return rule
 
     def _made_later(self, term: Hashable) -> int:
