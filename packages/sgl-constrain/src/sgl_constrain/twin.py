@@ -57,7 +57,7 @@ class TwinStates(Sequenced[tuple[int, ...]], Protocol):
     def begins(self, state: int, /) -> int: ...
 
     def unbounded(self, state: int, most: int, /) -> int | None:
-        """As of `Automaton`; None where products are in the state."""
+        """As of `Automaton`; None where products with large counts are in the state."""
         ...
 
     def start_clock(self, seconds: float, /) -> None:
