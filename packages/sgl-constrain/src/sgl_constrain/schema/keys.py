@@ -80,6 +80,9 @@ class OtherKeys:
         self._o = o
         self._conditions = conditions(o)
         self.ways: list[OtherWay] = []
+        if not names and not o.some and not any([layer.patterns for layer in o.layers]):
+            self.any = self._all_alike(named)
+            return
         found: dict[tuple[int, int, int], list[int]] = {}
         for key_and_value, met, last, kind in self._all(names, named):
             found.setdefault((met, last, kind), []).append(key_and_value)
@@ -93,6 +96,18 @@ class OtherKeys:
         else:
             self.any = e.rule()
             e.define(self.any, e.choice(other.way.value for other in self.ways))
+
+    def _all_alike(self, named: list[str]) -> int:
+        """Where nothing is asked of keys, nor by them."""
+        e, writer = self._writer.expressions, self._writer
+        term = self._term({})
+        if term == NEVER:
+            return FAIL
+        rule, quote = e.rule(), e.literal('"')
+        key = writer.key((), named)
+        e.define(rule, e.sequence(quote, key, quote, writer.layout.colon, writer.value(term)))
+        self.ways.append(OtherWay(Way(rule, 0, 0), 0))
+        return rule
 
     def _all(self, names: list[Term], named: list[str]) -> Iterator[tuple[int, int, int, int]]:
         """(key and value, met, last, kind) for each way in which a key can match the patterns."""
