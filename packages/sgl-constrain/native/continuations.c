@@ -8,14 +8,14 @@
 // OPTIONS without any: no string.
 #define EMPTY 1  // the expression
 
-enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE, LISTED, KEYS, VALUE, AFTER };
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, PRODUCT, LISTED, LATER, KEYS, VALUE, AFTER };
 
-// Of LISTED: the first of the expressions that are reserved for it, colon and comma, how many members there are; then for
-// each its head, its value, and whether it is required. The reserved ones: what else may come AT_START, what else LATER;
-// then for each member KEYS, from its text on; VALUE, from its colon on; and AFTER its value.
-enum { FIRST, COLON, COMMA, COUNT, MEMBERS };
+// Of LISTED: the first of the expressions that are reserved for it, colon, comma, close and alone, may there be others, how
+// many members there are; then for each its head, its value, and whether it is required. The reserved ones: ANOTHER member;
+// LATER, the rest after one; then for each member KEYS, from its text on; VALUE, from its colon on; and AFTER its value.
+enum { FIRST, COLON, COMMA, CLOSE, ALONE, OTHERS, COUNT, MEMBERS };
 enum { HEAD_OF, VALUE_OF, IS_REQUIRED, OF_MEMBER };
-enum { AT_START, LATER, POINTS };
+enum { ANOTHER, REST_OF_LIST, POINTS };
 
 struct Expression {
     int32_t *numbers;  // NULL: not described yet
@@ -94,6 +94,7 @@ static int remember(Continuations *self, int32_t expression, long kind, int32_t 
 
 // The points of a list, whose numbers they share.
 static int remember_points(Continuations *self, int32_t *numbers, Py_ssize_t count) {
+    if (remember(self, numbers[FIRST] + REST_OF_LIST, LATER, numbers, 0) < 0) return -1;
     for (int32_t i = 0; i < count - MEMBERS; i++)
         if (remember(self, numbers[FIRST] + POINTS + i, KEYS + i % OF_MEMBER, numbers, i / OF_MEMBER) < 0) return -1;
     return 0;
@@ -125,7 +126,7 @@ static int describe(Continuations *self, int32_t expression) {
     // What is relied on: the shape of each kind, and no number below 0 but the first of WORDS and the last of REPEAT.
     Py_ssize_t given = count - 1;
     int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= LISTED &&
-                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3 || given == 5) &&
+                (kind != CHARACTER || given == 1) && (kind != PRODUCT || given == 3) && (kind != REPEAT || given == 3 || given == 5) &&
                 (kind != WORDS || given % 2 == 1) && (kind != LISTED || given > MEMBERS);
     for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
     if (right && kind == LISTED)
@@ -189,7 +190,7 @@ static int push_keys(Continuations *self, const int32_t *numbers, int32_t place,
     return 0;
 }
 
-// One step from a continuation. 1: it has an expression that only Python can read.
+// One step from a continuation. 1: it has a product, and there are no states yet.
 static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers *pending, Numbers *items) {
     const Expression node = self->expressions[expression];
     const int32_t *numbers = node.numbers;  // never freed while there are continuations
@@ -217,8 +218,18 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
             }
             return failed;
         case LISTED:
-            if (next_required(numbers, 0) == numbers[COUNT]) failed = follow(self, pending, numbers[FIRST] + AT_START, rest);
+            if (next_required(numbers, 0) == numbers[COUNT]) {
+                int32_t more = numbers[OTHERS] ? then(self, numbers[FIRST] + REST_OF_LIST, rest) : 0;
+                if (more < 0 || (more && follow(self, pending, numbers[FIRST] + ANOTHER, more) < 0)) return -1;
+                failed = follow(self, pending, numbers[ALONE], rest);
+            }
             return failed ? failed : push_keys(self, numbers, 0, rest, items);
+        case LATER: {
+            int32_t more = numbers[OTHERS] ? then(self, numbers[FIRST] + REST_OF_LIST, rest) : 0;
+            if (more > 0) more = then(self, numbers[FIRST] + ANOTHER, more);
+            if (more < 0 || (more && follow(self, pending, numbers[COMMA], more) < 0)) return -1;
+            return follow(self, pending, numbers[CLOSE], rest);
+        }
         case KEYS:
             return push_keys(self, numbers, node.count, rest, items);
         case VALUE:
@@ -227,13 +238,15 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
             return rest < 0 ? -1 : follow(self, pending, numbers[COLON], rest);
         case AFTER: {
             int32_t next = node.count + 1;
-            if (next_required(numbers, next) == numbers[COUNT] && follow(self, pending, numbers[FIRST] + LATER, rest) < 0) return -1;
+            if (next_required(numbers, next) == numbers[COUNT] && follow(self, pending, numbers[FIRST] + REST_OF_LIST, rest) < 0) return -1;
             if (next == numbers[COUNT]) return 0;
             int32_t keys = then(self, point(numbers, next, KEYS), rest);
             return keys < 0 ? -1 : follow(self, pending, numbers[COMMA], keys);
         }
-        default:
-            return 1;
+        default:  // both or `left` and never `right`; left, right
+            if (self->states == NULL) return 1;
+            failed = push_product_of(self->states, numbers[0], numbers[1], numbers[2], rest, items);
+            return failed > 0 ? push(pending, rest) : failed;
     }
 }
 

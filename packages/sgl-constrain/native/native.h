@@ -119,6 +119,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *describe, *check;
+    struct States *states;  // that read them, and hold them; NULL: none yet, so products are not known
     Expression *expressions;
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
@@ -184,7 +185,7 @@ typedef struct {
 
 enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
-typedef struct {
+typedef struct States {
     PyObject_HEAD
     Continuations *continuations;
     PyObject *ask[QUESTIONS];
@@ -261,6 +262,7 @@ int uncover(States *self, Numbers *items);  // drops those that others make supe
 
 int product_edges(States *self, int64_t head, Edges *edges);
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+int push_product_of(States *self, int both, int32_t left, int32_t right, int32_t rest, Numbers *items);
 int push_appended(States *self, int32_t state, int32_t rest, Numbers *items);  // those of a state, and then `rest`
 int is_without(const States *self, int64_t head, int32_t *left, int32_t *right);  // is it `left` and never `right`?
 int32_t without_exceptions(States *self, int32_t state);  // reads what products take away too; -1: an exception

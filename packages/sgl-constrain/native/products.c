@@ -410,6 +410,29 @@ int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
     return push_appended(self, product.left, rest, items);
 }
 
+// The state that reads an expression, or -1 with an exception.
+static int32_t start_of(States *self, int32_t expression) {
+    Numbers items = {0};
+    int32_t start = then(self->continuations, expression, 0);
+    if (start >= 0) start = push_items(self, start, &items) < 0 ? -1 : number(self, &items);
+    free(items.values);
+    return start;
+}
+
+// The items of a product of expressions and then `rest`. 1: it may be empty too; -1: an exception.
+int push_product_of(States *self, int both, int32_t left, int32_t right, int32_t rest, Numbers *items) {
+    int32_t one = start_of(self, left), other = one < 0 ? -1 : start_of(self, right);
+    if (other < 0) return -1;
+    Product product = {both != 0, one, other};
+    if (right_no_longer_matters(self, product)) {
+        if (push_appended(self, one, rest, items) < 0) return -1;
+    } else {
+        int64_t number = product_number(self, product.both, one, other);
+        if (number < 0 || push_product(self, PRODUCTS + number, rest, items) < 0) return -1;
+    }
+    return product_accepts(self, product);
+}
+
 int32_t without_exceptions(States *self, int32_t state) {
     const Sequence items = self->items.all[state];
     if (state == DONE || !items.count || items.values[items.count - 1] >> 32 < PRODUCTS) return state;

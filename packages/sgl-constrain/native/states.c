@@ -327,6 +327,7 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (self == NULL) return NULL;
     self->continuations = (Continuations *)Py_NewRef(continuations);
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
+    if (self->continuations->states == NULL) self->continuations->states = self;
     self->most_states = most_states;
     self->most_held = most_held;
     self->everything = -1;
@@ -353,6 +354,7 @@ static void states_dealloc(PyObject *object) {
     States *self = (States *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    if (self->continuations != NULL && self->continuations->states == self) self->continuations->states = NULL;
     Py_CLEAR(self->continuations);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
     for (Py_ssize_t i = 0; i < self->items.count; i++) Py_XDECREF(self->moves[i]);

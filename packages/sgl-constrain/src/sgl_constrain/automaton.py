@@ -49,7 +49,7 @@ from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE, _LISTED = range(7)  # kinds, as the twin knows them
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(7)  # kinds, as the twin knows them
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
 _LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
@@ -431,17 +431,17 @@ class Automaton:
                 return _CHARACTER, head
             case Choice(options):
                 return _OPTIONS, *options
-            case Both() | Without():
-                return (_OPAQUE,)
+            case Both(left, right) | Without(left, right):
+                return _PRODUCT, int(kind is Both), left, right
             case _:
                 return (_OPTIONS, EMPTY) if expression == EMPTY else (_OPTIONS,)
 
     def _described(self, listed: Listed) -> tuple[int, ...]:
-        first, colon, comma, members = listed
+        *about, members = listed
         told: list[int] = []
         for text, value, required in members:
             told += self.texts.head(text), value, required
-        return _LISTED, first, colon, comma, len(told) // 3, *told
+        return _LISTED, *about, len(told) // 3, *told
 
     def _expand(self, expression: int, node: Node, rest: int, items: set[int]) -> Iterable[int]:
         """One step: items go into `items`, continuations still to be expanded are returned."""

@@ -105,15 +105,19 @@ class WordTable(NamedTuple):
 
 class Listed(NamedTuple):
     """Members in their order, each a text, `colon` and a value; `comma` stands before all but the first. Those that are
-    required are there, others may be. Where none is required any more something else may come.
+    required are there, others may be. Where none is required any more `close` ends the list, `alone` that of no members;
+    and before that any number of others may come, if there are such.
 
-    first: the number of the first of reserved expressions. They stand for what else may come at the start; what else may
-    come after a member; and then for each member the rest from its text on, from its colon on, and after its value.
+    first: the number of the first of reserved expressions. They stand for another member; the rest after one; and for each
+    of the members the rest from its text on, from its colon on, and after its value.
     """
 
     first: int
     colon: int
     comma: int
+    close: int
+    alone: int
+    others: bool
     members: Iterable[tuple[bytes, int, bool]]  # text, value, is it required?
 
 

@@ -103,11 +103,15 @@ class OtherKeys:
         term = self._term({})
         if term == NEVER:
             return FAIL
-        rule, quote = e.rule(), e.literal('"')
-        key = writer.key((), named)
-        e.define(rule, e.sequence(quote, key, quote, writer.layout.colon, writer.value(term)))
-        self.ways.append(OtherWay(Way(rule, 0, 0), 0))
-        return rule
+        quote = e.literal('"')
+        whole = e.sequence(quote, writer.key((), named), quote, writer.layout.colon, writer.value(term))
+        if whole != FAIL and not writer.late:
+            rule = e.rule()
+            e.define(rule, whole)
+            whole = rule
+        if whole != FAIL:
+            self.ways.append(OtherWay(Way(whole, 0, 0), 0))
+        return whole
 
     def _all(self, names: list[Term], named: list[str]) -> Iterator[tuple[int, int, int, int]]:
         """(key and value, met, last, kind) for each way in which a key can match the patterns."""

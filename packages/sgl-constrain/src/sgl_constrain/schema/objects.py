@@ -220,18 +220,15 @@ class _Object:
             keys[member.key] = e.choice(following)
             if member.required:
                 return e.sequence(comma, e.words(keys))
+        options = [e.sequence(comma, e.words(keys))]
         state = state._replace(place=len(self._members))
-        return e.choice([e.sequence(comma, e.words(keys)), *self._without_named(state)])
-
-    def _without_named(self, state: _State) -> Iterator[int]:
-        """What may come where no key with a name of its own does."""
-        e = self._e
         for more, after in self._one_more(state):
             if not self._is_lost(after):
-                yield e.sequence(more, self._after(after))
+                options.append(e.sequence(more, self._after(after)))
         more, may_end = self._rest(state)
-        yield e.sequence(more, self._layout.close_object)
-        yield self._close(state) if may_end else FAIL
+        options.append(e.sequence(more, self._layout.close_object))
+        options.append(self._close(state) if may_end else FAIL)
+        return e.choice(options)
 
     def _tell(self, key: Hashable) -> Listed | None:
         """The object from its start, where nothing is counted."""
@@ -239,13 +236,22 @@ class _Object:
         if cast(_State, key).keys or any(value == FAIL or value in self._e.dead for _, value, _ in members):
             return None
         first = self._e.reserve(lambda place: self._point(first, place), 2 + 3 * len(members))
-        return Listed(first, self._layout.colon, self._layout.comma, members)
+        colon, comma, close = self._layout.colon, self._layout.comma, self._layout.close_object
+        return Listed(first, colon, comma, close, self._e.literal("}"), self._may_have_others(), members)
+
+    def _may_have_others(self) -> bool:
+        if self._writer.late and "_others" not in self.__dict__:
+            return self._writer.value(self._o.unnamed("", self._writer.patterns.matches)) != FAIL
+        return self._others.any != FAIL and self._others.any not in self._e.dead
 
     def _point(self, first: int, place: int) -> int:
         """One of the reserved expressions of a `Listed`."""
         e, named = self._e, len(self._members)
-        if place < 2:
-            return e.choice(self._without_named(_State(named, place, 0, 0)))
+        if place == 0:
+            return self._others.any
+        if place == 1:
+            more = e.sequence(self._layout.comma, first, first + 1) if self._may_have_others() else FAIL
+            return e.choice([self._layout.close_object, more])
         number, kind = divmod(place - 2, 3)
         member = self._members[number]
         if kind == 2:
