@@ -190,7 +190,7 @@ static int push_keys(Continuations *self, const int32_t *numbers, int32_t place,
     return 0;
 }
 
-// One step from a continuation. 1: it has a product, and there are no states yet.
+// One step from a continuation.
 static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers *pending, Numbers *items) {
     const Expression node = self->expressions[expression];
     const int32_t *numbers = node.numbers;  // never freed while there are continuations
@@ -243,8 +243,11 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
             int32_t keys = then(self, point(numbers, next, KEYS), rest);
             return keys < 0 ? -1 : follow(self, pending, numbers[COMMA], keys);
         }
-        default:  // both or `left` and never `right`; left, right
-            if (self->states == NULL) return 1;
+        default:  // PRODUCT: both, or `left` and never `right`? left, right
+            if (self->states == NULL) {
+                PyErr_SetString(PyExc_ValueError, "products are read by states, and there are none");
+                return -1;
+            }
             failed = push_product_of(self->states, numbers[0], numbers[1], numbers[2], rest, items);
             return failed > 0 ? push(pending, rest) : failed;
     }
@@ -272,8 +275,7 @@ static int find_optional(Continuations *self, int32_t continuation) {
     int64_t head = body->numbers[0];
     if (self->all[rest].items == NULL) {
         if (next == NULL || next->kind == REPEAT) return 2;  // one after another would be found one inside another
-        int unknown = find_items(self, rest);
-        if (unknown) return unknown;
+        if (find_items(self, rest) < 0) return -1;
     }
     int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
     if (after < 0) return -1;
@@ -289,7 +291,7 @@ static int find_optional(Continuations *self, int32_t continuation) {
     return failed;
 }
 
-// 1: something that only Python can read is among what a continuation may begin with; -1: an exception.
+// What a continuation may begin with, into `items`.
 static int gather(Continuations *self, int32_t continuation, Numbers *items) {
     Numbers pending = {0}, seen = {0};
     int outcome = push(&pending, continuation) < 0 || add(&seen, continuation) < 0 ? -1 : 0;
@@ -325,7 +327,7 @@ static int gather(Continuations *self, int32_t continuation, Numbers *items) {
     return outcome;
 }
 
-// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
+// `all[continuation].items` is known then.
 int find_items(Continuations *self, int32_t continuation) {
     if (self->all[continuation].items != NULL) return 0;
     const Expression *node = described(self, self->all[continuation].expression);
@@ -368,33 +370,8 @@ static PyObject *continuations_closure(PyObject *object, PyObject *argument) {
     Continuations *self = (Continuations *)object;
     int32_t continuation;
     if (continuation_of(self, PyLong_AsLongLong(argument), &continuation) < 0) return NULL;
-    int outcome = find_items(self, continuation);
-    if (outcome < 0) return NULL;
-    if (outcome > 0) Py_RETURN_NONE;
+    if (find_items(self, continuation) < 0) return NULL;
     return tuple_of(self->all[continuation].items, self->all[continuation].count);
-}
-
-static PyObject *continuations_learn(PyObject *object, PyObject *args) {
-    Continuations *self = (Continuations *)object;
-    long long number;
-    PyObject *items;
-    int32_t continuation;
-    if (!PyArg_ParseTuple(args, "LO!:learn", &number, &PyTuple_Type, &items)) return NULL;
-    Numbers found = {0};
-    int failed = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(items) && !failed; i++) {
-        long long value = PyLong_AsLongLong(PyTuple_GetItem(items, i));
-        failed = PyErr_Occurred() != NULL || push(&found, value) < 0;
-    }
-    // Numbers with methods of their own could have come back here: the continuation is looked up after them.
-    failed = failed || continuation_of(self, number, &continuation) < 0;
-    if (!failed) {
-        sort_distinct(&found);
-        failed = keep_items(self, continuation, found.values, found.count);
-    }
-    free(found.values);
-    if (failed) return NULL;
-    Py_RETURN_NONE;
 }
 
 static Py_ssize_t continuations_length(PyObject *object) { return ((Continuations *)object)->count; }
@@ -461,8 +438,7 @@ static void continuations_dealloc(PyObject *object) {
 
 static PyMethodDef continuations_methods[] = {
     {"then", continuations_then, METH_VARARGS, "then(expression, rest): the number of a continuation."},
-    {"closure", continuations_closure, METH_O, "closure(continuation): the items it may begin with, or None."},
-    {"learn", continuations_learn, METH_VARARGS, "learn(continuation, items): what `closure` could not tell."},
+    {"closure", continuations_closure, METH_O, "closure(continuation): the items it may begin with."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot continuations_slots[] = {

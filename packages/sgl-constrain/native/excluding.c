@@ -64,7 +64,7 @@ static int find_ended(Excluding *all, const int64_t *items, int32_t count, Place
         Place next = at;
         int32_t rest = (int32_t)(items[i] & REST);
         int found = go_on_with(all, &next, items[i] >> 32);
-        if (found > 0 && (found = find_items(all->states->continuations, rest)) >= 0) found = !found;
+        if (found > 0 && find_items(all->states->continuations, rest) < 0) found = -1;
         if (found > 0) {
             const Continuation known = all->states->continuations->all[rest];
             found = find_ended(all, known.items, known.count, next);
@@ -74,10 +74,9 @@ static int find_ended(Excluding *all, const int64_t *items, int32_t count, Place
     return 1;
 }
 
-// Does the text go on for ever, and may it end after each of some characters?
+// May the text go on for ever?
 static int comes_back(States *states, int32_t state) {
     Opened opened;
-    if (!accepts(states, state)) return 0;
     if (open_state(states, state, &opened) < 0) return -1;
     for (int32_t part = 0; part < opened.plan->count; part++) {
         int32_t target = target_of(states, state, &opened, part);
@@ -123,6 +122,7 @@ int fill_excluding(States *states, Tree *tree, Level *levels, uint8_t *path, int
     const Sequence excluded = states->items.all[words];
     found = find_ended(&all, excluded.values, excluded.count, (Place){0, tree->count, inside, 0});
     if (found > 0) {
+        // No product on the way is asked how far it is from its end: no farther than that.
         if (all.longest >= states->farthest) states->farthest = all.longest + 1;
         memset(bits, 0, (size_t)bytes);
         if (fill_mask(states, tree, levels, path, plain, bits) < 0) found = -1;

@@ -130,7 +130,7 @@ typedef struct {
 
 int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an exception
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
-int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
+int find_items(Continuations *self, int32_t continuation);  // they are known then; -1: an exception
 int32_t once_less(Continuations *self, int32_t continuation);
 int told_counts(const Continuations *self, int32_t expression, Repetition *found);  // 1: it was described before
 int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
@@ -183,7 +183,7 @@ typedef struct {
     Count *counts;  // innermost first
 } Shape;
 
-enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
+enum { EDGES, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
 typedef struct States {
     PyObject_HEAD

@@ -421,7 +421,9 @@ static int32_t start_of(States *self, int32_t expression) {
 
 // The items of a product of expressions and then `rest`. 1: it may be empty too; -1: an exception.
 int push_product_of(States *self, int both, int32_t left, int32_t right, int32_t rest, Numbers *items) {
+    if (Py_EnterRecursiveCall(" in a product of products")) return -1;
     int32_t one = start_of(self, left), other = one < 0 ? -1 : start_of(self, right);
+    Py_LeaveRecursiveCall();
     if (other < 0) return -1;
     Product product = {both != 0, one, other};
     if (right_no_longer_matters(self, product)) {

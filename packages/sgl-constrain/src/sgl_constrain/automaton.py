@@ -49,7 +49,9 @@ from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(7)  # kinds, as the twin knows them
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(
+    7
+)  # kinds, as the twin knows them
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
 _LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
@@ -354,10 +356,8 @@ class Automaton:
         if known is not None:
             return known
         if self._twin is not None:
-            found = self._twin.closure(continuation)
-            if found is not None:
-                self._closures[continuation] = found
-                return found
+            known = self._closures[continuation] = self._twin.closure(continuation)
+            return known
         nodes, continuations, closures = self.expressions.nodes, self._continuations, self._closures
         expression, rest = continuations[continuation]
         node = nodes[expression]
@@ -391,10 +391,8 @@ class Automaton:
                     pending.append(following)
             if len(seen) + len(items) > _UNCHECKED:
                 self.check(len(seen) + len(items))
-        result = closures[continuation] = tuple(items)
-        if self._twin is not None:
-            self._twin.learn(continuation, result)
-        return result
+        known = closures[continuation] = tuple(items)
+        return known
 
     def _is_plain(self, continuation: int) -> bool:
         """Is its closure known, or not to be found by way of another one?"""
@@ -507,7 +505,6 @@ class Automaton:
         return ENGINE.states(
             continuations,
             edges=self._told_edges,
-            closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
             admit=self._admit,

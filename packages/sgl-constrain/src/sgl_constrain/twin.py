@@ -36,9 +36,7 @@ class Continuations(Sequenced[tuple[int, int]], Protocol):
 
     def then(self, expression: int, rest: int, /) -> int: ...
 
-    def closure(self, continuation: int, /) -> tuple[int, ...] | None: ...
-
-    def learn(self, continuation: int, items: tuple[int, ...], /) -> None: ...
+    def closure(self, continuation: int, /) -> tuple[int, ...]: ...
 
 
 class TwinStates(Sequenced[tuple[int, ...]], Protocol):
@@ -145,7 +143,6 @@ class Engine:
         continuations: Continuations,
         *,
         edges: Callable[[int], bytes],
-        closure: Callable[[int], Collection[int]],
         counts: Callable[[int], tuple[int, ...]],
         widest: Callable[[Sequence[int]], Sequence[int]],
         admit: Callable[[int, int], None],
@@ -160,7 +157,7 @@ class Engine:
         shortest: of an expression; distance: of a product, as of `Liveness`, asked where the twin does not
         find it soon; uncounted: a repetition that no longer counts beyond so many.
         """
-        asked = edges, closure, counts, widest, admit, shortest, distance, uncounted
+        asked = edges, counts, widest, admit, shortest, distance, uncounted
         made: TwinStates = self.module.States(continuations, *asked, most_states, most_held)
         return made
 

@@ -170,7 +170,11 @@ class NumberTexts:
             for i, digit in enumerate(part)
         ]
         shorter = [e.literal(part[:i]) for i in range(1, len(part))]
-        equal = [] if is_open else [e.sequence(e.literal(part), self._zeros if part else e.repeat(e.literal("0"), 1))]
+        equal = (
+            []
+            if is_open
+            else [e.sequence(e.literal(part), self._zeros if part else e.repeat(e.literal("0"), 1))]
+        )
         options = [e.sequence(e.literal(whole + "."), e.choice([*below, *shorter, *equal]))]
         if part or not is_open:
             options.append(e.literal(whole))
