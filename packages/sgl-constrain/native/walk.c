@@ -318,7 +318,7 @@ static PyMethodDef tree_methods[] = {
     {"differing", (PyCFunction)(void (*)(void))tree_differing, METH_FASTCALL,
      "differing(mask, base): the words in which it differs from another, or from None; None where these are many."},
     {"restore", (PyCFunction)(void (*)(void))tree_restore, METH_FASTCALL,
-     "restore(differing, base, out): writes the mask."},
+     "restore((differing, base), out, row): writes the mask."},
     {"learn", tree_learn, METH_VARARGS,
      "learn(edges, table): what a usual class has beyond ASCII; and how its characters and all of ASCII are read."},
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,

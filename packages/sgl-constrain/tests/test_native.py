@@ -318,7 +318,7 @@ def test_keys_without_a_name_are_told_apart_from_those_with_one(
     vocabulary = Vocabulary(
         [*texts, *long, *escaped, b"{", b'{"', b"1", b"null", b"}", b"\xc3", b"\xa9b"], eos=[0]
     )
-    schema = {"properties": dict.fromkeys(names, {"type": "null"}), "additionalProperties": {"const": 1}}
+    schema = {"properties": {name: {"type": "null"} for name in names}, "additionalProperties": {"const": 1}}
     grammar = Compiler(vocabulary).json_schema(schema | ({"propertyNames": key} if key else {}))
     rng = random.Random(str(names))
     check_filled(grammar, rng, 8)
@@ -374,19 +374,26 @@ def test_masks_are_told_by_the_words_in_which_they_differ(native_module: ModuleT
             mask[places] ^= 5
             sparse[places] = 3
             for one, other in ((mask, base), (sparse, None)):
-                words, out = trie.differing(one, other), np.full(size // 4, 9, dtype=np.int32)
+                words, out = trie.differing(one, other), np.full((3, size // 4), 9, dtype=np.int32)
                 assert len(words) % 12 == 0 and len(words) <= 12 * changes
-                trie.restore(words, other, out)
-                assert np.array_equal(out.view(np.uint8), one)
+                for row in (0, -1):
+                    trie.restore((words, other), out, row)
+                    assert np.array_equal(out[row].view(np.uint8), one)
+                assert (out[1] == 9).all()
             assert trie.key(sparse) == trie.differing(sparse, None)
     assert trie.differing(mask, base[::-1].copy()) is None, "that is much"
-    words, out = trie.differing(mask, base), np.zeros(1250, dtype=np.int32)
+    words, out = trie.differing(mask, base), np.zeros((2, 1250), dtype=np.int32)
+    kept = (words, base)
     for arguments in (
-        (words, base, out[1:]), (words, base, out.view(np.int16)), (words, base, out.astype(np.int64)),
-        (words, None, out[:9]), (words[1:], base, out), (words, base), (words, out[::2], out),
-        (words, base, out[::2]), (None, base, out), (words, base, out.tobytes()),
+        (kept, out[:, 1:], 0), (kept, out.view(np.int16), 0), (kept, out.astype(np.int64), 0),
+        (kept, out[0], 0),
+        ((words, None), out[:, :9], 0), ((words[1:], base), out, 0), (kept, out),
+        ((words, out[0, ::2]), out, 0),
+        (kept, out[:, ::2], 0), ((None, base), out, 0), (kept, out.tobytes(), 0),
+        (words, out, 0), ((words,), out, 0),
+        (kept, out, 2), (kept, out, -3), (kept, out, "0"), (kept, out, 1 << 70), ((words, base[:-4]), out, 0),
     ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
+        with pytest.raises((TypeError, ValueError, BufferError, IndexError)):
             trie.restore(*arguments)
     for arguments in ((mask, base[1:]), (mask,), (None, mask), (mask, mask[::2])):
         with pytest.raises((TypeError, ValueError, BufferError)):

@@ -104,12 +104,12 @@ class WordTable(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """Members in their order, each a text, `colon` and a value; `comma` stands before all but the first. Those that are
-    required are there, others may be. Where none is required any more `close` ends the list, `alone` that of no members;
-    and before that any number of others may come, if there are such.
+    """Members in their order, each a text, `colon` and a value; `comma` stands before all but the first.
+    Those that are required are there, others may be. Where none is required any more `close` ends the list,
+    `alone` that of no members; and before that any number of others may come, if there are such.
 
-    first: the number of the first of reserved expressions. They stand for another member; the rest after one; and for each
-    of the members the rest from its text on, from its colon on, and after its value.
+    first: the number of the first of reserved expressions. They stand for another member; the rest after one;
+    and for each of the members the rest from its text on, from its colon on, and after its value.
     """
 
     first: int
@@ -437,8 +437,8 @@ class Expressions:
         return self._sources[node.source].witness(node.state)
 
     def reserve(self, make: Callable[[int], int], count: int) -> int:
-        """The first of some expressions, each made by `make` of its place among them when it is first needed; for
-        what is read after pruning.
+        """The first of some expressions, each made by `make` of its place among them when it is first
+        needed; for what is read after pruning.
         """
         first = len(self.nodes)
         if first + count > self._most:

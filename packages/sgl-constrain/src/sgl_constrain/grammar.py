@@ -194,7 +194,7 @@ class Grammar:
     def _make_mask(self, state: int) -> _Mask:
         if state in (DEAD, DONE):
             return self._shared(np.zeros(self.vocabulary.words * 4, dtype=np.uint8), state == DONE)
-        most, may_end = self.vocabulary.trie.depth, self.accepts(state)
+        most, may_end = self.vocabulary.trie.depth, self._automaton.accepts(state)
         simpler, farthest = self._automaton.unbounded(state, most)
         mask = self._mask_from(simpler, may_end)
         if farthest != FAR and self._automaton.farther > farthest:

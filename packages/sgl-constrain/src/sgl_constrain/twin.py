@@ -94,8 +94,8 @@ class Tree(Protocol):
         """The words in which a mask differs from another, or from none set; None where these are many."""
         ...
 
-    def restore(self, differing: bytes, base: Bits | None, out: Ints, /) -> None:
-        """Writes a mask."""
+    def restore(self, mask: tuple[bytes, Bits | None], out: Ints, row: int, /) -> None:
+        """Writes a mask, as it differs from which, into a row of [n, words]."""
         ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None:

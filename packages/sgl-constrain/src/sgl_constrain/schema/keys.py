@@ -80,7 +80,7 @@ class OtherKeys:
         self._o = o
         self._conditions = conditions(o)
         self.ways: list[OtherWay] = []
-        if not names and not o.some and not any([layer.patterns for layer in o.layers]):
+        if not names and not o.some and not any(layer.patterns for layer in o.layers):
             self.any = self._all_alike(named)
             return
         found: dict[tuple[int, int, int], list[int]] = {}

@@ -59,7 +59,7 @@ def write_object(writer: Writer, o: Objects) -> int:
         _Member(b'"' + escape(key), key in o.required, ways(writer, o, key, term))
         for key, term in allowed.items()
     ]
-    if not o.some and any([required and ways[0].value == FAIL for _, required, ways in members]):
+    if not o.some and any(required and ways[0].value == FAIL for _, required, ways in members):
         return FAIL
     return _Object(writer, o, members, partial(OtherKeys, writer, o, names, list(named))).write()
 
