@@ -2,6 +2,7 @@
 // What grammars spend their time on, in C, with the same results as the Python it stands in for.
 //
 //     numbers.c        arrays, lists and sets of numbers, and sequences of them that are kept once
+//     descriptions.c   what expressions are
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
 //     plans.c          which edges a state takes on which bytes
@@ -97,9 +98,27 @@ int32_t pool_find(const Pool *pool, const int64_t *values, Py_ssize_t count);  /
 int32_t pool_add(Pool *pool, const int64_t *values, Py_ssize_t count);         // -1: an exception
 void pool_drop(Pool *pool);
 
-// -- continuations.c --------------------------------------------------------------------------------------------
+// -- descriptions.c ---------------------------------------------------------------------------------------------
 
-typedef struct Expression Expression;
+#define EMPTY 1  // the expression
+
+// OPTIONS without any: no string.
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, PRODUCT, LISTED, LATER, KEYS, VALUE, AFTER };
+
+// Of LISTED: the first of the expressions that are reserved for it, colon, comma, close and alone, may there be others, how
+// many members there are; then for each its head, its value, and whether it is required. The reserved ones: ANOTHER member;
+// LATER, the rest after one; then for each member KEYS, from its text on; VALUE, from its colon on; and AFTER its value.
+enum { FIRST, COLON, COMMA, CLOSE, ALONE, OTHERS, COUNT, MEMBERS };
+enum { HEAD_OF, VALUE_OF, IS_REQUIRED, OF_MEMBER };
+enum { ANOTHER, REST_OF_LIST, POINTS };
+
+typedef struct {
+    int32_t *numbers;  // NULL: not described yet
+    int32_t count;  // of a point of a list: its member
+    uint8_t kind;
+} Expression;
+
+// -- continuations.c --------------------------------------------------------------------------------------------
 
 typedef struct {
     int32_t least, most;  // most: -1 without an end
@@ -132,6 +151,8 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an 
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
 int find_items(Continuations *self, int32_t continuation);  // they are known then; -1: an exception
 int32_t once_less(Continuations *self, int32_t continuation);
+int describe(Continuations *self, int32_t expression);  // it is known then; -1: an exception
+const Expression *described(const Continuations *self, int32_t expression);  // NULL: it is not
 int told_counts(const Continuations *self, int32_t expression, Repetition *found);  // 1: it was described before
 int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
 
