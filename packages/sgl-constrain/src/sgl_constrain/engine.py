@@ -51,10 +51,7 @@ class NativeWays:
         self._mask = np.empty(vocabulary.words * 4, dtype=np.uint8)
         self._bases: list[Bits] = []  # masks that differ in much from each other
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
-        self.write = self._tree.restore
-
-    def key(self, mask: Bits) -> bytes:
-        return self._tree.key(mask)
+        self.key, self.write = self._tree.key, self._tree.restore
 
     def equal(self, one: Differing, other: Bits) -> bool:
         return one.base is None or self._tree.differing(other, one.base) == one.words

@@ -192,7 +192,9 @@ class Writer:
         """What stands between the quotes."""
         e = self.expressions
         if condition.values is not None:
-            return e.words({escape(v): EMPTY for v in condition.values if self.reader.holds(condition, v)})
+            alone = condition._replace(values=None) == ANY_STRINGS[0]
+            texts = [v for v in condition.values if alone or self.reader.holds(condition, v)]
+            return e.words(dict.fromkeys(map(escape, texts), EMPTY))
         parts = [(self.patterns.search(pattern), holds) for pattern, holds in sorted(condition.patterns)]
         parts += [(self.patterns.format(name), holds) for name, holds in sorted(condition.formats)]
         content = self.letters.any_string
