@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
 from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgl_constrain.errors import GrammarTooLarge
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from sgl_constrain.schema.writing import Writer
 
 _MOST_COUNTED = 20_000  # keys times counts times conditions met, for one object
-_MOST_TOLD = 32  # keys of an object that is told as a list
+_MOST_TOLD = 200  # keys of an object that is told as a list,
+_MOST_NEXT = 32  # and of those that may come next
 
 
 class _Member(NamedTuple):
@@ -95,7 +97,7 @@ class _Object:
         if counts:
             self._witness = self._chain(start)
         make = self._in_any_order if self._writer.any_order else self._in_order
-        told = not counts and not self._writer.any_order and len(self._members) <= _MOST_TOLD
+        told = not counts and not self._writer.any_order and self._has_few_next()
         self._after = self._e.source(make, witness=self._finished, tell=self._tell if told else None)
         return self._e.sequence(self._layout.open_object, self._after(start))
 
@@ -238,6 +240,11 @@ class _Object:
         first = self._e.reserve(lambda place: self._point(first, place), 2 + 3 * len(members))
         colon, comma, close = self._layout.colon, self._layout.comma, self._layout.close_object
         return Listed(first, colon, comma, close, self._e.literal("}"), self._may_have_others(), members)
+
+    def _has_few_next(self) -> bool:
+        ends = [place for place, member in enumerate(self._members) if member.required]
+        steps = pairwise((-1, *ends, len(self._members)))
+        return len(self._members) <= _MOST_TOLD and all(to - place <= _MOST_NEXT for place, to in steps)
 
     def _may_have_others(self) -> bool:
         if self._writer.late and "_others" not in self.__dict__:
