@@ -49,9 +49,8 @@ from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(
-    7
-)  # kinds, as the twin knows them
+# Kinds, as the twin knows them.
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(7)
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
 _LARGE_RUN = 20  # and from which on its runs are worth a walk of their own

@@ -3,9 +3,9 @@
 keys.
 
 What may come next is a table of keys, made when the text gets there: an expression for each point an object
-can be at. Whether an object can be finished at all is asked of a plain chain of rules with the same values
-(the witness). A key is written in one way only (see `strings`), so a named key cannot come back under another
-spelling.
+can be at. Where nothing is counted it can also be told once for all points (`Listed`). Whether an object can
+be finished at all is asked of a plain chain of rules with the same values (the witness). A key is written in
+one way only (see `strings`), so a named key cannot come back under another spelling.
 
 Other keys may repeat, and then the last one counts. So where some key must have a value (`Some`), that is
 asked of the last other key of its kind: every object can be written so, though not in every order.
@@ -211,7 +211,6 @@ class _Object:
         state = cast(_State, key)
         e, dead = self._e, self._e.dead
         keys: dict[bytes, int] = {}
-        comma = self._comma(state)
         for place in range(state.place, len(self._members)):
             member = self._members[place]
             following = []
@@ -221,8 +220,8 @@ class _Object:
                     following.append(self._follow(way, after))
             keys[member.key] = e.choice(following)
             if member.required:
-                return e.sequence(comma, e.words(keys))
-        options = [e.sequence(comma, e.words(keys))]
+                return e.sequence(self._comma(state), e.words(keys))
+        options = [e.sequence(self._comma(state), e.words(keys))]
         state = state._replace(place=len(self._members))
         for more, after in self._one_more(state):
             if not self._is_lost(after):
