@@ -1,20 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is still to be read: (expression, continuation after it), hash-consed, with 0 for the end; and the items
-// with which each may begin, as `Automaton._closure` finds them. Expressions are described by Python when they
-// are first met: a tuple of their kind and numbers.
+// with which each may begin, as `Automaton._closure` finds them.
 
 #include "native.h"
-
-// OPTIONS without any: no string.
-#define EMPTY 1  // the expression
-
-enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE };
-
-struct Expression {
-    int32_t *numbers;  // NULL: not described yet
-    int32_t count;
-    uint8_t kind;
-};
 
 static int more_slots(Continuations *self) {
     Py_ssize_t count = self->slot_count ? 2 * self->slot_count : 256;
@@ -66,78 +54,6 @@ int32_t then(Continuations *self, int32_t expression, int32_t rest) {
     return number;
 }
 
-// Remembers a description; `numbers` become those of the expression.
-static int remember(Continuations *self, int32_t expression, long kind, int32_t *numbers, Py_ssize_t count) {
-    if (expression >= self->described) {
-        Py_ssize_t described = self->described ? self->described : 256;
-        while (described <= expression) described *= 2;
-        Expression *grown = realloc(self->expressions, (size_t)described * sizeof(Expression));
-        if (grown == NULL) {
-            PyErr_NoMemory();
-            return -1;
-        }
-        memset(grown + self->described, 0, (size_t)(described - self->described) * sizeof(Expression));
-        self->expressions = grown;
-        self->described = described;
-    }
-    if (self->expressions[expression].numbers == NULL)  // else it was described meanwhile, and is perhaps in use
-        self->expressions[expression] = (Expression){numbers, (int32_t)count, (uint8_t)kind};
-    return 0;
-}
-
-static const Expression *described(const Continuations *self, int32_t expression) {
-    if (expression >= self->described || self->expressions[expression].numbers == NULL) return NULL;
-    return &self->expressions[expression];
-}
-
-static int describe(Continuations *self, int32_t expression) {
-    if (described(self, expression) != NULL) return 0;
-    PyObject *answer = ask(self->describe, expression);
-    if (answer == NULL) return -1;
-    Py_ssize_t count = PyTuple_Check(answer) ? PyTuple_Size(answer) : 0;
-    int32_t *numbers = count > 0 && count < INT32_MAX ? lasting(&self->blocks, (size_t)count * sizeof(int32_t)) : NULL;
-    long kind = -1;
-    for (Py_ssize_t i = 0; numbers != NULL && i < count && !PyErr_Occurred(); i++) {
-        long value = PyLong_AsLong(PyTuple_GetItem(answer, i));
-        if (i == 0) {
-            kind = value;
-        } else if (value < -1 || value > INT32_MAX) {
-            PyErr_SetString(PyExc_ValueError, "a number of an expression is out of range");
-        } else {
-            numbers[i - 1] = (int32_t)value;
-        }
-    }
-    Py_DECREF(answer);
-    // What is relied on: the shape of each kind, and no number below 0 but the first of WORDS and the last of REPEAT.
-    Py_ssize_t given = count - 1;
-    int right = numbers != NULL && !PyErr_Occurred() && kind >= OPTIONS && kind <= OPAQUE &&
-                (kind != CHARACTER || given == 1) && (kind != REPEAT || given == 3 || given == 5) &&
-                (kind != WORDS || given % 2 == 1);
-    for (Py_ssize_t i = kind == WORDS; right && i < given; i++) right = numbers[i] >= 0 || (kind == REPEAT && i == 4);
-    if (!right) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, "an expression was described wrongly");
-        return -1;
-    }
-    return remember(self, expression, kind, numbers, given);
-}
-
-int character_of(Continuations *self, int32_t expression, int64_t *head) {
-    if (describe(self, expression) < 0) return -1;
-    const Expression *node = &self->expressions[expression];
-    if (node->kind != CHARACTER) return 0;
-    *head = node->numbers[0];
-    return 1;
-}
-
-int told_counts(const Continuations *self, int32_t expression, Repetition *found) {
-    const Expression *node = described(self, expression);
-    if (node == NULL) return 0;
-    *found = (Repetition){-1, {0, 0}};
-    if (node->kind == REPEAT && node->count == 5)
-        *found = (Repetition){node->numbers[0], {node->numbers[3], node->numbers[4]}};
-    return 1;
-}
-
 static int follow(Continuations *self, Numbers *pending, int32_t expression, int32_t rest) {
     int32_t number = then(self, expression, rest);
     return number < 0 ? -1 : push(pending, number);
@@ -152,7 +68,27 @@ int32_t once_less(Continuations *self, int32_t continuation) {
     return node.numbers[2] == EMPTY ? rest : then(self, node.numbers[2], rest);
 }
 
-// One step from a continuation. 1: it has an expression that only Python can read.
+static const int32_t *member(const int32_t *numbers, int32_t place) { return numbers + MEMBERS + OF_MEMBER * place; }
+
+static int32_t point(const int32_t *numbers, int32_t place, int kind) {
+    return numbers[FIRST] + POINTS + OF_MEMBER * place + kind - KEYS;
+}
+
+// The member from `place` on that must be there; how many there are if there is none.
+static int32_t next_required(const int32_t *numbers, int32_t place) {
+    while (place < numbers[COUNT] && !member(numbers, place)[IS_REQUIRED]) place++;
+    return place;
+}
+
+static int push_keys(Continuations *self, const int32_t *numbers, int32_t place, int32_t rest, Numbers *items) {
+    for (int32_t last = next_required(numbers, place); place < numbers[COUNT] && place <= last; place++) {
+        int32_t after = then(self, point(numbers, place, VALUE), rest);
+        if (after < 0 || push(items, (int64_t)member(numbers, place)[HEAD_OF] << 32 | after) < 0) return -1;
+    }
+    return 0;
+}
+
+// One step from a continuation.
 static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers *pending, Numbers *items) {
     const Expression node = self->expressions[expression];
     const int32_t *numbers = node.numbers;  // never freed while there are continuations
@@ -179,8 +115,39 @@ static int expand(Continuations *self, int32_t expression, int32_t rest, Numbers
                 failed = after < 0 ? -1 : push(items, (int64_t)numbers[i] << 32 | after);
             }
             return failed;
-        default:
-            return 1;
+        case LISTED:
+            if (next_required(numbers, 0) == numbers[COUNT]) {
+                int32_t more = numbers[OTHERS] ? then(self, numbers[FIRST] + REST_OF_LIST, rest) : 0;
+                if (more < 0 || (more && follow(self, pending, numbers[FIRST] + ANOTHER, more) < 0)) return -1;
+                failed = follow(self, pending, numbers[ALONE], rest);
+            }
+            return failed ? failed : push_keys(self, numbers, 0, rest, items);
+        case LATER: {
+            int32_t more = numbers[OTHERS] ? then(self, numbers[FIRST] + REST_OF_LIST, rest) : 0;
+            if (more > 0) more = then(self, numbers[FIRST] + ANOTHER, more);
+            if (more < 0 || (more && follow(self, pending, numbers[COMMA], more) < 0)) return -1;
+            return follow(self, pending, numbers[CLOSE], rest);
+        }
+        case KEYS:
+            return push_keys(self, numbers, node.count, rest, items);
+        case VALUE:
+            rest = then(self, point(numbers, node.count, AFTER), rest);
+            if (rest >= 0) rest = then(self, member(numbers, node.count)[VALUE_OF], rest);
+            return rest < 0 ? -1 : follow(self, pending, numbers[COLON], rest);
+        case AFTER: {
+            int32_t next = node.count + 1;
+            if (next_required(numbers, next) == numbers[COUNT] && follow(self, pending, numbers[FIRST] + REST_OF_LIST, rest) < 0) return -1;
+            if (next == numbers[COUNT]) return 0;
+            int32_t keys = then(self, point(numbers, next, KEYS), rest);
+            return keys < 0 ? -1 : follow(self, pending, numbers[COMMA], keys);
+        }
+        default:  // PRODUCT: both, or `left` and never `right`? left, right
+            if (self->states == NULL) {
+                PyErr_SetString(PyExc_ValueError, "products are read by states, and there are none");
+                return -1;
+            }
+            failed = push_product_of(self->states, numbers[0], numbers[1], numbers[2], rest, items);
+            return failed > 0 ? push(pending, rest) : failed;
     }
 }
 
@@ -206,8 +173,7 @@ static int find_optional(Continuations *self, int32_t continuation) {
     int64_t head = body->numbers[0];
     if (self->all[rest].items == NULL) {
         if (next == NULL || next->kind == REPEAT) return 2;  // one after another would be found one inside another
-        int unknown = find_items(self, rest);
-        if (unknown) return unknown;
+        if (find_items(self, rest) < 0) return -1;
     }
     int32_t after = numbers[2] == EMPTY ? rest : then(self, numbers[2], rest);
     if (after < 0) return -1;
@@ -223,7 +189,7 @@ static int find_optional(Continuations *self, int32_t continuation) {
     return failed;
 }
 
-// 1: something that only Python can read is among what a continuation may begin with; -1: an exception.
+// What a continuation may begin with, into `items`.
 static int gather(Continuations *self, int32_t continuation, Numbers *items) {
     Numbers pending = {0}, seen = {0};
     int outcome = push(&pending, continuation) < 0 || add(&seen, continuation) < 0 ? -1 : 0;
@@ -259,7 +225,7 @@ static int gather(Continuations *self, int32_t continuation, Numbers *items) {
     return outcome;
 }
 
-// 0: `all[continuation].items` is known now; 1: only Python can tell; -1: an exception.
+// `all[continuation].items` is known then.
 int find_items(Continuations *self, int32_t continuation) {
     if (self->all[continuation].items != NULL) return 0;
     const Expression *node = described(self, self->all[continuation].expression);
@@ -302,33 +268,8 @@ static PyObject *continuations_closure(PyObject *object, PyObject *argument) {
     Continuations *self = (Continuations *)object;
     int32_t continuation;
     if (continuation_of(self, PyLong_AsLongLong(argument), &continuation) < 0) return NULL;
-    int outcome = find_items(self, continuation);
-    if (outcome < 0) return NULL;
-    if (outcome > 0) Py_RETURN_NONE;
+    if (find_items(self, continuation) < 0) return NULL;
     return tuple_of(self->all[continuation].items, self->all[continuation].count);
-}
-
-static PyObject *continuations_learn(PyObject *object, PyObject *args) {
-    Continuations *self = (Continuations *)object;
-    long long number;
-    PyObject *items;
-    int32_t continuation;
-    if (!PyArg_ParseTuple(args, "LO!:learn", &number, &PyTuple_Type, &items)) return NULL;
-    Numbers found = {0};
-    int failed = 0;
-    for (Py_ssize_t i = 0; i < PyTuple_Size(items) && !failed; i++) {
-        long long value = PyLong_AsLongLong(PyTuple_GetItem(items, i));
-        failed = PyErr_Occurred() != NULL || push(&found, value) < 0;
-    }
-    // Numbers with methods of their own could have come back here: the continuation is looked up after them.
-    failed = failed || continuation_of(self, number, &continuation) < 0;
-    if (!failed) {
-        sort_distinct(&found);
-        failed = keep_items(self, continuation, found.values, found.count);
-    }
-    free(found.values);
-    if (failed) return NULL;
-    Py_RETURN_NONE;
 }
 
 static Py_ssize_t continuations_length(PyObject *object) { return ((Continuations *)object)->count; }
@@ -395,8 +336,7 @@ static void continuations_dealloc(PyObject *object) {
 
 static PyMethodDef continuations_methods[] = {
     {"then", continuations_then, METH_VARARGS, "then(expression, rest): the number of a continuation."},
-    {"closure", continuations_closure, METH_O, "closure(continuation): the items it may begin with, or None."},
-    {"learn", continuations_learn, METH_VARARGS, "learn(continuation, items): what `closure` could not tell."},
+    {"closure", continuations_closure, METH_O, "closure(continuation): the items it may begin with."},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot continuations_slots[] = {

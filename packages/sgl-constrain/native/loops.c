@@ -34,8 +34,7 @@ static int find_round(States *self, int64_t item, Round *round) {
         if (head == item >> 32) *round = (Round){times, found.count.least, here.rest, -1};
         return 0;
     }
-    int unknown = find_items(self->continuations, rest);
-    if (unknown) return unknown < 0 ? -1 : 0;
+    if (find_items(self->continuations, rest) < 0) return -1;
     int32_t less = once_less(self->continuations, rest);
     if (less < 0) return -1;
     const Continuation known = self->continuations->all[rest];

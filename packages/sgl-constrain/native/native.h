@@ -2,6 +2,7 @@
 // What grammars spend their time on, in C, with the same results as the Python it stands in for.
 //
 //     numbers.c        arrays, lists and sets of numbers, and sequences of them that are kept once
+//     descriptions.c   what expressions are
 //     continuations.c  `Continuations`, the twin of `Automaton._then` and `_closure`
 //     states.c         `States`, the twin of `states.States`
 //     plans.c          which edges a state takes on which bytes
@@ -12,6 +13,7 @@
 //     chains.c         and others that lead from one state to the next
 //     known.c          what is known of tokens by their bytes
 //     masks.c          masks, put together from both
+//     excluding.c      those of any text but some words
 //     packing.c        masks, kept as the words in which they differ from others
 //     walk.c           `Tree`, the twin of `walk.Walk`
 //
@@ -96,9 +98,27 @@ int32_t pool_find(const Pool *pool, const int64_t *values, Py_ssize_t count);  /
 int32_t pool_add(Pool *pool, const int64_t *values, Py_ssize_t count);         // -1: an exception
 void pool_drop(Pool *pool);
 
-// -- continuations.c --------------------------------------------------------------------------------------------
+// -- descriptions.c ---------------------------------------------------------------------------------------------
 
-typedef struct Expression Expression;
+#define EMPTY 1  // the expression
+
+// OPTIONS without any: no string.
+enum { OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, PRODUCT, LISTED, LATER, KEYS, VALUE, AFTER };
+
+// Of LISTED: the first of the expressions that are reserved for it, colon, comma, close and alone, may there be others, how
+// many members there are; then for each its head, its value, and whether it is required. The reserved ones: ANOTHER member;
+// LATER, the rest after one; then for each member KEYS, from its text on; VALUE, from its colon on; and AFTER its value.
+enum { FIRST, COLON, COMMA, CLOSE, ALONE, OTHERS, COUNT, MEMBERS };
+enum { HEAD_OF, VALUE_OF, IS_REQUIRED, OF_MEMBER };
+enum { ANOTHER, REST_OF_LIST, POINTS };
+
+typedef struct {
+    int32_t *numbers;  // NULL: not described yet
+    int32_t count;  // of a point of a list: its member
+    uint8_t kind;
+} Expression;
+
+// -- continuations.c --------------------------------------------------------------------------------------------
 
 typedef struct {
     int32_t least, most;  // most: -1 without an end
@@ -118,6 +138,7 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *describe, *check;
+    struct States *states;  // that read them, and hold them; NULL: none yet, so products are not known
     Expression *expressions;
     Continuation *all;
     int32_t *slots;  // hash table of numbers in `all`, 0 where free: the end is not looked for
@@ -128,8 +149,10 @@ typedef struct {
 
 int32_t then(Continuations *self, int32_t expression, int32_t rest);  // -1: an exception
 int continuation_of(const Continuations *self, long long number, int32_t *continuation);
-int find_items(Continuations *self, int32_t continuation);  // 0: they are known now; 1: only Python can tell; -1
+int find_items(Continuations *self, int32_t continuation);  // they are known then; -1: an exception
 int32_t once_less(Continuations *self, int32_t continuation);
+int describe(Continuations *self, int32_t expression);  // it is known then; -1: an exception
+const Expression *described(const Continuations *self, int32_t expression);  // NULL: it is not
 int told_counts(const Continuations *self, int32_t expression, Repetition *found);  // 1: it was described before
 int character_of(Continuations *self, int32_t expression, int64_t *head);  // 1: it is one; -1: an exception
 
@@ -181,9 +204,9 @@ typedef struct {
     Count *counts;  // innermost first
 } Shape;
 
-enum { EDGES, CLOSURE, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
+enum { EDGES, COUNTS, WIDEST, ADMIT, SHORTEST, DISTANCE, UNCOUNTED, QUESTIONS };
 
-typedef struct {
+typedef struct States {
     PyObject_HEAD
     Continuations *continuations;
     PyObject *ask[QUESTIONS];
@@ -260,6 +283,9 @@ int uncover(States *self, Numbers *items);  // drops those that others make supe
 
 int product_edges(States *self, int64_t head, Edges *edges);
 int push_product(States *self, int64_t head, int32_t rest, Numbers *items);
+int push_product_of(States *self, int both, int32_t left, int32_t right, int32_t rest, Numbers *items);
+int push_appended(States *self, int32_t state, int32_t rest, Numbers *items);  // those of a state, and then `rest`
+int is_without(const States *self, int64_t head, int32_t *left, int32_t *right);  // is it `left` and never `right`?
 int32_t without_exceptions(States *self, int32_t state);  // reads what products take away too; -1: an exception
 PyObject *states_product(PyObject *object, PyObject *given);
 PyObject *states_product_head(PyObject *object, PyObject *args);
@@ -389,6 +415,11 @@ const uint8_t *beginning_with(Known *known, const Bytes *bytes);        // bytes
 // -- masks.c ----------------------------------------------------------------------------------------------------
 
 int fill_mask(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits);
+
+// -- excluding.c ------------------------------------------------------------------------------------------------
+
+// Writes the mask; 0: the state does not read any text but some words.
+int fill_excluding(States *states, Tree *tree, Level *levels, uint8_t *path, int32_t state, uint8_t *bits, Py_ssize_t bytes);
 
 // -- packing.c --------------------------------------------------------------------------------------------------
 

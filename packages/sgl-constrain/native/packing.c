@@ -139,33 +139,40 @@ PyObject *tree_differing(PyObject *self, PyObject *const *args, Py_ssize_t count
     return answer;
 }
 
-static int restore(const Tree *tree, Py_buffer *out, const Py_buffer *base, const char *bytes, Py_ssize_t length) {
+// Writes `bytes` of `out`. -1: the mask is another.
+static int restore(uint8_t *out, Py_ssize_t bytes, const Py_buffer *base, const char *packed, Py_ssize_t length) {
     Py_ssize_t count = length / 12;
-    if (length % 12 || out->itemsize != 4 || out->len != ((Py_ssize_t)tree->size + 31) / 32 * 4) return -1;
-    if (base != NULL && base->len != out->len) return -1;
-    if (base == NULL) memset(out->buf, 0, (size_t)out->len);
-    else memcpy(out->buf, base->buf, (size_t)out->len);
+    if (length % 12 || (base != NULL && base->len != bytes)) return -1;
+    if (base == NULL) memset(out, 0, (size_t)bytes);
+    else memcpy(out, base->buf, (size_t)bytes);
     for (Py_ssize_t i = 0; i < count; i++) {
         uint32_t place;
-        memcpy(&place, bytes + 8 * count + 4 * i, sizeof place);
+        memcpy(&place, packed + 8 * count + 4 * i, sizeof place);
         Py_ssize_t from = 8 * (Py_ssize_t)place;
-        if (from >= out->len) return -1;
-        memcpy((uint8_t *)out->buf + from, bytes + 8 * i, (size_t)(out->len - from < 8 ? out->len - from : 8));
+        if (from >= bytes) return -1;
+        memcpy(out + from, packed + 8 * i, (size_t)(bytes - from < 8 ? bytes - from : 8));
     }
     return 0;
 }
 
+// The arguments: (words, base), out, row.
 PyObject *tree_restore(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    Py_buffer out, base;
-    char *bytes;
-    Py_ssize_t length;
-    if (count != 3) return PyErr_Format(PyExc_TypeError, "restore(differing, base, out) takes 3 arguments");
-    if (PyBytes_AsStringAndSize(args[0], &bytes, &length) < 0) return NULL;
-    if (PyObject_GetBuffer(args[2], &out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
-    base.obj = NULL;
-    if (args[1] == Py_None || PyObject_GetBuffer(args[1], &base, PyBUF_C_CONTIGUOUS) == 0) {
-        if (restore((const Tree *)self, &out, base.obj == NULL ? NULL : &base, bytes, length) < 0)
-            PyErr_SetString(PyExc_ValueError, "out must have a word of 32 bits for each of the mask's");
+    Py_buffer out, base = {.obj = NULL};
+    char *packed;
+    Py_ssize_t length, bytes = ((Py_ssize_t)((const Tree *)self)->size + 31) / 32 * 4;
+    if (count != 3 || !PyTuple_Check(args[0]) || PyTuple_Size(args[0]) != 2)
+        return PyErr_Format(PyExc_TypeError, "restore(mask, out, row) takes words and a base, an array and a number");
+    PyObject *other = PyTuple_GetItem(args[0], 1);
+    Py_ssize_t row = PyNumber_AsSsize_t(args[2], PyExc_IndexError);
+    if ((row == -1 && PyErr_Occurred()) || PyBytes_AsStringAndSize(PyTuple_GetItem(args[0], 0), &packed, &length) < 0) return NULL;
+    if (PyObject_GetBuffer(args[1], &out, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE) < 0) return NULL;
+    if (out.itemsize != 4 || out.ndim != 2 || out.shape[1] * 4 != bytes) {
+        PyErr_SetString(PyExc_ValueError, "out must have a word of 32 bits for each of the mask's in a row");
+    } else if ((row < 0 ? row += out.shape[0] : row) < 0 || row >= out.shape[0]) {
+        PyErr_SetString(PyExc_IndexError, "out has no such row");
+    } else if (other == Py_None || PyObject_GetBuffer(other, &base, PyBUF_C_CONTIGUOUS) == 0) {
+        if (restore((uint8_t *)out.buf + row * bytes, bytes, base.obj == NULL ? NULL : &base, packed, length) < 0)
+            PyErr_SetString(PyExc_ValueError, "the mask is of another vocabulary");
         let_go(&base, 1);
     }
     PyBuffer_Release(&out);

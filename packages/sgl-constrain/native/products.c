@@ -381,7 +381,7 @@ static int32_t append(States *self, int32_t continuation, int32_t rest) {
 }
 
 // The items of a state, but for the end of the text, and then `rest`.
-static int push_appended(States *self, int32_t state, int32_t rest, Numbers *items) {
+int push_appended(States *self, int32_t state, int32_t rest, Numbers *items) {
     const Sequence read = self->items.all[state];
     for (int32_t i = 0; i < read.count && state != DONE; i++) {
         if (read.values[i] == ACCEPT) continue;
@@ -389,6 +389,14 @@ static int push_appended(States *self, int32_t state, int32_t rest, Numbers *ite
         if (after < 0 || push(items, read.values[i] >> 32 << 32 | after) < 0) return -1;
     }
     return 0;
+}
+
+int is_without(const States *self, int64_t head, int32_t *left, int32_t *right) {
+    if (head < PRODUCTS) return 0;
+    Product product = product_at(self, head - PRODUCTS);
+    *left = product.left;
+    *right = product.right;
+    return !product.both;
 }
 
 // The items of a product and then `rest`.
@@ -400,6 +408,31 @@ int push_product(States *self, int64_t head, int32_t rest, Numbers *items) {
         return live > 0 ? push(items, head << 32 | rest) : live;
     }
     return push_appended(self, product.left, rest, items);
+}
+
+// The state that reads an expression, or -1 with an exception.
+static int32_t start_of(States *self, int32_t expression) {
+    Numbers items = {0};
+    int32_t start = then(self->continuations, expression, 0);
+    if (start >= 0) start = push_items(self, start, &items) < 0 ? -1 : number(self, &items);
+    free(items.values);
+    return start;
+}
+
+// The items of a product of expressions and then `rest`. 1: it may be empty too; -1: an exception.
+int push_product_of(States *self, int both, int32_t left, int32_t right, int32_t rest, Numbers *items) {
+    if (Py_EnterRecursiveCall(" in a product of products")) return -1;
+    int32_t one = start_of(self, left), other = one < 0 ? -1 : start_of(self, right);
+    Py_LeaveRecursiveCall();
+    if (other < 0) return -1;
+    Product product = {both != 0, one, other};
+    if (right_no_longer_matters(self, product)) {
+        if (push_appended(self, one, rest, items) < 0) return -1;
+    } else {
+        int64_t number = product_number(self, product.both, one, other);
+        if (number < 0 || push_product(self, PRODUCTS + number, rest, items) < 0) return -1;
+    }
+    return product_accepts(self, product);
 }
 
 int32_t without_exceptions(States *self, int32_t state) {

@@ -93,12 +93,7 @@ int32_t number(States *self, Numbers *items) {
 
 int push_items(States *self, int32_t continuation, Numbers *items) {
     int failed = find_items(self->continuations, continuation);
-    if (failed > 0) {
-        PyObject *answer = ask(self->ask[CLOSURE], continuation);
-        failed = answer == NULL || push_all(items, answer) < 0 ? -1 : 0;
-        Py_XDECREF(answer);
-        return failed;
-    }
+    if (failed) return failed;
     const Continuation known = self->continuations->all[continuation];
     for (int32_t i = 0; i < known.count && !failed; i++) failed = push(items, known.items[i]);
     return failed;
@@ -310,9 +305,9 @@ static PyObject *states_item(PyObject *object, Py_ssize_t state) {
 static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     PyObject *continuations, *ask[QUESTIONS];
     Py_ssize_t most_states, most_held;
-    static char *names[] = {"continuations", "edges", "closure", "counts", "widest",
+    static char *names[] = {"continuations", "edges", "counts", "widest",
                             "admit", "shortest", "distance", "uncounted", "most_states", "most_held", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOOOnn:States", names, &continuations, &ask[EDGES], &ask[CLOSURE], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOOOOOOOnn:States", names, &continuations, &ask[EDGES], &ask[COUNTS], &ask[WIDEST], &ask[ADMIT],
                                      &ask[SHORTEST], &ask[DISTANCE], &ask[UNCOUNTED], &most_states, &most_held))
         return NULL;
     int callable = 1;
@@ -327,6 +322,7 @@ static PyObject *states_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (self == NULL) return NULL;
     self->continuations = (Continuations *)Py_NewRef(continuations);
     for (int i = 0; i < QUESTIONS; i++) self->ask[i] = Py_NewRef(ask[i]);
+    if (self->continuations->states == NULL) self->continuations->states = self;
     self->most_states = most_states;
     self->most_held = most_held;
     self->everything = -1;
@@ -353,6 +349,7 @@ static void states_dealloc(PyObject *object) {
     States *self = (States *)object;
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    if (self->continuations != NULL && self->continuations->states == self) self->continuations->states = NULL;
     Py_CLEAR(self->continuations);
     for (int i = 0; i < QUESTIONS; i++) Py_CLEAR(self->ask[i]);
     for (Py_ssize_t i = 0; i < self->items.count; i++) Py_XDECREF(self->moves[i]);
@@ -400,7 +397,7 @@ static PyMethodDef states_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot states_slots[] = {
-    {Py_tp_doc, "States(continuations, edges, closure, counts, widest, admit, shortest, distance, uncounted, most_states, "
+    {Py_tp_doc, "States(continuations, edges, counts, widest, admit, shortest, distance, uncounted, most_states, "
                 "most_held): a sequence of the items of states, by number."},
     {Py_tp_new, states_new},
     {Py_tp_dealloc, states_dealloc},

@@ -36,6 +36,23 @@ static int32_t unbind(States *self, int32_t continuation) {
     return failed ? -1 : rest;
 }
 
+#define LARGE_COUNT 100  // as of `Automaton.relaxed`
+
+// Does a state read none of what Python would take off first: products, and repetitions with large counts? -1: an
+// exception.
+static int counts_little(States *self, int32_t state) {
+    const Sequence items = self->items.all[state];
+    for (int32_t i = 0; i < items.count && state != DONE; i++) {
+        if (items.values[i] >> 32 >= PRODUCTS) return 0;
+        for (int32_t at = (int32_t)(items.values[i] & REST); at; at = self->continuations->all[at].rest) {
+            Repetition found;
+            if (counts_of(self, self->continuations->all[at].expression, &found) < 0) return -1;
+            if (found.body >= 0 && found.count.most >= LARGE_COUNT) return 0;
+        }
+    }
+    return 1;
+}
+
 PyObject *states_unbounded(PyObject *object, PyObject *const *args, Py_ssize_t count) {
     States *self = (States *)object;
     int32_t state;
@@ -46,7 +63,13 @@ PyObject *states_unbounded(PyObject *object, PyObject *const *args, Py_ssize_t c
     if (given_state(self, args[0], &state) < 0) return NULL;
     const Sequence items = self->items.all[state];
     if (state == DONE) return PyLong_FromLong(state);
-    if (items.count && items.values[items.count - 1] >> 32 >= PRODUCTS) Py_RETURN_NONE;
+    for (int32_t i = items.count - 1; i >= 0 && items.values[i] >> 32 >= PRODUCTS; i--) {
+        int32_t left, right;
+        int without = is_without(self, items.values[i] >> 32, &left, &right), little = counts_little(self, left);
+        if (little > 0 && !without) little = counts_little(self, right);
+        if (little < 0) return NULL;
+        if (!little) Py_RETURN_NONE;
+    }
     if (most != self->uncounted_from && self->uncounted_count)
         memset(self->uncounted, 0, (size_t)self->uncounted_count * sizeof(int32_t));
     self->uncounted_from = (int32_t)most;

@@ -261,6 +261,8 @@ static void copy_aliases(const Tree *tree, uint8_t *bits) {
 static int fill(States *states, Tree *tree, Pair *room, int32_t state, uint8_t *bits, Py_ssize_t bytes) {
     Level *levels = (Level *)room;
     uint8_t *path = (uint8_t *)(levels + tree->depth + 2);  // a level has less than a pair
+    int told = fill_excluding(states, tree, levels, path, state, bits, bytes);
+    if (told) return told < 0 ? -1 : 0;
     int32_t more = without_exceptions(states, state);
     if (more < 0) return -1;
     for (int unfit = 1; unfit; more = state) {
@@ -316,7 +318,7 @@ static PyMethodDef tree_methods[] = {
     {"differing", (PyCFunction)(void (*)(void))tree_differing, METH_FASTCALL,
      "differing(mask, base): the words in which it differs from another, or from None; None where these are many."},
     {"restore", (PyCFunction)(void (*)(void))tree_restore, METH_FASTCALL,
-     "restore(differing, base, out): writes the mask."},
+     "restore((differing, base), out, row): writes the mask."},
     {"learn", tree_learn, METH_VARARGS,
      "learn(edges, table): what a usual class has beyond ASCII; and how its characters and all of ASCII are read."},
     {"walk", (PyCFunction)(void (*)(void))tree_walk, METH_METHOD | METH_FASTCALL | METH_KEYWORDS,

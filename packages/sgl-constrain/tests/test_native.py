@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from sgl_constrain import Compiler, Grammar, GrammarTooLarge, Limits, Vocabulary
+from sgl_constrain.schema.strings import escape
 from sgl_constrain.texts import TEXTS
 from sgl_constrain.twin import ENGINE, native
 from sgl_constrain.utf8 import Edge, packed
@@ -287,6 +288,50 @@ def test_classes_are_left_where_texts_leave_them(
     check_filled(grammar, random.Random(pattern), 6)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a", "ab", "abab"),
+        ("ab", "b", "bab"),
+        ("é", "éb", "日"),
+        ('"', '"a', "\\"),
+        ("",),
+        ("a" * 40, "a" * 41, "b"),
+        ("a b", "a", " "),
+    ],
+)
+@pytest.mark.parametrize(
+    "key", [{}, {"pattern": "b$"}, {"pattern": "^b*(ab)?$"}, {"maxLength": 60}, {"minLength": 2}]
+)
+def test_keys_without_a_name_are_told_apart_from_those_with_one(
+    names: tuple[str, ...], key: dict[str, Any], native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ENGINE, "module", native_module)
+    texts = [b""]
+    for start in texts:
+        if len(start.decode()) < 4:
+            texts += [start + letter.encode() for letter in 'abé日": ']
+    long = [text * n + end for text in texts[1:60] for n in (1, 12) for end in (b'":', b'":1', b'": n')]
+    escaped = [
+        start + b"\\" + end for start in texts[:60] for end in (b"", b'"', b'""', b"\\", b'\\":', b"n")
+    ]
+    vocabulary = Vocabulary(
+        [*texts, *long, *escaped, b"{", b'{"', b"1", b"null", b"}", b"\xc3", b"\xa9b"], eos=[0]
+    )
+    schema = {"properties": {name: {"type": "null"} for name in names}, "additionalProperties": {"const": 1}}
+    grammar = Compiler(vocabulary).json_schema(schema | ({"propertyNames": key} if key else {}))
+    rng = random.Random(str(names))
+    check_filled(grammar, rng, 8)
+    trie, states = grammar._ways._tree, grammar._automaton.table
+    for name in names:
+        for end in range(len(escape(name)) + 1):
+            state = grammar.step_bytes(grammar.start, b'{"' + escape(name)[:end])
+            filled, walked = np.zeros((2, vocabulary.words * 4), dtype=np.uint8)
+            trie.fill(states, state, filled)
+            trie.walk(states, state, walked)
+            assert np.array_equal(filled, walked)
+
+
 def table(*rows: dict[int, int]) -> np.ndarray[Any, Any]:
     """Of a class: state 0 has left it, 1 is between two characters."""
     made = np.zeros((len(rows) + 1, 256), dtype=np.uint16)
@@ -329,19 +374,26 @@ def test_masks_are_told_by_the_words_in_which_they_differ(native_module: ModuleT
             mask[places] ^= 5
             sparse[places] = 3
             for one, other in ((mask, base), (sparse, None)):
-                words, out = trie.differing(one, other), np.full(size // 4, 9, dtype=np.int32)
+                words, out = trie.differing(one, other), np.full((3, size // 4), 9, dtype=np.int32)
                 assert len(words) % 12 == 0 and len(words) <= 12 * changes
-                trie.restore(words, other, out)
-                assert np.array_equal(out.view(np.uint8), one)
+                for row in (0, -1):
+                    trie.restore((words, other), out, row)
+                    assert np.array_equal(out[row].view(np.uint8), one)
+                assert (out[1] == 9).all()
             assert trie.key(sparse) == trie.differing(sparse, None)
     assert trie.differing(mask, base[::-1].copy()) is None, "that is much"
-    words, out = trie.differing(mask, base), np.zeros(1250, dtype=np.int32)
+    words, out = trie.differing(mask, base), np.zeros((2, 1250), dtype=np.int32)
+    kept = (words, base)
     for arguments in (
-        (words, base, out[1:]), (words, base, out.view(np.int16)), (words, base, out.astype(np.int64)),
-        (words, None, out[:9]), (words[1:], base, out), (words, base), (words, out[::2], out),
-        (words, base, out[::2]), (None, base, out), (words, base, out.tobytes()),
+        (kept, out[:, 1:], 0), (kept, out.view(np.int16), 0), (kept, out.astype(np.int64), 0),
+        (kept, out[0], 0),
+        ((words, None), out[:, :9], 0), ((words[1:], base), out, 0), (kept, out),
+        ((words, out[0, ::2]), out, 0),
+        (kept, out[:, ::2], 0), ((None, base), out, 0), (kept, out.tobytes(), 0),
+        (words, out, 0), ((words,), out, 0),
+        (kept, out, 2), (kept, out, -3), (kept, out, "0"), (kept, out, 1 << 70), ((words, base[:-4]), out, 0),
     ):  # fmt: skip
-        with pytest.raises((TypeError, ValueError, BufferError)):
+        with pytest.raises((TypeError, ValueError, BufferError, IndexError)):
             trie.restore(*arguments)
     for arguments in ((mask, base[1:]), (mask,), (None, mask), (mask, mask[::2])):
         with pytest.raises((TypeError, ValueError, BufferError)):
@@ -394,7 +446,7 @@ def test_the_environment_asks_for_the_pure_engine() -> None:
         assert done.stdout.strip() == expected
 
 
-OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, OPAQUE = range(6)
+OPTIONS, CHARACTER, SEQUENCE, REPEAT, WORDS, PRODUCT, LISTED = range(7)
 EMPTY = 1  # the expression; continuation 0 is the end
 
 
@@ -412,7 +464,7 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
             5: (OPTIONS, 3, EMPTY),
             6: (REPEAT, 2, 1, EMPTY),  # 2{0,1}
             7: (WORDS, 3, 9, 2, 10, EMPTY),
-            8: (OPAQUE,),
+            8: (PRODUCT, 1, 2, 3),
             9: (OPTIONS,),
             10: (OPTIONS, 9, 5, 6),
             11: (REPEAT, 2, 0, 6),
@@ -433,9 +485,8 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
     assert made.closure(made.then(10, 0)) == (0, 7 << 32, 8 << 32)
     assert made.closure(made.then(11, 0)) == (7 << 32 | list(made).index((6, 0)),)
     unknown = made.then(8, 0)
-    assert made.closure(unknown) is None and made.closure(made.then(5, unknown)) is None
-    made.learn(unknown, (5 << 32, 0, 5 << 32))
-    assert made.closure(unknown) == (0, 5 << 32)
+    with pytest.raises(ValueError, match="there are none"):  # no states
+        made.closure(unknown)
     for number in range(2000):  # the tables grow
         assert made.then(2, made.then(3, number)) < len(made)
     assert len(set(list(made)[1:])) == len(made) - 1 and made.then(2, 0) == two
@@ -447,7 +498,8 @@ def test_continuations_begin_with_the_items_that_their_expressions_say(native_mo
         None, (), 5, [CHARACTER, 7], (7,), (-1,), (CHARACTER,), (CHARACTER, -1), (CHARACTER, 1, 2),
         (CHARACTER, "7"), (CHARACTER, 1 << 40), (CHARACTER, 1 << 70), (SEQUENCE, -1), (REPEAT, 2, 1),
         (REPEAT, 2, 1, -1), (WORDS,), (WORDS, -1, 5), (WORDS, -2), (WORDS, -1, -1, 2), (OPTIONS, -5), (6, 1),
-        ("1", 2),
+        ("1", 2), (PRODUCT, 1, 2), (PRODUCT, 1, 2, -3), (LISTED,), (LISTED, 100, 2, 3, 4, 5, 1, 1, 7, 8),
+        (LISTED, 100, 2, 3, 4, 5, 1, 2, 7, 8, 0), (LISTED, 1 << 31, 2, 3, 4, 5, 1, 1, 7, 8, 0), (12, 1),
     ],
 )  # fmt: skip
 def test_a_wrong_description_is_refused(native_module: ModuleType, description: object) -> None:
@@ -467,8 +519,7 @@ def test_wrong_arguments_of_continuations_are_refused(native_module: ModuleType)
         lambda: made.then(2, 1), lambda: made.then(2, -1), lambda: made.then(-1, 0),
         lambda: made.then(1 << 40, 0), lambda: made.then("2", 0), lambda: made.then(2),
         lambda: made.closure(1), lambda: made.closure(-1),
-        lambda: made.closure(None), lambda: made.closure(1 << 70), lambda: made.learn(1, ()),
-        lambda: made.learn(0, [0]), lambda: made.learn(0, (None,)), lambda: made.learn(0, (1 << 70,)),
+        lambda: made.closure(None), lambda: made.closure(1 << 70),
         lambda: native_module.Continuations(None, print), lambda: native_module.Continuations(print, 5),
         lambda: made[2], lambda: made[-3], lambda: made["0"],
     ):  # fmt: skip
@@ -499,7 +550,7 @@ def test_continuations_may_be_asked_while_they_ask(native_module: ModuleType) ->
         tight.closure(tight.then(2, 0))
 
 
-QUESTIONS = ("edges", "closure", "counts", "widest", "admit", "shortest", "distance", "uncounted")
+QUESTIONS = ("edges", "counts", "widest", "admit", "shortest", "distance", "uncounted")
 
 
 class Host:
@@ -523,9 +574,6 @@ class Host:
         if answer is not None:
             return answer
         return packed([Edge(3 << head % 200, 21, False) if head == 20 else Edge(3 << head % 200, 0, True)])
-
-    def closure(self, continuation: int) -> Any:
-        return self._note("closure", continuation) or ()
 
     def counts(self, expression: int) -> Any:
         return self._note("counts", expression) or ()
@@ -574,7 +622,7 @@ def test_a_head_that_is_no_text_is_refused(native_module: ModuleType, text: Any)
 
 
 def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -> None:
-    host = Host(native_module, {2: (CHARACTER, 30), 3: (CHARACTER, 31), 8: (OPAQUE,)})
+    host = Host(native_module, {2: (CHARACTER, 30), 3: (CHARACTER, 31)})
     states, made = host.states, host.continuations
     two, three = made.then(2, 0), made.then(3, 0)
     start = states.number({20 << 32 | two, 21 << 32 | three})
@@ -594,10 +642,6 @@ def test_states_step_along_the_edges_of_their_items(native_module: ModuleType) -
     ended = states.step(states.step(one, 21), 30)
     assert host.states[ended] == (0,) and ended != 1 and states.moves(ended) == ()
     assert states.held() == sum(map(len, list(states)[2:]))
-    unknown = made.then(8, 0)
-    host.answers["closure"] = (7 << 32, 0)
-    after = states.step(states.number([40 << 32 | unknown]), 40)
-    assert host.states[after] == (0, 7 << 32) and ("closure", unknown) in host.asked
 
 
 def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
@@ -640,8 +684,66 @@ def test_products_read_two_states_at_once(native_module: ModuleType) -> None:
             call()
 
 
+def test_products_of_expressions_begin_with_their_items(native_module: ModuleType) -> None:
+    described = {2: (CHARACTER, 10), 3: (CHARACTER, 11), 4: (OPTIONS, EMPTY, 2), 5: (OPTIONS, EMPTY, 3)}
+    described |= {6: (PRODUCT, 1, 4, 5), 7: (PRODUCT, 0, 4, 3), 8: (PRODUCT, 0, 2, 9), 9: (OPTIONS,)}
+    described |= {10: (PRODUCT, 1, 2, 9)}
+    host = Host(native_module, described)
+    closure, then = host.continuations.closure, host.continuations.then
+    rest = then(2, 0)
+    [after, both] = closure(then(6, rest))
+    assert after == 10 << 32 and both & 0xFFFFFFFF == rest, "both may be empty"
+    assert host.states.product(both >> 32) == (
+        True,
+        *[host.states.number(closure(then(e, 0))) for e in (4, 5)],
+    )
+    [after, left] = closure(then(7, rest))
+    assert after == 10 << 32 and not host.states.product(left >> 32)[0]
+    assert closure(then(8, rest)) == (10 << 32 | rest,), "nothing is taken away"
+    assert closure(then(10, rest)) == (), "it never finishes"
+    described |= {n: (PRODUCT, 0, n + 1, 2) for n in range(20, 20_000)}
+    with pytest.raises(RecursionError):
+        closure(then(20, 0))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_the_points_of_a_list_are_told_at_once(native_module: ModuleType, others: int) -> None:
+    """Members a, b! and c, of which b is required; 100 is another member."""
+    colon, comma, close, alone = range(50, 54)
+    members = [(TEXTS, 60, 0), (TEXTS + 10, 61, 1), (TEXTS + 20, 62, 0)]
+    told = [number for member in members for number in member]
+    described = {2: (LISTED, 100, colon, comma, close, alone, others, 3, *told)}
+    described |= {n: (CHARACTER, n) for n in (colon, comma, close, alone, 60, 61, 62, 100)}
+    asked: list[int] = []
+    made = native_module.Continuations(lambda e: asked.append(e) or described[e], lambda size: None)
+    end = made.then(60, 0)
+
+    def after(item: int) -> tuple[int, ...]:
+        return tuple(made.closure(item & 0xFFFFFFFF))
+
+    def heads(items: tuple[int, ...]) -> list[int]:
+        return [item >> 32 for item in items]
+
+    start = made.closure(made.then(2, end))
+    assert heads(start) == [TEXTS, TEXTS + 10], "up to the one that is required"
+    [value] = after(after(start[0])[0])
+    assert value >> 32 == 60 and heads(after(start[0])) == [colon]
+    [more] = after(value)
+    assert more >> 32 == comma, "the list may not end yet"
+    assert heads(after(more)) == [TEXTS + 10]
+    last = after(after(after(after(more)[0])[0])[0])
+    assert heads(last) == [comma, *[comma] * others, close]
+    keys = {head for item in last if item >> 32 == comma for head in heads(after(item))}
+    assert keys == {TEXTS + 20, *[100] * others}
+    assert [after(item) for item in last if item >> 32 == close] == [made.closure(end)]
+    assert not {e for e in asked if e > 100}, "points are not asked for"
+    described[3] = (LISTED, 200, colon, comma, close, alone, others, 1, TEXTS, 60, 0)
+    described[200] = (CHARACTER, 100)
+    assert heads(made.closure(made.then(3, end))) == [alone, *[100] * others, TEXTS]
+
+
 def test_counts_that_no_token_reaches_are_taken_off(native_module: ModuleType) -> None:
-    described = {10: (2, 0, 90), 11: (2, 0, 5)}
+    described = {10: (2, 0, 90), 11: (2, 0, 5), 13: (2, 0, 100)}
     host = Host(native_module, {}, counts=lambda expression: described.get(expression, ()))
     states, then = host.states, host.continuations.then
     state = states.number([7 << 32 | then(10, then(11, 0)), 8 << 32])
@@ -650,7 +752,13 @@ def test_counts_that_no_token_reaches_are_taken_off(native_module: ModuleType) -
     assert host.states[simpler] == (7 << 32 | then(12, then(11, 0)), 8 << 32)
     assert states.unbounded(state, 90) == state and states.unbounded(simpler, 20) == simpler
     assert [asked[1:] for asked in host.asked if asked[0] == "uncounted"] == [(10, 20)]
-    assert states.unbounded(states.number([states.product_head(True, state, state) << 32]), 20) is None
+    large = states.number([7 << 32 | then(13, 0)])
+    for pair, told in (
+        ((True, state, state), True), ((True, state, large), False), ((False, state, large), True),
+        ((False, large, state), False),
+    ):  # fmt: skip
+        product = states.number([states.product_head(*pair) << 32])
+        assert states.unbounded(product, 20) == (product if told else None)
     assert states.unbounded(0, 20) == 0 and states.unbounded(1, 20) == 1
     for answer in (-1, 1 << 40, None, "x"):
         host.answers["uncounted"] = answer
@@ -688,15 +796,13 @@ def test_states_drop_items_with_narrower_counts(native_module: ModuleType) -> No
     ("question", "answer"),
     [
         ("edges", None), ("edges", b"x" * 39), ("edges", "x" * 40), ("edges", b"\0" * 40 * 257),
-        ("closure", 5), ("closure", (-1,)), ("closure", (1 << 70,)), ("closure", (7 << 32 | 99,)),
-        ("closure", ("x",)),
         ("counts", (1,)), ("counts", (1, 2, 1 << 31)), ("counts", (-1, 2, 3)), ("counts", 5),
         ("widest", (7 << 32 | 99,)), ("widest", 5), ("widest", (None,)),
     ],
 )  # fmt: skip
 def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question: str, answer: Any) -> None:
-    host = Host(native_module, {2: (CHARACTER, 30), 8: (OPAQUE,)})
-    unknown = host.continuations.then(8, 0)
+    host = Host(native_module, {2: (CHARACTER, 30)})
+    rest = host.continuations.then(2, 0)
     counts = {n: (2, n, n) for n in (10, 11, 12)}
     host.answers |= {
         "edges": packed([Edge(1, 0, True)]),
@@ -711,13 +817,13 @@ def test_wrong_answers_to_states_are_refused(native_module: ModuleType, question
     items = [7 << 32 | host.continuations.then(n, 0) for n in counts]
 
     def use() -> int:
-        return int(host.states.step(host.states.number([9 << 32 | unknown]), 0) + host.states.number(items))
+        return int(host.states.step(host.states.number([9 << 32 | rest]), 0) + host.states.number(items))
 
     for _ in range(2):
         with pytest.raises((TypeError, ValueError, OverflowError)):
             use()
     if question != "edges":
-        host.answers |= good | {"closure": (7 << 32,)}
+        host.answers |= good
         assert use() > 1, "nothing was left half-done"
 
 
@@ -730,8 +836,8 @@ def test_wrong_arguments_of_states_are_refused(native_module: ModuleType) -> Non
         lambda: states.step(0, 256), lambda: states.step(0, -1), lambda: states.step(0),
         lambda: states.step("0", 0), lambda: states.begins(2), lambda: states.moves(2),
         lambda: states.moves_on(2, 1), lambda: states.moves_on(0, "1"), lambda: states.moves_on(0),
-        lambda: native_module.States(*[print] * 9, 9, 9),
-        lambda: native_module.States(host.continuations, *[print] * 7, None, 9, 9),
+        lambda: native_module.States(*[print] * 8, 9, 9),
+        lambda: native_module.States(host.continuations, *[print] * 6, None, 9, 9),
         lambda: states[2], lambda: states[-3], lambda: states["0"], lambda: states.accepts(2),
         lambda: states.start_clock("soon"),
         lambda: tree(native_module).walk(states, 2, np.zeros(2, dtype=np.uint8)),
@@ -788,11 +894,13 @@ def test_states_may_be_asked_while_they_ask(native_module: ModuleType) -> None:
         return answer
 
     depth, fresh, start = 0, 1000, 0
-    host = Host(native_module, dict.fromkeys(range(2, 9000), (CHARACTER, 30)) | {8: (OPAQUE,)})
+    described = {8: (OPTIONS, EMPTY, 7, 13, 14, 15), 7: (CHARACTER, 7), 6: (CHARACTER, 6)}
+    described |= {13 + i: (SEQUENCE, 6, 10 + i) for i in range(3)}
+    host = Host(native_module, dict.fromkeys(range(2, 9000), (CHARACTER, 30)) | described)
     counts = {10: (2, 0, 3), 11: (2, 0, 5), 12: (2, 0, 9)}
     items = [6 << 32 | host.continuations.then(n, 0) for n in counts]
     quiet = {"edges": packed([Edge(3, 0, True)]), "counts": lambda e: counts.get(e, ()), "shortest": 3}
-    quiet |= {"closure": [0, 7 << 32, *items], "widest": lambda given: given[-1:], "uncounted": 12}
+    quiet |= {"widest": lambda given: given[-1:], "uncounted": 12}
     start = host.states.number([9 << 32 | host.continuations.then(8, 0), 7 << 32])
     host.answers |= {name: busy(answer) for name, answer in (quiet | {"admit": None}).items()}
     after = host.states.step(start, 0)

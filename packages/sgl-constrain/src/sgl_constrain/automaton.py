@@ -32,6 +32,7 @@ from sgl_constrain.expression import (
     Choice,
     Deferred,
     Expressions,
+    Listed,
     Node,
     Reference,
     Repeat,
@@ -48,7 +49,8 @@ from sgl_constrain.twin import ENGINE, Continuations, Sequenced, TwinStates
 from sgl_constrain.utf8 import NO_HEAD, Edge
 
 _END = 0  # the continuation after which nothing is left
-_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _OPAQUE = range(6)  # kinds, as the twin knows them
+# Kinds, as the twin knows them.
+_OPTIONS, _CHARACTER, _SEQUENCE, _REPEAT, _WORDS, _PRODUCT, _LISTED = range(7)
 _UNCHECKED = 64  # items and ways to them up to which limits are not asked
 _LARGE_CLASS = 48  # first bytes from which on a class is worth a slice,
 _LARGE_RUN = 20  # and from which on its runs are worth a walk of their own
@@ -353,10 +355,8 @@ class Automaton:
         if known is not None:
             return known
         if self._twin is not None:
-            found = self._twin.closure(continuation)
-            if found is not None:
-                self._closures[continuation] = found
-                return found
+            known = self._closures[continuation] = self._twin.closure(continuation)
+            return known
         nodes, continuations, closures = self.expressions.nodes, self._continuations, self._closures
         expression, rest = continuations[continuation]
         node = nodes[expression]
@@ -390,10 +390,8 @@ class Automaton:
                     pending.append(following)
             if len(seen) + len(items) > _UNCHECKED:
                 self.check(len(seen) + len(items))
-        result = closures[continuation] = tuple(items)
-        if self._twin is not None:
-            self._twin.learn(continuation, result)
-        return result
+        known = closures[continuation] = tuple(items)
+        return known
 
     def _is_plain(self, continuation: int) -> bool:
         """Is its closure known, or not to be found by way of another one?"""
@@ -406,6 +404,9 @@ class Automaton:
         kind = type(node)  # asked in the order of how often it is what
         if kind is Deferred or kind is Reference:
             if kind is Deferred:
+                listed = self.expressions.listed(expression)
+                if listed is not None:
+                    return self._described(listed)
                 stands = self.expressions.made(expression)
             else:
                 stands = self.expressions.body(cast(Reference, node))
@@ -427,10 +428,17 @@ class Automaton:
                 return _CHARACTER, head
             case Choice(options):
                 return _OPTIONS, *options
-            case Both() | Without():
-                return (_OPAQUE,)
+            case Both(left, right) | Without(left, right):
+                return _PRODUCT, int(kind is Both), left, right
             case _:
                 return (_OPTIONS, EMPTY) if expression == EMPTY else (_OPTIONS,)
+
+    def _described(self, listed: Listed) -> tuple[int, ...]:
+        *about, members = listed
+        told: list[int] = []
+        for text, value, required in members:
+            told += self.texts.head(text), value, required
+        return _LISTED, *about, len(told) // 3, *told
 
     def _expand(self, expression: int, node: Node, rest: int, items: set[int]) -> Iterable[int]:
         """One step: items go into `items`, continuations still to be expanded are returned."""
@@ -496,7 +504,6 @@ class Automaton:
         return ENGINE.states(
             continuations,
             edges=self._told_edges,
-            closure=self._closure,
             counts=self._covering.counts,
             widest=self._covering.widest,
             admit=self._admit,

@@ -51,10 +51,7 @@ class NativeWays:
         self._mask = np.empty(vocabulary.words * 4, dtype=np.uint8)
         self._bases: list[Bits] = []  # masks that differ in much from each other
         self._tree = ENGINE.tree(vocabulary.trie, vocabulary.size, slices.usual)
-        self._restore = self._tree.restore
-
-    def key(self, mask: Bits) -> bytes:
-        return self._tree.key(mask)
+        self.key, self.write = self._tree.key, self._tree.restore
 
     def equal(self, one: Differing, other: Bits) -> bool:
         return one.base is None or self._tree.differing(other, one.base) == one.words
@@ -72,13 +69,9 @@ class NativeWays:
 
     def array(self, mask: Differing) -> NDArray[np.int32]:
         array = np.empty(self._mask.size // 4, dtype=np.int32)
-        self._restore(*mask, array)
+        self.write(mask, array[None], 0)
         array.flags.writeable = False
         return array
-
-    def write(self, mask: Differing, out: NDArray[np.int32], row: int) -> None:
-        words, base = mask
-        self._restore(words, base, out[row])
 
     def mask(self, state: int) -> Bits:
         self._tree.fill(self._states, state, self._mask)

@@ -21,6 +21,7 @@ FAIL = 0  # no string at all
 EMPTY = 1  # the empty string
 FAR = 1 << 60  # a length that is not known, or has no end
 _BYTES_PER_EXPRESSION, _BYTES_PER_WORD = 200, 150  # roughly
+_ITS_NUMBER = "its number"  # the state of a deferred expression that is one of many
 ENDLESS = -1  # `most` of a repetition without an upper bound
 
 
@@ -102,9 +103,31 @@ class WordTable(NamedTuple):
     follow: tuple[int, ...]
 
 
+class Listed(NamedTuple):
+    """Members in their order, each a text, `colon` and a value; `comma` stands before all but the first.
+    Those that are required are there, others may be. Where none is required any more `close` ends the list,
+    `alone` that of no members; and before that any number of others may come, if there are such.
+
+    first: the number of the first of reserved expressions. They stand for another member; the rest after one;
+    and for each of the members the rest from its text on, from its colon on, and after its value.
+    """
+
+    first: int
+    colon: int
+    comma: int
+    close: int
+    alone: int
+    others: bool
+    members: Iterable[tuple[bytes, int, bool]]  # text, value, is it required?
+
+
+Tell = Callable[[Hashable], Listed | None]
+
+
 class _Source(NamedTuple):
     make: Callable[[Hashable], int]
     witness: Callable[[Hashable], int]
+    tell: Tell | None
 
 
 T = TypeVar("T")
@@ -383,15 +406,20 @@ class Expressions:
         return self.body(node)
 
     def source(
-        self, make: Callable[[Hashable], int], *, witness: Callable[[Hashable], int]
+        self,
+        make: Callable[[Hashable], int],
+        *,
+        witness: Callable[[Hashable], int],
+        tell: Tell | None = None,
     ) -> Callable[[Hashable], int]:
         """A family of expressions, each made by `make(state)` when it is first needed; pure functions of the
         state.
 
         `witness(state)` is an expression that matches something exactly when the one to be made does. By the
         time of `make`, `dead` is known: what it makes must be without dead rules and without empty products.
+        tell: what it makes, if that is a list, for those who need no expressions for its points.
         """
-        self._sources.append(_Source(make, witness))
+        self._sources.append(_Source(make, witness, tell))
         number = len(self._sources) - 1
         known = self._interned[Deferred]
 
@@ -408,13 +436,32 @@ class Expressions:
     def witness(self, node: Deferred) -> int:
         return self._sources[node.source].witness(node.state)
 
+    def reserve(self, make: Callable[[int], int], count: int) -> int:
+        """The first of some expressions, each made by `make` of its place among them when it is first
+        needed; for what is read after pruning.
+        """
+        first = len(self.nodes)
+        if first + count > self._most:
+            raise GrammarTooLarge(f"more than {self.limits.expressions} expressions", limit="expressions")
+        self._sources.append(_Source(lambda number: make(cast(int, number) - first), lambda _: EMPTY, None))
+        self.nodes += [Deferred(len(self._sources) - 1, _ITS_NUMBER)] * count
+        self._nullable += [False] * count
+        return first
+
+    def listed(self, expression: int) -> Listed | None:
+        """What a deferred expression stands for, if that is told as a list."""
+        source, state = cast(Deferred, self.nodes[expression])
+        tell = self._sources[source].tell
+        return None if tell is None else tell(state)
+
     def made(self, expression: int) -> int:
         """What a deferred expression stands for."""
         made = self._deferred.get(expression)
         if made is None:
             node = self.nodes[expression]
             assert isinstance(node, Deferred)
-            made = self._deferred[expression] = self._sources[node.source].make(node.state)
+            state = expression if node.state is _ITS_NUMBER else node.state
+            made = self._deferred[expression] = self._sources[node.source].make(state)
         return made
 
     # -- properties ------------------------------------------------------------------------------------------

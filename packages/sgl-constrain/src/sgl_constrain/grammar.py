@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from sgl_constrain.automaton import Automaton
 from sgl_constrain.engine import ways
+from sgl_constrain.expression import FAR
 from sgl_constrain.slices import Slices
 from sgl_constrain.states import DEAD, DONE
 from sgl_constrain.trie import Bits
@@ -193,10 +194,10 @@ class Grammar:
     def _make_mask(self, state: int) -> _Mask:
         if state in (DEAD, DONE):
             return self._shared(np.zeros(self.vocabulary.words * 4, dtype=np.uint8), state == DONE)
-        most, may_end = self.vocabulary.trie.depth, self.accepts(state)
+        most, may_end = self.vocabulary.trie.depth, self._automaton.accepts(state)
         simpler, farthest = self._automaton.unbounded(state, most)
         mask = self._mask_from(simpler, may_end)
-        if self._automaton.farther > farthest:
+        if farthest != FAR and self._automaton.farther > farthest:
             mask = self._mask_from(self._automaton.unbounded(state, most, products=False)[0], may_end)
         return mask
 

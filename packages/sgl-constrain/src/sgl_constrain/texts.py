@@ -34,6 +34,9 @@ class Texts:
             return known
         table, low, high, depth = cast(Words, self._expressions.nodes[expression])
         words, follow = self._expressions.tables[table]
+        if high == low + 1 and len(words[low]) > depth:  # most of them
+            self._words[expression] = alone = NOTHING, [(self.head(words[low][depth:]), follow[low])]
+            return alone
         ended = NOTHING
         if len(words[low]) == depth:
             ended = follow[low]

@@ -36,9 +36,7 @@ class Continuations(Sequenced[tuple[int, int]], Protocol):
 
     def then(self, expression: int, rest: int, /) -> int: ...
 
-    def closure(self, continuation: int, /) -> tuple[int, ...] | None: ...
-
-    def learn(self, continuation: int, items: tuple[int, ...], /) -> None: ...
+    def closure(self, continuation: int, /) -> tuple[int, ...]: ...
 
 
 class TwinStates(Sequenced[tuple[int, ...]], Protocol):
@@ -57,7 +55,7 @@ class TwinStates(Sequenced[tuple[int, ...]], Protocol):
     def begins(self, state: int, /) -> int: ...
 
     def unbounded(self, state: int, most: int, /) -> int | None:
-        """As of `Automaton`; None where products are in the state."""
+        """As of `Automaton`; None where products with large counts are in the state."""
         ...
 
     def start_clock(self, seconds: float, /) -> None:
@@ -96,8 +94,8 @@ class Tree(Protocol):
         """The words in which a mask differs from another, or from none set; None where these are many."""
         ...
 
-    def restore(self, differing: bytes, base: Bits | None, out: Ints, /) -> None:
-        """Writes a mask."""
+    def restore(self, mask: tuple[bytes, Bits | None], out: Ints, row: int, /) -> None:
+        """Writes a mask, as it differs from which, into a row of [n, words]."""
         ...
 
     def walk(self, states: TwinStates, state: int, out: Bits, /) -> None:
@@ -145,7 +143,6 @@ class Engine:
         continuations: Continuations,
         *,
         edges: Callable[[int], bytes],
-        closure: Callable[[int], Collection[int]],
         counts: Callable[[int], tuple[int, ...]],
         widest: Callable[[Sequence[int]], Sequence[int]],
         admit: Callable[[int, int], None],
@@ -160,7 +157,7 @@ class Engine:
         shortest: of an expression; distance: of a product, as of `Liveness`, asked where the twin does not
         find it soon; uncounted: a repetition that no longer counts beyond so many.
         """
-        asked = edges, closure, counts, widest, admit, shortest, distance, uncounted
+        asked = edges, counts, widest, admit, shortest, distance, uncounted
         made: TwinStates = self.module.States(continuations, *asked, most_states, most_held)
         return made
 

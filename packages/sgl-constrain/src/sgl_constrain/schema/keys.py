@@ -40,11 +40,12 @@ def conditions(o: Objects) -> list[Some]:
     return sorted(o.some, key=repr)
 
 
-def ways(writer: Writer, o: Objects, key: str, term: Term) -> Iterator[Way]:
+def ways(writer: Writer, o: Objects, key: str, term: Term) -> tuple[Way, ...]:
     """A key with a name of its own comes once, so what it meets stays met."""
-    if not o.some:
-        yield Way(writer.value(term), 0, 0)
-        return
+    return tuple(_named(writer, o, key, term)) if o.some else (Way(writer.value(term), 0, 0),)
+
+
+def _named(writer: Writer, o: Objects, key: str, term: Term) -> Iterator[Way]:
     met = 0
     asking: list[tuple[int, Term]] = []
     for bit, some in enumerate(conditions(o)):
@@ -79,6 +80,9 @@ class OtherKeys:
         self._o = o
         self._conditions = conditions(o)
         self.ways: list[OtherWay] = []
+        if not names and not o.some and not any(layer.patterns for layer in o.layers):
+            self.any = self._all_alike(named)
+            return
         found: dict[tuple[int, int, int], list[int]] = {}
         for key_and_value, met, last, kind in self._all(names, named):
             found.setdefault((met, last, kind), []).append(key_and_value)
@@ -92,6 +96,22 @@ class OtherKeys:
         else:
             self.any = e.rule()
             e.define(self.any, e.choice(other.way.value for other in self.ways))
+
+    def _all_alike(self, named: list[str]) -> int:
+        """Where nothing is asked of keys, nor by them."""
+        e, writer = self._writer.expressions, self._writer
+        term = self._term({})
+        if term == NEVER:
+            return FAIL
+        quote = e.literal('"')
+        whole = e.sequence(quote, writer.key((), named), quote, writer.layout.colon, writer.value(term))
+        if whole != FAIL and not writer.late:
+            rule = e.rule()
+            e.define(rule, whole)
+            whole = rule
+        if whole != FAIL:
+            self.ways.append(OtherWay(Way(whole, 0, 0), 0))
+        return whole
 
     def _all(self, names: list[Term], named: list[str]) -> Iterator[tuple[int, int, int, int]]:
         """(key and value, met, last, kind) for each way in which a key can match the patterns."""

@@ -88,24 +88,34 @@ class NumberTexts:
         if integer:
             least, most = _whole_numbers(low, low_open, high, high_open)
             return self._whole(least, most)
-        bounds: list[int] = []
-        if low > 0 or low_open:
-            bounds.append(self._at_least(low, low_open))
-        if high is not None:
-            bounds.append(self._at_most(high, high_open))
-        if integer is False:
-            fraction = e.sequence(self._point, self._some_digits, self._nonzero, self._some_digits)
-            bounds.insert(0, e.sequence(self._natural, fraction))
-        if not bounds:
-            return e.sequence(self._natural, e.optional(self._fraction))
-        texts = bounds[0]
-        for bound in bounds[1:]:
-            texts = e.both(texts, bound)
-        return texts
+        texts = self._bounded(low, low_open, high, high_open)
+        if integer is None:
+            return texts
+        fraction = e.sequence(self._point, self._some_digits, self._nonzero, self._some_digits)
+        return e.both(e.sequence(self._natural, fraction), texts)
+
+    def _bounded(self, low: Decimal, low_open: bool, high: Decimal | None, high_open: bool) -> int:
+        """Those with the same whole part as a bound, and those between."""
+        e = self._e
+        first, last = _split(low), None if high is None else _split(high)
+        least, most = int(first[0]), None if last is None else int(last[0]) - 1
+        options: list[int] = []
+        if first[1] or low_open:
+            if last is not None and last[0] == first[0]:
+                return e.both(self._from(*first, low_open), self._up_to(*last, high_open))
+            options.append(self._from(*first, low_open))
+            least += 1
+        if most is None or least <= most:
+            options.append(e.sequence(self._whole(least, most), e.optional(self._fraction)))
+        if last is not None:
+            options.append(self._up_to(*last, high_open))
+        return e.choice(options)
 
     def _whole(self, least: int, most: int | None) -> int:
         """The numbers least..most, digit by digit."""
         e, first = self._e, str(least)
+        if most is None and least == 0:
+            return self._natural
         if most is None:
             longer = e.sequence(self._nonzero, e.repeat(self._digit, len(first)))
             return e.choice([self._between(first, "9" * len(first)), longer])
@@ -138,54 +148,34 @@ class NumberTexts:
         options.append(e.sequence(self._digits(below, above), e.repeat(self._digit, left, left)))
         return e.sequence(prefix, e.choice(options))
 
-    def _at_least(self, bound: Decimal, is_open: bool) -> int:
+    def _from(self, whole: str, part: str, is_open: bool) -> int:
+        """Texts that begin with `whole` and are `whole.part` or more."""
         e = self._e
-        whole, part = _split(bound)
-        any_fraction = e.optional(self._fraction)
-        options = [e.sequence(self._nonzero, e.repeat(self._digit, len(whole)), any_fraction)]
-        for i, digit in enumerate(whole):
-            larger = self._digits(max(int(digit) + 1, 1 if i == 0 and len(whole) > 1 else 0), 9)
-            rest = e.repeat(self._digit, len(whole) - i - 1, len(whole) - i - 1)
-            options.append(e.sequence(e.literal(whole[:i]), larger, rest, any_fraction))
         positive = e.sequence(self._some_digits, self._nonzero, self._some_digits)
-        if part:
-            equal = e.sequence(e.literal(part), positive if is_open else self._some_digits)
-            above = [
-                e.sequence(e.literal(part[:i]), self._digits(int(digit) + 1, 9), self._some_digits)
-                for i, digit in enumerate(part)
-            ]
-            options.append(e.sequence(e.literal(whole + "."), e.choice([equal, *above])))
-        else:
-            tail = e.sequence(self._point, positive) if is_open else any_fraction
-            options.append(e.sequence(e.literal(whole), tail))
-        return e.choice(options)
+        if not part:
+            tail = e.sequence(self._point, positive) if is_open else e.optional(self._fraction)
+            return e.sequence(e.literal(whole), tail)
+        equal = e.sequence(e.literal(part), positive if is_open else self._some_digits)
+        above = [
+            e.sequence(e.literal(part[:i]), self._digits(int(digit) + 1, 9), self._some_digits)
+            for i, digit in enumerate(part)
+        ]
+        return e.sequence(e.literal(whole + "."), e.choice([equal, *above]))
 
-    def _at_most(self, bound: Decimal, is_open: bool) -> int:
+    def _up_to(self, whole: str, part: str, is_open: bool) -> int:
+        """Texts that begin with `whole` and are `whole.part` or less."""
         e = self._e
-        whole, part = _split(bound)
-        any_fraction = e.optional(self._fraction)
-        options: list[int] = []
-        if len(whole) > 1:
-            shorter = e.sequence(self._nonzero, e.repeat(self._digit, 0, len(whole) - 2))
-            options.append(e.sequence(e.choice([e.literal("0"), shorter]), any_fraction))
-        for i, digit in enumerate(whole):
-            smaller = self._digits(1 if i == 0 and len(whole) > 1 else 0, int(digit) - 1)
-            rest = e.repeat(self._digit, len(whole) - i - 1, len(whole) - i - 1)
-            options.append(e.sequence(e.literal(whole[:i]), smaller, rest, any_fraction))
         below = [
             e.sequence(e.literal(part[:i]), self._digits(0, int(digit) - 1), self._some_digits)
             for i, digit in enumerate(part)
         ]
-        shorter_parts = [e.literal(part[:i]) for i in range(1, len(part))]
+        shorter = [e.literal(part[:i]) for i in range(1, len(part))]
         equal = (
             []
             if is_open
-            else [e.sequence(e.literal(part), self._zeros)]
-            if part
-            else [e.repeat(e.literal("0"), 1)]
+            else [e.sequence(e.literal(part), self._zeros if part else e.repeat(e.literal("0"), 1))]
         )
-        fractions = e.choice([*below, *shorter_parts, *equal])
-        options.append(e.sequence(e.literal(whole + "."), fractions))
+        options = [e.sequence(e.literal(whole + "."), e.choice([*below, *shorter, *equal]))]
         if part or not is_open:
             options.append(e.literal(whole))
         return e.choice(options)

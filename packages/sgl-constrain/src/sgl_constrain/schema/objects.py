@@ -3,9 +3,9 @@
 keys.
 
 What may come next is a table of keys, made when the text gets there: an expression for each point an object
-can be at. Whether an object can be finished at all is asked of a plain chain of rules with the same values
-(the witness). A key is written in one way only (see `strings`), so a named key cannot come back under another
-spelling.
+can be at. Where nothing is counted it can also be told once for all points (`Listed`). Whether an object can
+be finished at all is asked of a plain chain of rules with the same values (the witness). A key is written in
+one way only (see `strings`), so a named key cannot come back under another spelling.
 
 Other keys may repeat, and then the last one counts. So where some key must have a value (`Some`), that is
 asked of the last other key of its kind: every object can be written so, though not in every order.
@@ -13,12 +13,13 @@ asked of the last other key of its kind: every object can be written so, though 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from sgl_constrain.errors import GrammarTooLarge
-from sgl_constrain.expression import EMPTY, ENDLESS, FAIL
+from sgl_constrain.expression import EMPTY, ENDLESS, FAIL, Listed
 from sgl_constrain.schema.conditions import Objects
 from sgl_constrain.schema.keys import OtherKeys, Way, ways
 from sgl_constrain.schema.strings import escape
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from sgl_constrain.schema.writing import Writer
 
 _MOST_COUNTED = 20_000  # keys times counts times conditions met, for one object
+_MOST_TOLD = 200  # keys of an object that is told as a list,
+_MOST_NEXT = 32  # and of those that may come next
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     key: bytes  # as written, with its first quote and without its last
     required: bool
     ways: tuple[Way, ...]
@@ -52,28 +54,32 @@ def write_object(writer: Writer, o: Objects) -> int:
     excluded = {key for some in o.some for key in some.excluded}
     for key in sorted((o.required | excluded) - named.keys()):
         named[key] = o.unnamed(key, writer.patterns.matches)
-    if any(named[key] == NEVER or not writer.allows_key(names, key) for key in o.required):
-        return FAIL
-    if not o.some and any(writer.value(named[key]) == FAIL for key in o.required):
+    allowed = {k: t for k, t in named.items() if t != NEVER and (not names or writer.allows_key(names, k))}
+    if not o.required <= allowed.keys():
         return FAIL
     members = [
-        _Member(b'"' + escape(key), key in o.required, tuple(ways(writer, o, key, term)))
-        for key, term in named.items()
-        if term != NEVER and writer.allows_key(names, key)
+        _Member(b'"' + escape(key), key in o.required, ways(writer, o, key, term))
+        for key, term in allowed.items()
     ]
-    return _Object(writer, o, members, OtherKeys(writer, o, names, list(named))).write()
+    if not o.some and any(required and ways[0].value == FAIL for _, required, ways in members):
+        return FAIL
+    return _Object(writer, o, members, partial(OtherKeys, writer, o, names, list(named))).write()
 
 
 class _Object:
     """One object being written. Counts stop at `cap`, beyond which they make no difference."""
 
-    def __init__(self, writer: Writer, o: Objects, members: list[_Member], others: OtherKeys) -> None:
+    def __init__(
+        self, writer: Writer, o: Objects, members: list[_Member], others: Callable[[], OtherKeys]
+    ) -> None:
         self._writer = writer
         self._e = writer.expressions
         self._layout = writer.layout
         self._o = o
         self._members = members
-        self._others = others
+        self._make_others = others
+        if not writer.late:
+            self._others = others()
         self._all_met = (1 << len(o.some)) - 1
         self._cap = max(o.low, 0 if o.high is None else o.high + 1, 1)
         if self._cap * (len(members) + 1) << 2 * len(o.some) > _MOST_COUNTED:
@@ -91,8 +97,14 @@ class _Object:
         if counts:
             self._witness = self._chain(start)
         make = self._in_any_order if self._writer.any_order else self._in_order
-        self._after = self._e.source(make, witness=self._finished)
+        told = not counts and not self._writer.any_order and self._has_few_next()
+        self._after = self._e.source(make, witness=self._finished, tell=self._tell if told else None)
         return self._e.sequence(self._layout.open_object, self._after(start))
+
+    @cached_property
+    def _others(self) -> OtherKeys:
+        """Of an object that is written late, when they are asked for."""
+        return self._make_others()
 
     # -- steps -----------------------------------------------------------------------------------------------
 
@@ -218,6 +230,46 @@ class _Object:
         options.append(e.sequence(more, self._layout.close_object))
         options.append(self._close(state) if may_end else FAIL)
         return e.choice(options)
+
+    def _tell(self, key: Hashable) -> Listed | None:
+        """The object from its start, where nothing is counted."""
+        members = [(m.key + b'"', m.ways[0].value, m.required) for m in self._members]
+        if cast(_State, key).keys or any(value == FAIL or value in self._e.dead for _, value, _ in members):
+            return None
+        first = self._e.reserve(lambda place: self._point(first, place), 2 + 3 * len(members))
+        colon, comma, close = self._layout.colon, self._layout.comma, self._layout.close_object
+        return Listed(first, colon, comma, close, self._e.literal("}"), self._may_have_others(), members)
+
+    def _has_few_next(self) -> bool:
+        ends = [place for place, member in enumerate(self._members) if member.required]
+        steps = pairwise((-1, *ends, len(self._members)))
+        return len(self._members) <= _MOST_TOLD and all(to - place <= _MOST_NEXT for place, to in steps)
+
+    def _may_have_others(self) -> bool:
+        if self._writer.late and "_others" not in self.__dict__:
+            return self._writer.value(self._o.unnamed("", self._writer.patterns.matches)) != FAIL
+        return self._others.any != FAIL and self._others.any not in self._e.dead
+
+    def _point(self, first: int, place: int) -> int:
+        """One of the reserved expressions of a `Listed`."""
+        e, named = self._e, len(self._members)
+        if place == 0:
+            return self._others.any
+        if place == 1:
+            more = e.sequence(self._layout.comma, first, first + 1) if self._may_have_others() else FAIL
+            return e.choice([self._layout.close_object, more])
+        number, kind = divmod(place - 2, 3)
+        member = self._members[number]
+        if kind == 2:
+            return self._after(_State(number + 1, 1, 0, 0))
+        if kind == 1:
+            return e.sequence(self._layout.colon, member.ways[0].value, first + place + 1)
+        keys: dict[bytes, int] = {}
+        for other in range(number, named):
+            keys[self._members[other].key + b'"'] = first + 2 + 3 * other + 1
+            if self._members[other].required:
+                break
+        return e.words(keys)
 
     def _one_more(self, state: _State) -> Iterator[tuple[int, _State]]:
         """Another key without a name of its own, where it matters which one comes last."""

@@ -25,7 +25,8 @@ from sgl_constrain.schema.sets import ANY_NUMBERS, ANY_STRINGS, EVERYTHING, Valu
 from sgl_constrain.schema.strings import escape
 from sgl_constrain.schema.terms import ANYTHING, NEVER, Term
 
-_MOST_LISTED = 200  # integers up to which a bounded range is written as a list
+_MOST_LISTED = 200  # integers up to which a bounded range is a list,
+_MOST_WRITTEN = 20  # and up to which it is written as one where all of them are allowed
 _CONSTANTS = {b"null": None, b"true": True, b"false": False}
 _ANY_INTEGER = Numbers(integer=True)
 
@@ -56,6 +57,7 @@ class Writer:
         if basics.any_value is not None:
             self._rules[ANYTHING] = basics.any_value
         self._pending: list[Term] = []
+        self.late = False  # is all that may be refused written?
         self._path = ""
 
     def write(self, root: Term, *, at_once: bool = False) -> int:
@@ -84,6 +86,7 @@ class Writer:
             of_term = self.expressions.source(self._made_later, witness=witness)
             for term in later:
                 self.expressions.define(self._rules[term], of_term(term))
+        self.late = True
         return rule
 
     def _made_later(self, term: Hashable) -> int:
@@ -141,7 +144,7 @@ class Writer:
         if n == _ANY_INTEGER:
             return self._numbers.any_integer
         listed = self.integers(n)
-        if listed is not None:
+        if listed is not None and (len(listed) <= _MOST_WRITTEN or n.multiples or n.not_multiples):
             return self.expressions.words({b"%d" % value: EMPTY for value in listed})
         texts = self._numbers.within(n.low, n.low_open, n.high, n.high_open, integer=n.integer)
         for divisor in sorted(n.multiples):
@@ -159,7 +162,7 @@ class Writer:
             self.refuse("multipleOf", str(error))
             return None
 
-    def integers(self, n: Numbers) -> list[int] | None:
+    def integers(self, n: Numbers) -> Sequence[int] | None:
         """The whole numbers of a condition, if there are only these and not too many."""
         if not n.integer or n.low is None or n.high is None or n.high - n.low > _MOST_LISTED:
             return None
@@ -169,6 +172,8 @@ class Writer:
         )
         first += n.low_open and first == n.low
         last -= n.high_open and last == n.high
+        if not n.multiples and not n.not_multiples:
+            return range(first, last + 1)
         return [
             value
             for value in range(first, last + 1)
@@ -187,7 +192,9 @@ class Writer:
         """What stands between the quotes."""
         e = self.expressions
         if condition.values is not None:
-            return e.words({escape(v): EMPTY for v in condition.values if self.reader.holds(condition, v)})
+            alone = condition._replace(values=None) == ANY_STRINGS[0]
+            texts = [v for v in condition.values if alone or self.reader.holds(condition, v)]
+            return e.words(dict.fromkeys(map(escape, texts), EMPTY))
         parts = [(self.patterns.search(pattern), holds) for pattern, holds in sorted(condition.patterns)]
         parts += [(self.patterns.format(name), holds) for name, holds in sorted(condition.formats)]
         content = self.letters.any_string
