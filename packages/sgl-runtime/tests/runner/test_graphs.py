@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+import torch
 from driver import make_runner
 
 from sgl_runtime.models.llama import TINY
@@ -30,3 +33,16 @@ def test_a_model_knows_what_a_token_costs(tiny: Path) -> None:
     mlp = 3 * TINY["hidden_size"] * TINY["intermediate_size"]
     products = make_runner(tiny)._model.products()
     assert products == TINY["num_hidden_layers"] * (attention + mlp)
+
+
+def test_ranks_with_different_shares_have_the_same_graphs(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Capturing is done together: one graph more on one rank would wait for the other for ever."""
+    runner, other = make_runner(tiny), torch.tensor([7_000_000_000])
+    assert runner._most_tokens(32) == 2048
+    both = SimpleNamespace(
+        size=2, device=torch.device("cpu"), all_gather=lambda mine, _: torch.cat((mine, other))
+    )
+    monkeypatch.setattr(runner, "_tp", both)
+    assert runner._most_tokens(32) == 1024

@@ -140,7 +140,7 @@ class Runner:
                 slots=room.slots,
                 rows=room.rows,
                 width=room.width,
-                most=most_tokens(len(specs), self._model.products()) if attention.refills == "any" else 0,
+                most=self._most_tokens(len(specs)) if attention.refills == "any" else 0,
             )
 
     @torch.inference_mode()
@@ -279,9 +279,17 @@ class Runner:
 
     def _agree(self, room: Room) -> Room:
         """The smallest room of all ranks: every rank writes the same slots."""
-        mine = torch.tensor([room.slots], dtype=torch.int64, device=self._tp.device)
-        slots = int(self._tp.all_gather(mine, [1] * self._tp.size).min())
+        slots = min(self._of_ranks(room.slots))
         return Room(slots=slots, rows=min(room.rows, slots), width=min(room.width, slots))
+
+    def _most_tokens(self, layers: int) -> int:
+        """The same on every rank, though their shares of the model may differ: they capture together."""
+        return most_tokens(layers, max(self._of_ranks(self._model.products())))
+
+    def _of_ranks(self, mine: int) -> list[int]:
+        """Every rank's number."""
+        number = torch.tensor([mine], dtype=torch.int64, device=self._tp.device)
+        return self._tp.all_gather(number, [1] * self._tp.size).tolist()
 
 
 def _compiled(model: nn.Module) -> Callable[[Inputs], Tensor]:
