@@ -26,7 +26,7 @@ _IN_PLACE = frozenset(("allOf", "anyOf", "oneOf", "if", "then", "else", "depende
 _MOST_LOOKS = 8  # at what is not read yet, each to read what the one before asks for
 
 
-class _Unfinished(InvalidSchema):
+class EndlessReference(InvalidSchema):
     """What a schema allows depends on what it allows."""
 
 
@@ -109,7 +109,7 @@ class Reader:
         self._looks += 1
         try:
             values = self.values(term)
-        except _Unfinished:
+        except EndlessReference:
             return False
         finally:
             self._looks -= 1
@@ -221,7 +221,7 @@ class Reader:
                 raise InvalidSchema("a schema must be an object or a boolean", path=path)
             return EVERYTHING if schema else NOTHING
         if number in self._reading:
-            raise _Unfinished("the schema refers to itself without an end", path=path)
+            raise EndlessReference("the schema refers to itself without an end", path=path)
         if len(self._reading) >= self.document.limits.nesting:
             most = self.document.limits.nesting
             message = f"subschemas for one value lead to one another more than {most} times"
