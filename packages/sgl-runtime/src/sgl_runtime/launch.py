@@ -46,6 +46,7 @@ from sgl_runtime.profile.report import check_folder
 from sgl_runtime.tls import tls_context
 
 _logger = log.logger(__name__)
+_ECHO_S = 0.1  # a signal to all processes comes a second time where a wrapper, like `uv run`, passes it on
 _DRAIN_MARGIN_S = 5.0  # for the api process to end, beyond what its clients get
 _FAIL_S = 2.0  # for the api process to tell its clients that the engine died
 _STOP_S = 2.0  # for everything else
@@ -82,9 +83,11 @@ def serve(config: ServeConfig, *, announce: Callable[[str], None] = _logger.info
             raise _told(apis, supervise(children))
         except (Terminated, KeyboardInterrupt):
             seconds = config.drain_timeout
-            _logger.info(
-                "stopping; requests that have begun get up to %.0f s, or until the next signal", seconds
-            )
+            with uninterrupted():
+                _logger.info(
+                    "stopping; requests that have begun get up to %.0f s, or until the next signal", seconds
+                )
+                time.sleep(_ECHO_S)
             seconds += _DRAIN_MARGIN_S
             with contextlib.suppress(Terminated, KeyboardInterrupt):
                 apis, ranks = children[: config.http_workers], children[config.http_workers :]
