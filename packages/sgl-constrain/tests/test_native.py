@@ -266,6 +266,15 @@ def test_what_is_filled_is_what_a_walk_finds(
         check_filled(grammar, rng, 3)
 
 
+def all_texts(letters: str, most: int) -> list[bytes]:
+    """Of up to so many of these letters, the short ones first."""
+    texts = [b""]
+    for start in texts:
+        if len(start.decode()) < most:
+            texts += [start + letter.encode() for letter in letters]
+    return texts
+
+
 @pytest.mark.parametrize(
     "pattern",
     [
@@ -279,10 +288,7 @@ def test_classes_are_left_where_texts_leave_them(
     pattern: str, native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ENGINE, "module", native_module)
-    texts = [b""]
-    for start in texts:
-        if len(start.decode()) < 5:
-            texts += [start + letter.encode() for letter in 'abé日" ']
+    texts = all_texts('abé日" ', 5)
     long = [text * 9 + b'"' for text in texts[1:200]]
     grammar = Compiler(Vocabulary([*texts, *long, b"\xc3", b"\xa9b", b"b\xe6\x97"], eos=[0])).regex(pattern)
     check_filled(grammar, random.Random(pattern), 6)
@@ -307,10 +313,7 @@ def test_keys_without_a_name_are_told_apart_from_those_with_one(
     names: tuple[str, ...], key: dict[str, Any], native_module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ENGINE, "module", native_module)
-    texts = [b""]
-    for start in texts:
-        if len(start.decode()) < 4:
-            texts += [start + letter.encode() for letter in 'abé日": ']
+    texts = all_texts('abé日": ', 4)
     long = [text * n + end for text in texts[1:60] for n in (1, 12) for end in (b'":', b'":1', b'": n')]
     escaped = [
         start + b"\\" + end for start in texts[:60] for end in (b"", b'"', b'""', b"\\", b'\\":', b"n")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import types
+from collections.abc import Iterable
 from typing import (
     Annotated,
     Any,
@@ -351,7 +352,7 @@ def add_flags(parser: argparse._ActionsContainer, options: type[msgspec.Struct] 
         annotation = hints[field.name]
         metas = [m for m in annotation.__metadata__ if isinstance(m, Meta)]
         described = next(m for m in metas if m.description is not None)
-        spellings = ["--" + field.name.replace("_", "-"), *(described.extra or {})["aliases"]]
+        spellings = [flag_of(field.name), *(described.extra or {})["aliases"]]
         settings: dict[str, Any] = {
             "dest": field.name,
             "default": field.default,
@@ -377,13 +378,22 @@ def _plain(annotation: Any) -> Any:
     return annotation.__origin__ if get_origin(annotation) is Annotated else annotation
 
 
+def flag_of(name: str) -> str:
+    """How a field is called on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def flags_given(options: msgspec.Struct, names: Iterable[str]) -> list[str]:
+    """The flags of those of these fields that are not as usual."""
+    usual = type(options)()
+    return [flag_of(name) for name in names if getattr(options, name) != getattr(usual, name)]
+
+
 def options_from(values: dict[str, Any], options: type[T]) -> T:
     """A validated struct from plain values; no text in it is empty. Raises ConfigError naming the flag."""
     for field in msgspec.structs.fields(options):
         if field.default != "" and values.get(field.name) == "":
-            raise ConfigError(
-                f"--{field.name.replace('_', '-')} is empty: give a value, or leave the flag out"
-            )
+            raise ConfigError(f"{flag_of(field.name)} is empty: give a value, or leave the flag out")
     try:
         return msgspec.convert(values, options)
     except msgspec.ValidationError as error:
@@ -395,7 +405,7 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
     config = options_from(values, ServeConfig)
     for name in ("tokenizer_path", "chat_template", "tool_call_parser", "reasoning_parser"):
         if config.skip_tokenizer_init and getattr(config, name) is not None:
-            raise ConfigError(f"--{name.replace('_', '-')} needs the tokenizer: drop --skip-tokenizer-init")
+            raise ConfigError(f"{flag_of(name)} needs the tokenizer: drop --skip-tokenizer-init")
     if config.mem_fraction_static is not None and not 0 < config.mem_fraction_static < 1:
         raise ConfigError("--mem-fraction-static must lie between 0 and 1")
     if config.enable_mixed_chunk and config.disable_mixed_chunk:
@@ -407,11 +417,11 @@ def config_from(values: dict[str, Any]) -> ServeConfig:
     for name in _COUNTS:
         value = getattr(config, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+            raise ConfigError(f"{flag_of(name)} must be at least 1, got {value}")
     return config
 
 
 def _as_flags(message: str) -> str:
     """msgspec's "... - at `$.max_total_tokens`" in the words of the command line."""
     text, _, path = message.rpartition(" - at `$.")
-    return f"--{path.rstrip('`').replace('_', '-')}: {text}" if text else message
+    return f"{flag_of(path.rstrip('`'))}: {text}" if text else message

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ssl
 
-from sgl_runtime.config import ServeConfig
+from sgl_runtime.config import ServeConfig, flag_of
 from sgl_runtime.errors import ConfigError
 
 # RFC 9113 forbids the older ones of TLS 1.2 to HTTP/2; those of TLS 1.3 are not chosen here.
@@ -18,7 +18,7 @@ def tls_context(config: ServeConfig) -> ssl.SSLContext | None:
     if certfile is None:
         for name in ("ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs"):
             if getattr(config, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} goes with --ssl-certfile: give both")
+                raise ConfigError(f"{flag_of(name)} goes with --ssl-certfile: give both")
         return None
     for name, path in (("certfile", certfile), ("keyfile", keyfile), ("ca-certs", ca_certs)):
         if path is not None:

@@ -31,7 +31,7 @@ def test_a_model_knows_what_a_token_costs(tiny: Path) -> None:
     heads = TINY["num_attention_heads"] + 2 * TINY["num_key_value_heads"]
     attention = TINY["hidden_size"] * TINY["head_dim"] * (heads + TINY["num_attention_heads"])
     mlp = 3 * TINY["hidden_size"] * TINY["intermediate_size"]
-    products = make_runner(tiny)._model.products()
+    products = make_runner(tiny)._model.products_of_layers()
     assert products == TINY["num_hidden_layers"] * (attention + mlp)
 
 

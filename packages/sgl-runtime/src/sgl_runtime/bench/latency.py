@@ -23,7 +23,7 @@ from sgl_runtime.bench import plot, records
 from sgl_runtime.bench.options import LatencyOptions
 from sgl_runtime.bench.results import Answer, Comparison, Point, Profiled
 from sgl_runtime.checkpoint.config import ModelConfig
-from sgl_runtime.config import ServeConfig, bound_caches, share_cores
+from sgl_runtime.config import ServeConfig, bound_caches, flag_of, flags_given, share_cores
 from sgl_runtime.errors import ConfigError, EngineDied
 from sgl_runtime.launch import free_port, resolve
 from sgl_runtime.process import (
@@ -92,40 +92,29 @@ def _check(config: ServeConfig, options: LatencyOptions, announce: Callable[[str
         )
     _check_purpose(config, options)
     check_folder(config.profile)
-    usual = ServeConfig()
-    idle = [
-        name
-        for name in sorted(ServeConfig.__struct_fields__)
-        if name not in _OF_THE_ENGINE and getattr(config, name) != getattr(usual, name)
-    ]
-    if idle:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
-        announce(f"without effect here, where nothing is served: {flags}")
+    if idle := flags_given(config, sorted(set(ServeConfig.__struct_fields__) - _OF_THE_ENGINE)):
+        announce(f"without effect here, where nothing is served: {', '.join(idle)}")
 
 
 def _check_purpose(config: ServeConfig, options: LatencyOptions) -> None:
     """Refuse what only timing looks at, or only the correctness test, in the other. Raises ConfigError."""
-    usual = LatencyOptions()
     if not options.correctness_test:
-        if options.cut_len != usual.cut_len:
+        if flags_given(options, ["cut_len"]):
             raise ConfigError("--cut-len goes with --correctness-test: give both")
         return
-    for name in ("batch_size", "result_filename", "graph_filename"):
-        if getattr(options, name) != getattr(usual, name):
-            flag = name.replace("_", "-")
-            raise ConfigError(f"--{flag}: nothing is timed in the correctness test; drop it")
-    if config.profile is not None:
-        raise ConfigError("--profile: nothing is timed in the correctness test; drop it")
+    timed = flags_given(options, ("batch_size", "result_filename", "graph_filename"))
+    if timed := timed + flags_given(config, ["profile"]):
+        raise ConfigError(f"{timed[0]}: nothing is timed in the correctness test; drop it")
     if config.disable_radix_cache:
         raise ConfigError("--disable-radix-cache: the correctness test is one of that cache; drop it")
-    if options.input_len != usual.input_len and not config.skip_tokenizer_init:
+    if flags_given(options, ["input_len"]) and not config.skip_tokenizer_init:
         raise ConfigError(
             "--input-len: prompts of the correctness test are sentences; drop it, or make them of random "
             "tokens with --skip-tokenizer-init"
         )
     for name in ("input_len", "output_len"):
         if len(getattr(options, name)) > 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: the correctness test takes one; give one")
+            raise ConfigError(f"{flag_of(name)}: the correctness test takes one; give one")
 
 
 def _computed(config: ServeConfig, options: LatencyOptions) -> Iterator[Answer]:

@@ -13,7 +13,7 @@ import math
 import random
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +29,7 @@ from sgl_runtime.bench.protocols import Api, protocol
 from sgl_runtime.bench.requests import Load, Request, arriving
 from sgl_runtime.bench.target import Target, find_target
 from sgl_runtime.bench.workloads import WORKLOADS, workload
-from sgl_runtime.config import Environment
+from sgl_runtime.config import Environment, flags_given
 from sgl_runtime.errors import ConfigError
 
 _DEFAULT_RANGE = "2,34,2"
@@ -79,9 +79,9 @@ def _base(options: ServingOptions, port: int) -> str:
 
     Raises ConfigError for two places at once.
     """
-    if options.base_url is not None and (given := _given(options, ("host", "port", "uds"))):
+    if options.base_url is not None and (given := flags_given(options, ("host", "port", "uds"))):
         raise ConfigError(f"{given[0]} and --base-url both say where the server listens: drop one")
-    if options.uds is not None and (given := _given(options, ("host", "port"))):
+    if options.uds is not None and (given := flags_given(options, ("host", "port"))):
         raise ConfigError(f"{given[0]} and --uds both say where the server listens: drop one")
     address = "localhost" if options.uds is not None else f"{options.host}:{options.port or port}"
     return (options.base_url or f"http://{address}").rstrip("/").removesuffix("/v1")
@@ -167,7 +167,7 @@ async def _warm(client: Client, target: Target, options: ServingOptions) -> None
 def _runs(options: ServingOptions) -> list[tuple[str, float]]:
     """(workload or data set, request rate) of every run. Raises ConfigError for flags that contradict."""
     if options.workloads is not None:
-        if given := _given(options, _OF_DATA_SETS):
+        if given := flags_given(options, _OF_DATA_SETS):
             raise ConfigError(f"{given[0]}: a workload is fixed; drop it, or --workloads")
         names = list(WORKLOADS) if "all" in options.workloads else list(options.workloads)
         return [(name, math.inf) for name in names]
@@ -175,21 +175,15 @@ def _runs(options: ServingOptions) -> list[tuple[str, float]]:
     if (name == "sharegpt") != (options.dataset_path is not None):
         remedy = "drop it" if options.dataset_path is not None else "give a ShareGPT file with --dataset-path"
         raise ConfigError(f"--dataset-name {name} and --dataset-path do not go together so: {remedy}")
-    others = [size for size, names in _SIZES.items() if name not in names]
-    if given := _given(options, others):
-        suits = " or ".join(_SIZES[given[0].removeprefix("--").replace("-", "_")])
-        raise ConfigError(f"{given[0]}: the data set {name} has no such size; drop it, or use {suits}")
+    for size, data_sets in _SIZES.items():
+        if name not in data_sets and (given := flags_given(options, [size])):
+            suits = " or ".join(data_sets)
+            raise ConfigError(f"{given[0]}: the data set {name} has no such size; drop it, or use {suits}")
     if options.request_rate_range is None and not options.multi:
         return [(name, options.request_rate)]
     if math.isfinite(options.request_rate):
         raise ConfigError("--request-rate and --multi both say at what rate: drop one")
     return [(name, float(rate)) for rate in _range(options.request_rate_range or _DEFAULT_RANGE)]
-
-
-def _given(options: ServingOptions, names: Iterable[str]) -> list[str]:
-    """The flags of those of these options that are not as usual."""
-    usual = ServingOptions()
-    return ["--" + name.replace("_", "-") for name in names if getattr(options, name) != getattr(usual, name)]
 
 
 def _range(text: str) -> range:

@@ -98,9 +98,9 @@ class Model(nn.Module):
         assert sorted(layers) == list(range(len(layers))), "attention layers are numbered from 0, each once"
         return [layers[layer] for layer in range(len(layers))]
 
-    def products(self) -> int:
+    def products_of_layers(self) -> int:
         """Multiplications that a token costs on this rank, but for attention and logits."""
-        return sum(getattr(module, "products", 0) for module in self.modules() if module is not self)
+        return sum(getattr(module, "products", 0) for module in self.modules())
 
     def forward(self, inputs: Inputs) -> Tensor:
         """The T tokens -> hidden states [T, hidden], or [w, hidden] of those asked for (see `Inputs`), ready

@@ -79,9 +79,9 @@ def decode_sizes(most: int) -> list[int]:
 def mixed_sizes(most: int) -> list[int]:
     """Numbers of tokens of passes with prompts, `most` at most."""
     sizes = (
-        *(32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, 1024),
-        *(1152, 1280, 1408, 1536, 1792, _MOST_TOKENS),
-    )
+        32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 640, 768, 896, _LEAST_TOKENS,
+        1152, 1280, 1408, 1536, 1792, _MOST_TOKENS,
+    )  # fmt: skip
     return [size for size in sizes if size <= most]
 
 

@@ -284,7 +284,7 @@ class Runner:
 
     def _most_tokens(self, layers: int) -> int:
         """The same on every rank, though their shares of the model may differ: they capture together."""
-        return most_tokens(layers, max(self._of_ranks(self._model.products())))
+        return most_tokens(layers, max(self._of_ranks(self._model.products_of_layers())))
 
     def _of_ranks(self, mine: int) -> list[int]:
         """Every rank's number."""
